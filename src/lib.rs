@@ -1,0 +1,2 @@
+//! restic-manager.
+pub mod id;
