@@ -1,0 +1,319 @@
+//! Pure. What a job does: its kind and that kind's options, typed, so that an agent can build
+//! restic's arguments from known fields only. Unknown options are errors on both sides: an option that is
+//! silently ignored (`dry_run`, say) would be worse than a refusal.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::text::Span;
+use crate::id::ScheduleId;
+use crate::retention::RetentionPolicy;
+
+/// The kinds of job that this version runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobKind {
+    Backup,
+    Init,
+    Forget,
+    Prune,
+    Check,
+    Unlock,
+    Restore,
+}
+
+impl JobKind {
+    pub const ALL: [Self; 7] =
+        [Self::Backup, Self::Init, Self::Forget, Self::Prune, Self::Check, Self::Unlock, Self::Restore];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Backup => "backup",
+            Self::Init => "init",
+            Self::Forget => "forget",
+            Self::Prune => "prune",
+            Self::Check => "check",
+            Self::Unlock => "unlock",
+            Self::Restore => "restore",
+        }
+    }
+
+    /// Only backups may run when the server is out of reach (protocol.md "Every fire gets a fire.result").
+    pub const fn runs_without_server(self) -> bool {
+        matches!(self, Self::Backup)
+    }
+}
+
+impl fmt::Display for JobKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The text names no kind of job. `Display` lists those there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownKind(String);
+
+impl fmt::Display for UnknownKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown: String = self.0.chars().take(40).collect();
+        write!(f, "{shown:?} is not a kind of job; there are {}", JobKind::ALL.map(JobKind::as_str).join(", "))
+    }
+}
+
+impl std::error::Error for UnknownKind {}
+
+impl FromStr for JobKind {
+    type Err = UnknownKind;
+    fn from_str(text: &str) -> Result<Self, UnknownKind> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| UnknownKind(text.to_owned()))
+    }
+}
+
+/// A job's kind with its options: `{"kind": "backup", "options": {...}}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "options", rename_all = "snake_case")]
+pub enum JobSpec {
+    Backup(BackupOptions),
+    Init(InitOptions),
+    Forget(ForgetOptions),
+    Prune(PruneOptions),
+    Check(CheckOptions),
+    Unlock(UnlockOptions),
+    Restore(RestoreOptions),
+}
+
+impl JobSpec {
+    pub const fn kind(&self) -> JobKind {
+        match self {
+            Self::Backup(_) => JobKind::Backup,
+            Self::Init(_) => JobKind::Init,
+            Self::Forget(_) => JobKind::Forget,
+            Self::Prune(_) => JobKind::Prune,
+            Self::Check(_) => JobKind::Check,
+            Self::Unlock(_) => JobKind::Unlock,
+            Self::Restore(_) => JobKind::Restore,
+        }
+    }
+
+    /// Reads a kind and its options; absent options are the kind's defaults. The error is for a person.
+    pub fn parse(kind: &str, options: Option<Value>) -> Result<Self, String> {
+        let kind: JobKind = kind.parse().map_err(|error: UnknownKind| error.to_string())?;
+        let options = match options {
+            None | Some(Value::Null) => Value::Object(serde_json::Map::new()),
+            Some(options) => options,
+        };
+        let parsed = match kind {
+            JobKind::Backup => serde_json::from_value(options).map(Self::Backup),
+            JobKind::Init => serde_json::from_value(options).map(Self::Init),
+            JobKind::Forget => serde_json::from_value(options).map(Self::Forget),
+            JobKind::Prune => serde_json::from_value(options).map(Self::Prune),
+            JobKind::Check => serde_json::from_value(options).map(Self::Check),
+            JobKind::Unlock => serde_json::from_value(options).map(Self::Unlock),
+            JobKind::Restore => serde_json::from_value(options).map(Self::Restore),
+        };
+        parsed.map_err(|error| format!("options of a {kind} job: {error}"))
+    }
+
+    /// The options as JSON, for views.
+    pub fn options_json(&self) -> Value {
+        let json = match self {
+            Self::Backup(options) => serde_json::to_value(options),
+            Self::Init(options) => serde_json::to_value(options),
+            Self::Forget(options) => serde_json::to_value(options),
+            Self::Prune(options) => serde_json::to_value(options),
+            Self::Check(options) => serde_json::to_value(options),
+            Self::Unlock(options) => serde_json::to_value(options),
+            Self::Restore(options) => serde_json::to_value(options),
+        };
+        // Plain structs of text, numbers and lists always have a JSON form.
+        json.unwrap_or(Value::Null)
+    }
+}
+
+/// What restic's exit code 3 (a snapshot was made, some sources could not be read) means for the job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IncompleteMeans {
+    /// Succeeded, with `incomplete: true` and warnings.
+    #[default]
+    Warn,
+    /// Failed.
+    Fail,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// `restic backup`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackupOptions {
+    /// Absolute paths on the host.
+    pub paths: Vec<String>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub excludes: Vec<String>,
+    /// Exclude patterns that ignore case.
+    #[serde(skip_serializing_if = "is_default")]
+    pub iexcludes: Vec<String>,
+    /// Tags beside `schedule:<id>` and `job:<uuid>`, which the agent adds.
+    #[serde(skip_serializing_if = "is_default")]
+    pub tags: Vec<String>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub one_file_system: bool,
+    #[serde(skip_serializing_if = "is_default")]
+    pub exclude_caches: bool,
+    #[serde(skip_serializing_if = "is_default")]
+    pub exclude_if_present: Vec<String>,
+    /// As restic takes it: "100M", "2G".
+    #[serde(skip_serializing_if = "is_default")]
+    pub exclude_larger_than: Option<String>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub incomplete: IncompleteMeans,
+    #[serde(skip_serializing_if = "is_default")]
+    pub dry_run: bool,
+    /// How often a backup that found the repository locked is tried again, 0 to 10.
+    #[serde(skip_serializing_if = "is_default")]
+    pub retries: u8,
+}
+
+/// `restic init`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InitOptions {}
+
+/// `restic forget`, always scoped to the host and to one schedule's snapshots.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ForgetOptions {
+    /// Whose snapshots; required, so that no other schedule's can be touched.
+    pub schedule: Option<ScheduleId>,
+    /// Never empty: an empty policy is refused.
+    pub retention_policy: RetentionPolicy,
+    #[serde(skip_serializing_if = "is_default")]
+    pub dry_run: bool,
+}
+
+/// `restic prune`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PruneOptions {
+    /// As restic takes it: "10%", "5G", "unlimited".
+    #[serde(skip_serializing_if = "is_default")]
+    pub max_unused: Option<String>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub dry_run: bool,
+}
+
+/// `restic check`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckOptions {
+    #[serde(skip_serializing_if = "is_default")]
+    pub read_data: bool,
+    /// As restic takes it: "1/12", "5%", "2G".
+    #[serde(skip_serializing_if = "is_default")]
+    pub read_data_subset: Option<String>,
+}
+
+/// `restic unlock`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UnlockOptions {
+    /// Removes live locks too; only an admin may ask for it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub remove_all: bool,
+}
+
+/// `restic restore`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RestoreOptions {
+    /// A snapshot's id (8 to 64 hex digits) or "latest" (of this host).
+    pub snapshot: String,
+    #[serde(skip_serializing_if = "is_default")]
+    pub include: Vec<String>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub exclude: Vec<String>,
+    /// An absolute path to a directory that does not exist yet; absent: a fresh one below the agent's first restore root.
+    #[serde(skip_serializing_if = "is_default")]
+    pub target: Option<String>,
+}
+
+/// What a schedule may say beyond paths, excludes, tags and retention; each is used by the kinds it fits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScheduleOptions {
+    #[serde(skip_serializing_if = "is_default")]
+    pub iexcludes: Vec<String>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub one_file_system: bool,
+    #[serde(skip_serializing_if = "is_default")]
+    pub exclude_caches: bool,
+    #[serde(skip_serializing_if = "is_default")]
+    pub exclude_if_present: Vec<String>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub exclude_larger_than: Option<String>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub incomplete: IncompleteMeans,
+    #[serde(skip_serializing_if = "is_default")]
+    pub retries: u8,
+    /// A due time that passed while the agent was off fires once, late.
+    pub catch_up: bool,
+    /// forget: whose snapshots; absent: the schedule's own.
+    #[serde(skip_serializing_if = "is_default")]
+    pub schedule: Option<ScheduleId>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub max_unused: Option<String>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub read_data: bool,
+    #[serde(skip_serializing_if = "is_default")]
+    pub read_data_subset: Option<String>,
+    /// How long a hook may run.
+    #[serde(skip_serializing_if = "is_default")]
+    pub hook_timeout: Option<Span>,
+}
+
+impl Default for ScheduleOptions {
+    fn default() -> Self {
+        Self {
+            iexcludes: Vec::new(),
+            one_file_system: false,
+            exclude_caches: false,
+            exclude_if_present: Vec::new(),
+            exclude_larger_than: None,
+            incomplete: IncompleteMeans::Warn,
+            retries: 0,
+            catch_up: true,
+            schedule: None,
+            max_unused: None,
+            read_data: false,
+            read_data_subset: None,
+            hook_timeout: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn options_are_read_by_kind_and_default_when_absent() {
+        assert_eq!(JobSpec::parse("init", None), Ok(JobSpec::Init(InitOptions {})));
+        let spec = JobSpec::parse("check", Some(json!({"read_data": true}))).expect("check takes read_data");
+        assert_eq!(spec.options_json(), json!({"read_data": true}));
+    }
+
+    #[test]
+    fn an_unknown_kind_or_option_is_refused_by_name() {
+        assert!(JobSpec::parse("bakcup", None).expect_err("no such kind").contains("backup, init"));
+        let error = JobSpec::parse("prune", Some(json!({"dryrun": true}))).expect_err("misspelled");
+        assert!(error.contains("dryrun") && error.contains("dry_run"), "{error}");
+    }
+}
