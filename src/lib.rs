@@ -1,5 +1,10 @@
 //! restic-manager.
+pub mod append_file;
+pub mod atomic_file;
+pub mod clock;
+pub mod file_error;
 pub mod id;
+pub mod journal;
 pub mod problem;
 pub mod protocol;
 pub mod retention;

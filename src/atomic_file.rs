@@ -1,0 +1,129 @@
+//! Edge. Files that are replaced whole: temporary file, fsync, rename, fsync of the directory; and directories
+//! that only their owner may enter. Does not append: `append_file` does.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+
+use crate::file_error::FileError;
+
+/// Replaces `path` with `bytes`, readable by its owner only. After `Ok` the new content survives power loss; after
+/// an error or a crash the old content is whole.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    // Two processes replacing one file must not share a temporary one.
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let written = (|| {
+        let mut file = private_options().create(true).write(true).truncate(true).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        rename(&temporary, path)
+    })();
+    if let Err(error) = written {
+        let _ = fs::remove_file(&temporary);
+        return Err(FileError::of("replace", path)(error));
+    }
+    sync_parent(path)
+}
+
+/// Makes `path` and missing parents; those made are for their owner only.
+pub fn create_private_dir(path: &Path) -> Result<(), FileError> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    #[allow(clippy::disallowed_methods, reason = "this is the place")]
+    builder.create(path).map_err(FileError::of("make the directory", path))?;
+    sync_parent(path)
+}
+
+/// Moves a directory or file and makes the move durable.
+pub fn rename_durably(from: &Path, to: &Path) -> Result<(), FileError> {
+    rename(from, to).map_err(FileError::of("rename", from))?;
+    sync_parent(to)
+}
+
+/// Removes a file; that it is not there is fine.
+pub fn remove(path: &Path) -> Result<(), FileError> {
+    #[allow(clippy::disallowed_methods, reason = "this is the place")]
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FileError::of("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a directory and what is in it; that it is not there is fine.
+pub fn remove_dir(path: &Path) -> Result<(), FileError> {
+    #[allow(clippy::disallowed_methods, reason = "this is the place")]
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FileError::of("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Sets a file's modification time to now, making the file when it is missing. Not durable: a lost touch is harmless.
+pub fn touch(path: &Path) -> Result<(), FileError> {
+    let touched = (|| {
+        let file = private_options().create(true).append(true).open(path)?;
+        #[allow(clippy::disallowed_methods, reason = "a file's time, compared with other files' times only")]
+        file.set_modified(std::time::SystemTime::now())
+    })();
+    touched.map_err(FileError::of("touch", path))
+}
+
+/// Makes a new or renamed entry of the parent directory durable.
+pub fn sync_parent(path: &Path) -> Result<(), FileError> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    // Windows cannot sync a directory handle; NTFS journals its names itself.
+    #[cfg(unix)]
+    File::open(parent).and_then(|dir| dir.sync_all()).map_err(FileError::of("make durable", parent))?;
+    #[cfg(not(unix))]
+    let _ = (parent, File::open);
+    Ok(())
+}
+
+/// Options that give a new file to its owner alone.
+pub(crate) fn private_options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    #[allow(clippy::disallowed_methods, reason = "this is the place")]
+    fs::rename(from, to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replacing_leaves_the_new_content_for_its_owner_only_and_no_temporary_file() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("a.json");
+        replace(&path, b"one").expect("replace");
+        replace(&path, b"two").expect("replace again");
+        assert_eq!(fs::read(&path).expect("read"), b"two");
+        assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 1);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            assert_eq!(fs::metadata(&path).expect("metadata").permissions().mode() & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn a_replacement_that_fails_keeps_the_old_content() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("a");
+        fs::create_dir(&path).expect("a directory in the way");
+        assert!(replace(&path, b"x").is_err());
+        assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 1);
+    }
+}
