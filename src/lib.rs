@@ -4,7 +4,10 @@ pub mod atomic_file;
 pub mod clock;
 pub mod file_error;
 pub mod id;
+pub mod job;
 pub mod journal;
 pub mod problem;
 pub mod protocol;
 pub mod retention;
+#[cfg(feature = "server")]
+pub mod server;

@@ -1,0 +1,291 @@
+//! Pure. What an input makes of a host's state: facts to append, or a refusal. New ids and the time are arguments;
+//! what memory has forgotten is looked up by the caller and passed in. Does not write, wake or answer anyone.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::Value;
+
+use super::fact::{Fact, HostEnrolled, Idempotency, JobAndActor, JobDispatched, JobExpired, JobQueued, Versioned};
+use super::host_content::HostContent;
+use super::host_state::HostState;
+use crate::id::{HostName, JobId, ScheduleId, job_id_of_fire};
+use crate::job::{Actor, ActorKind};
+use crate::protocol::agent_event::{Hello, ScheduleFire};
+use crate::protocol::command::{FireOutcome, FireResult};
+use crate::protocol::job_options::{ForgetOptions, JobKind, JobSpec};
+use crate::protocol::schedule::Schedule;
+
+/// How long an agent may take to pick a command up.
+pub const COMMAND_LIFETIME: TimeDelta = TimeDelta::hours(24);
+
+/// A request that cannot be done, for the operator or agent who made it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no such schedule, job, ...
+    NotFound(String),
+    /// The request contradicts itself or the configuration.
+    Invalid(String),
+    /// The Idempotency-Key was used with another body.
+    KeyReused,
+    /// The enrollment token was used, by another agent.
+    TokenUsed,
+    /// What was asked cannot be done in the present state.
+    Conflict(String),
+}
+
+/// The schedule set and settings a host should have against those it was told: a new version for each that differs.
+/// `agent_has` are versions and hashes that an agent reported; one at or above ours with other content means that our state
+/// is older than the agent's, so the new version goes above.
+pub fn decide_versions(state: &HostState, content: &HostContent, agent_has: AgentHas<'_>) -> Vec<Fact> {
+    let schedule = next_version(state.schedule_wanted.as_ref(), &content.schedule_hash, agent_has.schedule);
+    let config = next_version(state.config_wanted.as_ref(), &content.config_hash, agent_has.config);
+    let versioned =
+        |version: u64, hash: &str| Versioned { version, hash: hash.to_owned(), commit: content.commit.clone() };
+    let schedule = schedule.map(|version| Fact::ScheduleVersioned(versioned(version, &content.schedule_hash)));
+    let config = config.map(|version| Fact::ConfigVersioned(versioned(version, &content.config_hash)));
+    // In the order in which they reach the agent: what a job needs, before what makes jobs.
+    config.into_iter().chain(schedule).collect()
+}
+
+/// What a polling agent says it has: version and hash of each; `None` where it did not say.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AgentHas<'a> {
+    pub schedule: Option<(u64, &'a str)>,
+    pub config: Option<(u64, &'a str)>,
+}
+
+fn next_version(wanted: Option<&Versioned>, hash: &str, agent_has: Option<(u64, &str)>) -> Option<u64> {
+    let ours = wanted.map_or(0, |w| w.version);
+    let agents = agent_has.filter(|(version, its)| *version >= ours && *version > 0 && *its != hash).map(|(v, _)| v);
+    match (wanted, agents) {
+        (_, Some(agents)) => Some(agents + 1),
+        (Some(wanted), None) if wanted.hash == hash => None,
+        _ => Some(ours + 1),
+    }
+}
+
+/// hello is a fact when it says something new. A job that the agent took and no longer knows (its ledger was lost with its
+/// disk) ends here: `running_jobs` names every job whose end the server has not acknowledged.
+pub fn decide_hello(state: &HostState, hello: &Hello) -> Vec<Fact> {
+    let same = state.hello.as_ref().is_some_and(|known| {
+        Hello { running_jobs: Vec::new(), ..known.clone() } == Hello { running_jobs: Vec::new(), ..hello.clone() }
+    });
+    let mut facts = if same { Vec::new() } else { vec![Fact::Hello(hello.clone())] };
+    let lost = state.jobs.values().filter(|job| job.accepted && !hello.running_jobs.contains(&job.id));
+    facts.extend(lost.map(|job| {
+        let actor = Actor { kind: ActorKind::System, name: "the agent, which no longer knows it".to_owned() };
+        Fact::JobAbandoned(JobAndActor { job_id: job.id, actor })
+    }));
+    facts
+}
+
+/// What follows from an agent's fire, beside the fire itself. `known` says that the files have this job although memory
+/// has forgotten its due time.
+pub fn decide_fire(
+    host: &HostName,
+    state: &HostState,
+    content: Option<&HostContent>,
+    fire: &ScheduleFire,
+    now: DateTime<Utc>,
+    known: bool,
+) -> Vec<Fact> {
+    let remembered = state.schedules.get(&fire.schedule_id);
+    let decided = remembered.is_some_and(|m| m.fires.contains(&fire.scheduled_at.timestamp()));
+    if decided || known || state.job(fire.job_id).is_some() {
+        return Vec::new();
+    }
+    let result = |outcome, reason: String| {
+        vec![Fact::ScheduleSkipped(FireResult {
+            schedule_id: fire.schedule_id.clone(),
+            scheduled_at: fire.scheduled_at,
+            job_id: fire.job_id,
+            outcome,
+            waiting_for: None,
+            reason: Some(reason),
+        })]
+    };
+    if fire.job_id != job_id_of_fire(host, &fire.schedule_id, fire.scheduled_at) {
+        return result(
+            FireOutcome::Refused,
+            "the job id is not the one of this host, schedule and due time".to_owned(),
+        );
+    }
+    let Some(schedule) = content.and_then(|c| c.schedule(&fire.schedule_id)) else {
+        return result(FireOutcome::Refused, format!("the host has no schedule {}", fire.schedule_id));
+    };
+    if !schedule.enabled {
+        return result(FireOutcome::Refused, format!("schedule {} is disabled", fire.schedule_id));
+    }
+    if let Some(job) = state.unfinished_of(&fire.schedule_id) {
+        let reason = format!("job {} of this schedule is {}", job.id, job.status.as_str());
+        return result(FireOutcome::Skipped, reason);
+    }
+    let spec = schedule.job_spec();
+    let queued = JobQueued {
+        job_id: fire.job_id,
+        kind: spec.kind(),
+        options: spec.options_json(),
+        actor: Actor { kind: ActorKind::Schedule, name: fire.schedule_id.to_string() },
+        schedule_id: Some(fire.schedule_id.clone()),
+        scheduled_at: Some(fire.scheduled_at),
+        idempotency: None,
+    };
+    vec![Fact::JobQueued(queued), dispatched(fire.job_id, now)]
+}
+
+fn dispatched(job_id: JobId, now: DateTime<Utc>) -> Fact {
+    Fact::JobDispatched(JobDispatched { job_id, expires_at: now + COMMAND_LIFETIME })
+}
+
+/// What an operator asks to be run.
+#[derive(Debug, Clone)]
+pub struct JobRequest {
+    pub kind: Option<String>,
+    pub schedule_id: Option<ScheduleId>,
+    pub options: Option<Value>,
+    pub actor: Actor,
+    pub idempotency: Option<Idempotency>,
+    /// The id it gets if it becomes a job.
+    pub new_id: JobId,
+}
+
+/// A job that exists already (the same key and body), or the facts that make a new one.
+#[derive(Debug, Clone, PartialEq)]
+pub enum JobDecision {
+    Existing(JobId),
+    New(JobId, Vec<Fact>),
+}
+
+/// An operator's request for a job.
+pub fn decide_job(
+    state: &HostState,
+    content: Option<&HostContent>,
+    request: &JobRequest,
+    now: DateTime<Utc>,
+) -> Result<JobDecision, Refusal> {
+    if let Some(idempotency) = &request.idempotency
+        && let Some(known) = state.keys.get(&idempotency.key)
+    {
+        let same = known.body_sha256 == idempotency.body_sha256;
+        return if same { Ok(JobDecision::Existing(known.job_id)) } else { Err(Refusal::KeyReused) };
+    }
+    let schedule = match &request.schedule_id {
+        None => None,
+        Some(id) => {
+            let found = content.and_then(|c| c.schedule(id));
+            Some(found.ok_or_else(|| Refusal::NotFound(format!("the host has no schedule {id}")))?)
+        }
+    };
+    let spec = requested_spec(request, schedule)?;
+    check_spec(&spec)?;
+    if content.is_none_or(|c| c.config.repo_url.as_deref().unwrap_or_default().is_empty()) {
+        return Err(Refusal::Invalid(
+            "the host has no repository: set `repository` in its file or its group's".to_owned(),
+        ));
+    }
+    let queued = JobQueued {
+        job_id: request.new_id,
+        kind: spec.kind(),
+        options: spec.options_json(),
+        actor: request.actor.clone(),
+        schedule_id: request.schedule_id.clone(),
+        scheduled_at: None,
+        idempotency: request.idempotency.clone(),
+    };
+    Ok(JobDecision::New(request.new_id, vec![Fact::JobQueued(queued), dispatched(request.new_id, now)]))
+}
+
+fn requested_spec(request: &JobRequest, schedule: Option<&Schedule>) -> Result<JobSpec, Refusal> {
+    let Some(schedule) = schedule else {
+        let kind = request
+            .kind
+            .as_deref()
+            .ok_or_else(|| Refusal::Invalid("say `kind`, or `schedule_id` to run what a schedule runs".to_owned()))?;
+        return JobSpec::parse(kind, request.options.clone()).map_err(Refusal::Invalid);
+    };
+    match (request.kind.as_deref(), &request.options) {
+        (None, None) => Ok(schedule.job_spec()),
+        (Some(kind), None) if kind == schedule.kind.as_str() => Ok(schedule.job_spec()),
+        (Some("forget"), None) => Ok(JobSpec::Forget(ForgetOptions {
+            schedule: Some(schedule.id.clone()),
+            retention_policy: schedule.retention_policy.clone(),
+            dry_run: false,
+        })),
+        (Some(kind), Some(options)) => JobSpec::parse(kind, Some(options.clone())).map_err(Refusal::Invalid),
+        (None, Some(options)) => {
+            JobSpec::parse(schedule.kind.as_str(), Some(options.clone())).map_err(Refusal::Invalid)
+        }
+        (Some(kind), None) => {
+            kind.parse::<JobKind>().map_err(|error| Refusal::Invalid(error.to_string()))?;
+            Err(Refusal::Invalid(format!(
+                "schedule {} runs {}, not {kind}: leave `kind` out, or leave `schedule_id` out",
+                schedule.id, schedule.kind
+            )))
+        }
+    }
+}
+
+/// What no agent would run, said at once instead of by a rejected result.
+fn check_spec(spec: &JobSpec) -> Result<(), Refusal> {
+    let invalid = |text: &str| Err(Refusal::Invalid(text.to_owned()));
+    match spec {
+        JobSpec::Backup(options) if options.paths.is_empty() => {
+            invalid("a backup needs `options.paths`, or a `schedule_id` that has paths")
+        }
+        JobSpec::Forget(options) if options.schedule.is_none() => {
+            invalid("forget needs `options.schedule`, so that it cannot touch another schedule's snapshots")
+        }
+        JobSpec::Forget(options) if options.retention_policy.is_empty() => invalid(
+            "forget needs a retention policy that keeps something: set `retention` in the schedule, or `options.retention_policy`",
+        ),
+        JobSpec::Forget(options) => match options.retention_policy.problems().first() {
+            Some(problem) => invalid(problem),
+            None => Ok(()),
+        },
+        JobSpec::Restore(options) if options.snapshot.is_empty() => {
+            invalid("restore needs `snapshot`: an id or \"latest\"")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A cancel that changes something; `None` when the job has ended or was asked to end before.
+pub fn decide_cancel(state: &HostState, job_id: JobId, actor: Actor) -> Option<Fact> {
+    let job = state.jobs.get(&job_id)?;
+    job.cancel_seq.is_none().then_some(Fact::JobCancelRequested(JobAndActor { job_id, actor }))
+}
+
+/// Ends a job whose agent is out of contact.
+pub fn decide_abandon(
+    state: &HostState,
+    job_id: JobId,
+    actor: Actor,
+    in_contact: bool,
+) -> Result<Option<Fact>, Refusal> {
+    if !state.jobs.contains_key(&job_id) {
+        return Ok(None);
+    }
+    if in_contact {
+        return Err(Refusal::Conflict("the agent is in contact: cancel the job instead".to_owned()));
+    }
+    Ok(Some(Fact::JobAbandoned(JobAndActor { job_id, actor })))
+}
+
+/// Jobs that nobody took in time.
+pub fn decide_tick(state: &HostState, now: DateTime<Utc>) -> Vec<Fact> {
+    let overdue =
+        state.jobs.values().filter(|job| !job.accepted && job.dispatch.as_ref().is_some_and(|d| d.expires_at < now));
+    overdue.map(|job| Fact::JobExpired(JobExpired { job_id: job.id })).collect()
+}
+
+/// Enrolls the host with a token that was found good. The same agent asking again is told the same.
+pub fn decide_enroll(state: &HostState, request: &HostEnrolled) -> Result<Option<Fact>, Refusal> {
+    match state.enrollments.iter().find(|known| known.token_sha256 == request.token_sha256) {
+        None => Ok(Some(Fact::HostEnrolled(request.clone()))),
+        Some(known)
+            if known.enrollment_id == request.enrollment_id && known.credential_sha256 == request.credential_sha256 =>
+        {
+            Ok(None)
+        }
+        Some(_) => Err(Refusal::TokenUsed),
+    }
+}

@@ -1,0 +1,150 @@
+//! Pure. What a host's journal may hold: an agent's events and the server's own facts, each with its type name.
+//! Does not decide or apply them.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::id::{EnrollmentId, JobId, ScheduleId, StreamId};
+use crate::job::Actor;
+use crate::journal::line::{Line, NewLine};
+use crate::protocol::Envelope;
+use crate::protocol::agent_event::{AgentEvent, Hello};
+use crate::protocol::command::FireResult;
+use crate::protocol::job_options::JobKind;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostEnrolled {
+    pub enrollment_id: EnrollmentId,
+    /// Which token let it in: the SHA-256 of the token, in hex.
+    pub token_sha256: String,
+    pub credential_sha256: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+}
+
+/// An operator's key, so that a repeated request finds its job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Idempotency {
+    pub key: String,
+    /// SHA-256 of the body, in hex.
+    pub body_sha256: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobQueued {
+    pub job_id: JobId,
+    pub kind: JobKind,
+    pub options: Value,
+    pub actor: Actor,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule_id: Option<ScheduleId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduled_at: Option<DateTime<Utc>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency: Option<Idempotency>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobDispatched {
+    pub job_id: JobId,
+    pub expires_at: DateTime<Utc>,
+}
+
+/// For job.cancel_requested and job.abandoned.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobAndActor {
+    pub job_id: JobId,
+    pub actor: Actor,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobExpired {
+    pub job_id: JobId,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Versioned {
+    pub version: u64,
+    pub hash: String,
+    /// The configuration's git commit, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+}
+
+/// One line's meaning.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fact {
+    HostEnrolled(HostEnrolled),
+    Hello(Hello),
+    Agent(AgentEvent),
+    JobQueued(JobQueued),
+    JobDispatched(JobDispatched),
+    JobCancelRequested(JobAndActor),
+    JobAbandoned(JobAndActor),
+    JobExpired(JobExpired),
+    /// A fire that made no job: skipped or refused.
+    ScheduleSkipped(FireResult),
+    ScheduleVersioned(Versioned),
+    ConfigVersioned(Versioned),
+}
+
+impl Fact {
+    /// Reads a line. `None`: a type of a later version, or a payload that is not its type's.
+    pub fn from_line(line: &Line) -> Option<Self> {
+        let payload = line.payload.get();
+        match line.kind.as_str() {
+            "host.enrolled" => serde_json::from_str(payload).ok().map(Self::HostEnrolled),
+            Hello::TYPE => serde_json::from_str(payload).ok().map(Self::Hello),
+            "job.queued" => serde_json::from_str(payload).ok().map(Self::JobQueued),
+            "job.dispatched" => serde_json::from_str(payload).ok().map(Self::JobDispatched),
+            "job.cancel_requested" => serde_json::from_str(payload).ok().map(Self::JobCancelRequested),
+            "job.abandoned" => serde_json::from_str(payload).ok().map(Self::JobAbandoned),
+            "job.expired" => serde_json::from_str(payload).ok().map(Self::JobExpired),
+            "schedule.skipped" => serde_json::from_str(payload).ok().map(Self::ScheduleSkipped),
+            "schedule.versioned" => serde_json::from_str(payload).ok().map(Self::ScheduleVersioned),
+            "config.versioned" => serde_json::from_str(payload).ok().map(Self::ConfigVersioned),
+            kind => {
+                let envelope = Envelope { seq: 0, ts: line.ts, kind: kind.to_owned(), payload: line.payload.clone() };
+                AgentEvent::from_envelope(&envelope).ok().flatten().map(Self::Agent)
+            }
+        }
+    }
+
+    /// The server's own facts as a line to append.
+    pub fn to_new_line(&self, now: DateTime<Utc>) -> NewLine {
+        let (kind, payload) = match self {
+            Self::HostEnrolled(payload) => ("host.enrolled", to_raw(payload)),
+            Self::Hello(payload) => (Hello::TYPE, to_raw(payload)),
+            Self::Agent(event) => {
+                let value = serde_json::to_value(event).unwrap_or_default();
+                (event.type_name(), to_raw(&value["payload"]))
+            }
+            Self::JobQueued(payload) => ("job.queued", to_raw(payload)),
+            Self::JobDispatched(payload) => ("job.dispatched", to_raw(payload)),
+            Self::JobCancelRequested(payload) => ("job.cancel_requested", to_raw(payload)),
+            Self::JobAbandoned(payload) => ("job.abandoned", to_raw(payload)),
+            Self::JobExpired(payload) => ("job.expired", to_raw(payload)),
+            Self::ScheduleSkipped(payload) => ("schedule.skipped", to_raw(payload)),
+            Self::ScheduleVersioned(payload) => ("schedule.versioned", to_raw(payload)),
+            Self::ConfigVersioned(payload) => ("config.versioned", to_raw(payload)),
+        };
+        NewLine { kind: kind.to_owned(), ts: now, stream: None, payload }
+    }
+}
+
+/// An agent's event as it came: its own bytes, its own clock, its place in its stream.
+pub fn agent_line(stream: StreamId, envelope: &Envelope) -> NewLine {
+    NewLine {
+        kind: envelope.kind.clone(),
+        ts: envelope.ts,
+        stream: Some((stream, envelope.seq)),
+        payload: envelope.payload.clone(),
+    }
+}
+
+/// Our payloads are structs with text keys, which always have a JSON form.
+fn to_raw(payload: &impl Serialize) -> Box<RawValue> {
+    serde_json::value::to_raw_value(payload).unwrap_or_else(|_| RawValue::NULL.to_owned())
+}

@@ -1,0 +1,32 @@
+//! Pure. What a host should have, as the fleet's configuration says: its schedule set and its settings, each with the hash by
+//! which versions are compared. Does not know versions: the journal does.
+
+use std::collections::BTreeMap;
+
+use crate::id::ScheduleId;
+use crate::protocol::command::ConfigUpdate;
+use crate::protocol::schedule::Schedule;
+use crate::protocol::text::Span;
+
+/// One host's desired state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostContent {
+    /// Sorted by id.
+    pub schedules: Vec<Schedule>,
+    pub schedule_hash: String,
+    /// Version 0; every field explicit, so that what is not set is cleared.
+    pub config: ConfigUpdate,
+    pub config_hash: String,
+    /// Where no success for this long is an alert.
+    pub max_age: BTreeMap<ScheduleId, Span>,
+    /// The git commit of the configuration, where it has one.
+    pub commit: Option<String>,
+    /// The host's file is there; false for one that was removed, whose schedules are none.
+    pub configured: bool,
+}
+
+impl HostContent {
+    pub fn schedule(&self, id: &ScheduleId) -> Option<&Schedule> {
+        self.schedules.iter().find(|schedule| schedule.id == *id)
+    }
+}

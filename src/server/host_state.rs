@@ -1,0 +1,322 @@
+//! Pure. What a host's journal adds up to: `apply` is the only way in which anything about a host changes.
+//! Bounded: only unfinished jobs, a few finished ones, and what is needed to recognize a repetition stay in memory;
+//! the rest is read from the files when somebody asks.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::fact::{Fact, Idempotency, JobQueued, Versioned};
+use crate::id::{InstanceId, JobId, ScheduleId, StreamId};
+use crate::job::{Actor, ActorKind, Dispatch, Job, JobStatus};
+use crate::journal::Fold;
+use crate::journal::line::Line;
+use crate::protocol::agent_event::{AgentEvent, CommandResult, Hello, JobFinished, JobStarted};
+use crate::protocol::command::{FireOutcome, FireResult};
+
+/// Finished jobs kept at hand for the requests that ask just after the end.
+const RECENT_JOBS: usize = 4;
+/// Due instants remembered per schedule; an older one is looked for in the files.
+const REMEMBERED_FIRES: usize = 256;
+/// Streams of an agent remembered; each is one life of its spool.
+const REMEMBERED_STREAMS: usize = 8;
+/// Instances remembered, to tell a return from a start.
+const REMEMBERED_INSTANCES: usize = 16;
+/// Lines whose checksum is remembered, so that cursors to them can be followed.
+const REMEMBERED_LINES: usize = 64;
+/// How long an Idempotency-Key finds its job.
+const IDEMPOTENCY_DAYS: i64 = 7;
+/// Keys kept at most.
+const IDEMPOTENCY_KEYS: usize = 1000;
+
+/// An operator's key and what it made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RememberedKey {
+    pub body_sha256: String,
+    pub job_id: JobId,
+    pub at: DateTime<Utc>,
+}
+
+/// What is remembered of one schedule.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ScheduleMemory {
+    /// Due instants that were decided, as Unix seconds.
+    pub fires: BTreeSet<i64>,
+    /// The newest due instant that is no longer in `fires`, as Unix seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forgotten_until: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_success: Option<DateTime<Utc>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_status: Option<JobStatus>,
+    /// The latest answer to a fire, and its line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_result: Option<(u64, DateTime<Utc>, FireResult)>,
+}
+
+/// One life of an agent's spool.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StreamMark {
+    /// Everything up to here is in the journal.
+    pub seq: u64,
+    /// The journal line that moved it last; the oldest is forgotten first.
+    pub line: u64,
+}
+
+/// Everything that is known of a host from its journal.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostState {
+    pub enrolled_at: Option<DateTime<Utc>>,
+    /// Tokens that enrolled this host, with what they enrolled: a token serves once.
+    pub enrollments: VecDeque<super::fact::HostEnrolled>,
+    pub hello: Option<Hello>,
+    /// Instances that a newer one replaced.
+    pub superseded: VecDeque<InstanceId>,
+    /// When a superseded instance came back; more than three in ten minutes are two machines with one identity.
+    pub returns: VecDeque<DateTime<Utc>>,
+    pub schedule_wanted: Option<Versioned>,
+    pub schedule_applied: u64,
+    pub config_wanted: Option<Versioned>,
+    pub config_applied: u64,
+    pub streams: BTreeMap<StreamId, StreamMark>,
+    /// Queued and running jobs.
+    pub jobs: BTreeMap<JobId, Job>,
+    /// The last few that ended, newest first.
+    pub recent: VecDeque<Job>,
+    pub schedules: BTreeMap<ScheduleId, ScheduleMemory>,
+    pub keys: BTreeMap<String, RememberedKey>,
+    /// Checksums of the newest lines, oldest first. Not carried: a cursor from before starts over, which is harmless.
+    #[serde(skip)]
+    pub lines: VecDeque<(u64, u32)>,
+}
+
+impl HostState {
+    /// A job that is in memory.
+    pub fn job(&self, id: JobId) -> Option<&Job> {
+        self.jobs.get(&id).or_else(|| self.recent.iter().find(|job| job.id == id))
+    }
+
+    /// The job of this schedule that has not ended, if there is one.
+    pub fn unfinished_of(&self, schedule: &ScheduleId) -> Option<&Job> {
+        self.jobs.values().find(|job| job.schedule_id.as_ref() == Some(schedule))
+    }
+
+    /// Whether two machines have been using this host's identity in turns.
+    pub fn is_in_conflict(&self, now: DateTime<Utc>) -> bool {
+        let since = now - TimeDelta::minutes(10);
+        self.returns.iter().filter(|at| **at > since).count() > 3
+    }
+
+    fn finish(&mut self, id: JobId, end: impl FnOnce(&mut Job)) {
+        let mut job = match self.jobs.remove(&id) {
+            Some(job) => job,
+            None => match self.recent.iter().position(|job| job.id == id).and_then(|at| self.recent.remove(at)) {
+                Some(job) => job,
+                None => return,
+            },
+        };
+        end(&mut job);
+        if !job.status.is_final() {
+            self.jobs.insert(id, job);
+            return;
+        }
+        if let Some(schedule) = &job.schedule_id {
+            let memory = self.schedules.entry(schedule.clone()).or_default();
+            memory.last_status = Some(job.status);
+            if job.status == JobStatus::Succeeded {
+                memory.last_success = memory.last_success.max(job.finished_at);
+            }
+        }
+        self.recent.push_front(job);
+        self.recent.truncate(RECENT_JOBS);
+    }
+
+    fn queue(&mut self, queued: &JobQueued, line: &Line) {
+        let job = Job {
+            id: queued.job_id,
+            kind: queued.kind,
+            status: JobStatus::Queued,
+            queued_seq: line.seq,
+            actor: queued.actor.clone(),
+            schedule_id: queued.schedule_id.clone(),
+            scheduled_at: queued.scheduled_at,
+            queued_at: line.received_at,
+            started_at: None,
+            finished_at: None,
+            exit_code: None,
+            error: None,
+            incomplete: false,
+            warnings: Vec::new(),
+            offline: false,
+            stats: None,
+            options: queued.options.clone(),
+            last_log_seq: None,
+            dispatch: None,
+            accepted: false,
+            cancel_seq: None,
+        };
+        if let (Some(schedule_id), Some(scheduled_at), ActorKind::Schedule) =
+            (&queued.schedule_id, queued.scheduled_at, queued.actor.kind)
+        {
+            let outcome = FireOutcome::Queued;
+            self.remember_fire(
+                FireResult {
+                    schedule_id: schedule_id.clone(),
+                    scheduled_at,
+                    job_id: queued.job_id,
+                    outcome,
+                    waiting_for: None,
+                    reason: None,
+                },
+                line,
+            );
+        }
+        if let Some(Idempotency { key, body_sha256 }) = &queued.idempotency {
+            let oldest = line.received_at - TimeDelta::days(IDEMPOTENCY_DAYS);
+            self.keys.retain(|_, remembered| remembered.at > oldest);
+            if self.keys.len() >= IDEMPOTENCY_KEYS
+                && let Some(key) = self.keys.iter().min_by_key(|(_, k)| k.at).map(|(key, _)| key.clone())
+            {
+                self.keys.remove(&key);
+            }
+            let remembered =
+                RememberedKey { body_sha256: body_sha256.clone(), job_id: queued.job_id, at: line.received_at };
+            self.keys.insert(key.clone(), remembered);
+        }
+        self.jobs.insert(queued.job_id, job);
+    }
+
+    fn remember_fire(&mut self, result: FireResult, line: &Line) {
+        let memory = self.schedules.entry(result.schedule_id.clone()).or_default();
+        memory.fires.insert(result.scheduled_at.timestamp());
+        while memory.fires.len() > REMEMBERED_FIRES {
+            memory.forgotten_until = memory.forgotten_until.max(memory.fires.pop_first());
+        }
+        memory.last_result = Some((line.seq, line.received_at, result));
+    }
+
+    /// An agent began a job. One that it began by itself, and of which the server knows nothing else, becomes a job here.
+    fn start(&mut self, started: &JobStarted, line: &Line) {
+        if self.job(started.job_id).is_none() {
+            let name = started.schedule_id.as_ref().map_or("agent".to_owned(), ToString::to_string);
+            let kind = if started.schedule_id.is_some() { ActorKind::Schedule } else { ActorKind::System };
+            let queued = JobQueued {
+                job_id: started.job_id,
+                kind: started.kind,
+                options: Value::Null,
+                actor: Actor { kind, name },
+                schedule_id: started.schedule_id.clone(),
+                scheduled_at: started.scheduled_at,
+                idempotency: None,
+            };
+            self.queue(&queued, line);
+        }
+        if let Some(job) = self.jobs.get_mut(&started.job_id) {
+            job.start(started);
+        }
+    }
+
+    fn greet(&mut self, hello: &Hello, line: &Line) {
+        if let Some(before) = self.hello.as_ref().map(|h| h.instance_id)
+            && before != hello.instance_id
+        {
+            if let Some(at) = self.superseded.iter().position(|id| *id == hello.instance_id) {
+                self.superseded.remove(at);
+                self.returns.push_back(line.received_at);
+            }
+            self.superseded.push_back(before);
+        }
+        while self.superseded.len() > REMEMBERED_INSTANCES {
+            self.superseded.pop_front();
+        }
+        while self.returns.len() > REMEMBERED_INSTANCES {
+            self.returns.pop_front();
+        }
+        self.hello = Some(hello.clone());
+    }
+
+    fn apply_agent(&mut self, event: &AgentEvent, line: &Line) {
+        match event {
+            AgentEvent::ScheduleAck(ack) => self.schedule_applied = ack.version,
+            AgentEvent::ConfigAck(ack) => self.config_applied = ack.version,
+            AgentEvent::CommandResult(CommandResult { job_id, accepted: true, .. }) => {
+                if let Some(job) = self.jobs.get_mut(job_id) {
+                    job.accepted = true;
+                }
+            }
+            AgentEvent::CommandResult(CommandResult { job_id, error, .. }) => {
+                let why = error.as_deref().unwrap_or("refused by the agent without a reason");
+                self.finish(*job_id, |job| job.end(JobStatus::Failed, line.received_at, why));
+            }
+            AgentEvent::JobStarted(started) => self.start(started, line),
+            AgentEvent::JobFinished(finished) => self.finish_by_agent(finished, line),
+            AgentEvent::ScheduleFire(_) | AgentEvent::SnapshotsReport(_) | AgentEvent::RepoStats(_) => {}
+        }
+    }
+
+    fn finish_by_agent(&mut self, finished: &JobFinished, _line: &Line) {
+        self.finish(finished.job_id, |job| job.finish(finished));
+    }
+
+    fn remember_line(&mut self, line: &Line) {
+        self.lines.push_back((line.seq, line.crc));
+        if self.lines.len() > REMEMBERED_LINES {
+            self.lines.pop_front();
+        }
+        if let (Some(stream), Some(seq)) = (line.stream, line.stream_seq) {
+            self.streams.insert(stream, StreamMark { seq, line: line.seq });
+            if self.streams.len() > REMEMBERED_STREAMS
+                && let Some(oldest) = self.streams.iter().min_by_key(|(_, mark)| mark.line).map(|(id, _)| *id)
+            {
+                self.streams.remove(&oldest);
+            }
+        }
+    }
+}
+
+impl Fold for HostState {
+    fn apply(&mut self, line: &Line) {
+        self.remember_line(line);
+        let Some(fact) = Fact::from_line(line) else { return };
+        match &fact {
+            Fact::HostEnrolled(enrolled) => {
+                self.enrolled_at = Some(line.received_at);
+                self.enrollments.push_back(enrolled.clone());
+                while self.enrollments.len() > REMEMBERED_STREAMS {
+                    self.enrollments.pop_front();
+                }
+            }
+            Fact::Hello(hello) => self.greet(hello, line),
+            Fact::Agent(event) => self.apply_agent(event, line),
+            Fact::JobQueued(queued) => self.queue(queued, line),
+            Fact::JobDispatched(dispatched) => {
+                if let Some(job) = self.jobs.get_mut(&dispatched.job_id) {
+                    job.dispatch =
+                        Some(Dispatch { seq: line.seq, issued_at: line.ts, expires_at: dispatched.expires_at });
+                }
+            }
+            Fact::JobCancelRequested(request) => {
+                if let Some(job) = self.jobs.get_mut(&request.job_id) {
+                    job.cancel_seq.get_or_insert(line.seq);
+                }
+            }
+            Fact::JobAbandoned(request) => {
+                let why = format!("abandoned by {}", request.actor.name);
+                self.finish(request.job_id, |job| job.end(JobStatus::Failed, line.received_at, &why));
+            }
+            Fact::JobExpired(expired) => self.finish(expired.job_id, |job| {
+                if job.cancel_seq.is_some() {
+                    job.end(JobStatus::Cancelled, line.received_at, "cancelled before the agent took it");
+                } else {
+                    job.end(JobStatus::Failed, line.received_at, "expired: the agent did not take it in time");
+                }
+            }),
+            Fact::ScheduleSkipped(result) => self.remember_fire(result.clone(), line),
+            Fact::ScheduleVersioned(wanted) => self.schedule_wanted = Some(wanted.clone()),
+            Fact::ConfigVersioned(wanted) => self.config_wanted = Some(wanted.clone()),
+        }
+    }
+}
