@@ -3,3 +3,6 @@ pub mod id;
 pub mod problem;
 pub mod protocol;
 pub mod retention;
+#[cfg(feature = "server")]
+pub mod server;
+pub mod toml_reader;

@@ -1,0 +1,3 @@
+//! Pure itself. The server: what is in its modules, nothing here.
+
+pub mod fleet;
