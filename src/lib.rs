@@ -1,2 +1,3 @@
 //! restic-manager.
+pub mod cron_time;
 pub mod id;
