@@ -1,4 +1,5 @@
 //! restic-manager.
+pub mod cron_time;
 pub mod id;
 pub mod problem;
 pub mod protocol;
