@@ -1,4 +1,6 @@
 //! restic-manager.
+#[cfg(feature = "server")]
+pub mod cli;
 pub mod cron_time;
 pub mod id;
 pub mod problem;

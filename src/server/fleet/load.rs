@@ -145,6 +145,9 @@ fn check(typed: Typed, problems: &mut Vec<Problem>) -> Fleet {
         }
         hosts.insert(name.clone(), host);
     }
+    if hosts.is_empty() {
+        problems.push(Place::FILE.warning("hosts", "there is no host, so nothing is backed up"));
+    }
     let all_sound = raw_hosts.values().chain(raw_groups.values()).all(|raw| raw.sound);
     if all_sound {
         let unused =

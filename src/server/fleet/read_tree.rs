@@ -7,7 +7,8 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
-use super::load::is_fleet_file;
+use super::Fleet;
+use super::load::{is_fleet_file, load};
 use crate::problem::Problem;
 use crate::toml_reader::Place;
 
@@ -25,6 +26,14 @@ pub fn read_tree(directory: &Path) -> (BTreeMap<String, String>, Vec<Problem>) {
     tree.read_directory(directory, "", 0);
     tree.problems.sort();
     (tree.files, tree.problems)
+}
+
+/// Reads and checks a directory. Where something could not be read, only that is told: what else looks wrong may be
+/// missing because of it.
+pub fn load_directory(directory: &Path) -> (Fleet, Vec<Problem>) {
+    let (files, unread) = read_tree(directory);
+    let (fleet, problems) = load(&files);
+    (fleet, if unread.is_empty() { problems } else { unread })
 }
 
 struct Tree {
