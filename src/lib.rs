@@ -1,7 +1,19 @@
-//! restic-manager.
+//! restic-manager: a self-hosted control plane for restic backups.
+//!
+//! What server, agent and command line share, and the server itself. README.md draws the road that data takes and names
+//! every file; `tests/tidy.rs` checks the rules between layers.
+//!
+//! Invariants, each shown by a test:
+//! - Decide (pure), append (durable), apply (pure), wake: an acknowledgement comes after the fsync, never before.
+//! - Memory is a fold of the files: a restart changes no view.
+//! - A job id is executed at most once, and every id ends.
+
 pub mod append_file;
 pub mod atomic_file;
+#[cfg(feature = "server")]
+pub mod cli;
 pub mod clock;
+pub mod cron_time;
 pub mod file_error;
 pub mod id;
 pub mod job;
@@ -11,3 +23,4 @@ pub mod protocol;
 pub mod retention;
 #[cfg(feature = "server")]
 pub mod server;
+pub mod toml_reader;

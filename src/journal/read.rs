@@ -79,16 +79,17 @@ pub fn oldest_first(
     let names = segments(dir)?;
     let openings = names.iter().map(|name| opening(&dir.join(name.to_string()))).collect::<Result<Vec<_>, _>>()?;
     // A segment can be left out when the next one that says when it began did so before the instant.
-    let first = (1..names.len()).rev().find(|at| openings[*at].as_ref().is_some_and(|o| after.is_some_and(|a| o.at <= a)));
-    for at in first.unwrap_or(0)..names.len() {
-        let path = dir.join(names[at].to_string());
+    let first =
+        (1..names.len()).rev().find(|at| openings[*at].as_ref().is_some_and(|o| after.is_some_and(|a| o.at <= a)));
+    for (at, name) in names.iter().enumerate().skip(first.unwrap_or(0)) {
+        let path = dir.join(name.to_string());
         let mut bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             Err(error) => return Err(FileError::of("read", &path)(error)),
         };
         let next = openings.get(at + 1).and_then(Option::as_ref).and_then(|o| o.previous.as_ref());
-        if let Some(previous) = next.filter(|p| p.segment == names[at].to_string()) {
+        if let Some(previous) = next.filter(|p| p.segment == name.to_string()) {
             bytes.truncate(usize::try_from(previous.bytes).unwrap_or(usize::MAX));
         }
         for piece in line::pieces(&bytes) {

@@ -7,18 +7,8 @@ use data_encoding::{BASE64, HEXLOWER};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+pub use super::fleet::settings::{OperatorToken, Role};
 use crate::id::HostName;
-
-/// What a token allows. Each role may do what those before it may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
-    /// Read.
-    Viewer,
-    /// Run, cancel, restore.
-    Operator,
-    /// Enrollment, tokens, unlock with remove_all.
-    Admin,
-}
 
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -30,33 +20,24 @@ impl fmt::Display for Role {
     }
 }
 
-/// A token as it is kept: its hash, never itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OperatorToken {
-    pub name: String,
-    pub role: Role,
-    /// Host name patterns, where `*` is any run of characters; `None`: all hosts.
-    pub hosts: Option<Vec<String>>,
-    pub sha256: [u8; 32],
-}
-
 /// The operator behind a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operator {
     pub name: String,
     pub role: Role,
-    hosts: Option<Vec<String>>,
+    /// Patterns; empty: all hosts.
+    hosts: Vec<String>,
 }
 
 impl Operator {
     /// Whether the token's host limit lets it see this host.
     pub fn may_see(&self, host: &HostName) -> bool {
-        self.hosts.as_ref().is_none_or(|patterns| patterns.iter().any(|pattern| matches(pattern, host.as_str())))
+        self.hosts.is_empty() || self.hosts.iter().any(|pattern| matches(pattern, host.as_str()))
     }
 
     /// Whether it is limited to some hosts, and so may not see what is the fleet's.
     pub fn is_limited(&self) -> bool {
-        self.hosts.is_some()
+        !self.hosts.is_empty()
     }
 }
 
@@ -155,7 +136,7 @@ mod tests {
         let token = |name: &str, role| OperatorToken {
             name: name.to_owned(),
             role,
-            hosts: Some(vec!["web-*".to_owned()]),
+            hosts: vec!["web-*".to_owned()],
             sha256: sha256(name.as_bytes()),
         };
         let tokens = [token("ops", Role::Operator), token("boss", Role::Admin)];

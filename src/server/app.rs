@@ -138,7 +138,7 @@ impl App {
                 tracing::warn!(path = %path.display(), "no token is configured: made an admin token");
             }
             let sha256 = sha256(token.as_bytes());
-            tokens.push(OperatorToken { name: "admin-token".to_owned(), role: Role::Admin, hosts: None, sha256 });
+            tokens.push(OperatorToken { name: "admin-token".to_owned(), role: Role::Admin, hosts: Vec::new(), sha256 });
         }
         *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens);
         Ok(())

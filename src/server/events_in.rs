@@ -31,13 +31,11 @@ pub fn take(
 ) -> Result<u64, Problem> {
     let mut acked = batch.state().streams.get(&stream).map_or(0, |mark| mark.seq);
     // Everything is checked before anything is appended: a request is taken whole or not at all.
-    let mut expected = acked + 1;
     let mut news = Vec::new();
-    for envelope in envelopes.iter().filter(|envelope| envelope.seq > acked) {
+    for (expected, envelope) in (acked + 1..).zip(envelopes.iter().filter(|envelope| envelope.seq > acked)) {
         if envelope.seq != expected {
             return Err(Problem::event_gap(expected, envelope.seq));
         }
-        expected += 1;
         let event = AgentEvent::from_envelope(envelope).map_err(|error| {
             let detail = format!("event {} is no {}: {error}", envelope.seq, envelope.kind);
             Problem::unprocessable("bad-event", detail)
@@ -45,7 +43,7 @@ pub fn take(
         news.push((envelope, event));
     }
     for (envelope, event) in news {
-        take_one(batch, host, content, stream, envelope, event)?;
+        take_one(batch, host, content, stream, envelope, event.as_ref())?;
         acked = envelope.seq;
     }
     Ok(acked)
@@ -57,11 +55,11 @@ fn take_one(
     content: Option<&HostContent>,
     stream: StreamId,
     envelope: &Envelope,
-    event: Option<AgentEvent>,
+    event: Option<&AgentEvent>,
 ) -> Result<(), Problem> {
     let mut line = agent_line(stream, envelope);
     let mut consequences = Vec::new();
-    match &event {
+    match event {
         Some(AgentEvent::ScheduleFire(fire)) => {
             let memory = batch.state().schedules.get(&fire.schedule_id);
             let forgotten = memory.is_some_and(|m| m.forgotten_until >= Some(fire.scheduled_at.timestamp()));

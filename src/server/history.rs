@@ -56,11 +56,7 @@ fn replay(lines: &[Line], id: JobId) -> Option<Job> {
 }
 
 /// Visits jobs newest first (by when they were queued) until `visit` says stop.
-fn jobs_newest_first(
-    journal: &Path,
-    up_to_seq: u64,
-    mut visit: impl FnMut(Job) -> Next,
-) -> Result<(), FileError> {
+fn jobs_newest_first(journal: &Path, up_to_seq: u64, mut visit: impl FnMut(Job) -> Next) -> Result<(), FileError> {
     let mut lines_of: HashMap<JobId, Vec<Line>> = HashMap::new();
     read::newest_first(journal, up_to_seq, |line| {
         let Some(id) = job_of(&line) else { return Next::Continue };

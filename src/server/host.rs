@@ -142,10 +142,7 @@ impl Parked {
 }
 
 /// Decides on the batch's state and appends the facts.
-pub fn append_facts(
-    batch: &mut Batch<'_, HostState>,
-    decide: impl FnOnce(&HostState, DateTime<Utc>) -> Vec<Fact>,
-) {
+pub fn append_facts(batch: &mut Batch<'_, HostState>, decide: impl FnOnce(&HostState, DateTime<Utc>) -> Vec<Fact>) {
     let now = line_time();
     for fact in decide(batch.state(), now) {
         batch.append(line_time(), &fact.to_new_line(now));

@@ -15,7 +15,10 @@ use crate::protocol::agent_event::{JobProgress, LogDropped};
 #[derive(Debug)]
 pub enum LogError {
     /// A line is missing between what is there and what came.
-    Gap { expected: u64, got: u64 },
+    Gap {
+        expected: u64,
+        got: u64,
+    },
     File(FileError),
 }
 
@@ -59,7 +62,9 @@ pub fn append(path: &Path, lines: &[Envelope]) -> Result<(u64, Option<JobProgres
             continue;
         }
         let first = match envelope.kind.as_str() {
-            LogDropped::TYPE => serde_json::from_str::<LogDropped>(envelope.payload.get()).map_or(envelope.seq, |d| d.from),
+            LogDropped::TYPE => {
+                serde_json::from_str::<LogDropped>(envelope.payload.get()).map_or(envelope.seq, |d| d.from)
+            }
             _ => envelope.seq,
         };
         if first > last + 1 {

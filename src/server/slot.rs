@@ -94,8 +94,7 @@ impl<S: Fold + Send + Sync + 'static> Slot<S> {
         }
         let durable = Durable { state: Arc::new(journal.state().clone()), head: journal.head() };
         let inner = Mutex::new(Inner { journal: Some(Box::new(journal)), queue: Vec::new(), durable });
-        let slot =
-            Self { inner, changed: watch::Sender::new(0), any_changed, in_flight, name: name.to_owned() };
+        let slot = Self { inner, changed: watch::Sender::new(0), any_changed, in_flight, name: name.to_owned() };
         Ok(Arc::new(slot))
     }
 
@@ -167,7 +166,7 @@ impl<S: Fold + Send + Sync + 'static> Slot<S> {
             }
             drop(ticket);
             self.report_damage(&mut journal);
-            let outcome = result.as_ref().map_err(|error| WriteError::from(error)).copied();
+            let outcome = result.as_ref().map_err(WriteError::from).copied();
             if let Err(error) = &outcome {
                 tracing::error!(journal = %self.name, %error, "nothing was acknowledged");
             }

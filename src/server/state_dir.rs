@@ -67,7 +67,10 @@ impl StateDir {
         let key = read_or_make(&path.join("hash-key"), || data_encoding::HEXLOWER.encode(&random_bytes()))?;
         let hash_key = HEXLOWER_PERMISSIVE.decode(key.trim().as_bytes()).ok().and_then(|key| key.try_into().ok());
         let hash_key = hash_key.ok_or_else(|| {
-            StateDirError::Unsafe(format!("{} does not hold 64 hex digits: remove it (every host's settings then get a new version)", path.join("hash-key").display()))
+            StateDirError::Unsafe(format!(
+                "{} does not hold 64 hex digits: remove it (every host's settings then get a new version)",
+                path.join("hash-key").display()
+            ))
         })?;
         Ok(Self { path: path.to_owned(), epoch, hash_key })
     }
@@ -145,10 +148,15 @@ fn check_is_ours(path: &Path) -> Result<(), StateDirError> {
     let me = rustix::process::geteuid().as_raw();
     if metadata.uid() != me {
         let owner = metadata.uid();
-        return Err(StateDirError::Unsafe(format!("{shown} belongs to user {owner}, not to user {me}, who runs the server: chown it, or run the server as its owner")));
+        return Err(StateDirError::Unsafe(format!(
+            "{shown} belongs to user {owner}, not to user {me}, who runs the server: chown it, or run the server as its owner"
+        )));
     }
     if metadata.mode() & 0o022 != 0 {
-        return Err(StateDirError::Unsafe(format!("{shown} may be written by others (mode {:03o}): chmod 700 it", metadata.mode() & 0o777)));
+        return Err(StateDirError::Unsafe(format!(
+            "{shown} may be written by others (mode {:03o}): chmod 700 it",
+            metadata.mode() & 0o777
+        )));
     }
     Ok(())
 }
@@ -157,7 +165,10 @@ fn check_is_ours(path: &Path) -> Result<(), StateDirError> {
 fn check_is_ours(path: &Path) -> Result<(), StateDirError> {
     let metadata = std::fs::symlink_metadata(path).map_err(FileError::of("look at", path))?;
     if metadata.is_symlink() || !metadata.is_dir() {
-        return Err(StateDirError::Unsafe(format!("{} is not a directory itself: name one with --state", path.display())));
+        return Err(StateDirError::Unsafe(format!(
+            "{} is not a directory itself: name one with --state",
+            path.display()
+        )));
     }
     Ok(())
 }

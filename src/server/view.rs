@@ -26,7 +26,8 @@ pub struct Contact {
 /// protocol.md "offline": max(90 s, 2 x wait + 30 s) without any request, counted from the server's readiness at the earliest.
 pub fn is_online(contact: &Contact, now: DateTime<Utc>) -> bool {
     let Some(seen) = contact.last_seen else { return false };
-    let patience = TimeDelta::seconds(i64::try_from(90.max(2 * contact.poll_wait_secs + 30)).unwrap_or(i64::MAX / 2000));
+    let patience =
+        TimeDelta::seconds(i64::try_from(90.max(2 * contact.poll_wait_secs + 30)).unwrap_or(i64::MAX / 2000));
     let since = contact.server_ready_at.map_or(seen, |ready| seen.max(ready));
     now - since <= patience
 }
@@ -178,7 +179,12 @@ mod tests {
     #[test]
     fn silence_counts_from_the_servers_readiness_and_by_the_agents_own_wait() {
         let at = |text: &str| text.parse::<DateTime<Utc>>().expect("an instant");
-        let contact = |seen, wait, ready| Contact { last_seen: seen, poll_wait_secs: wait, server_ready_at: ready, clock_skew_ms: None };
+        let contact = |seen, wait, ready| Contact {
+            last_seen: seen,
+            poll_wait_secs: wait,
+            server_ready_at: ready,
+            clock_skew_ms: None,
+        };
         let seen = Some(at("2026-01-01T00:00:00Z"));
         assert!(!is_online(&contact(None, 30, None), at("2026-01-01T00:00:00Z")));
         assert!(is_online(&contact(seen, 30, None), at("2026-01-01T00:01:30Z")));

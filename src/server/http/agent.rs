@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::answer::{Answer, Problem, ok};
 use super::request::{ContentType, Request, shown};
 use crate::clock;
-use crate::id::{EnrollmentId, HostName, InstanceId, JobId, StreamId, Epoch};
+use crate::id::{EnrollmentId, Epoch, HostName, InstanceId, JobId, StreamId};
 use crate::protocol::agent_event::{Heartbeat, Hello};
 use crate::protocol::command::HelloAnswer;
 use crate::protocol::{Acknowledged, Cursor, EVENT_LIMIT_BYTES, Envelope, PROTOCOL_VERSION, negotiate_version};
@@ -76,11 +76,16 @@ struct EnrollAnswer {
 
 pub async fn enroll(app: &Arc<App>, mut request: Request) -> Result<Answer, Problem> {
     let (body, _) = request.json::<EnrollRequest>(ContentType::Any).await?;
-    let is_hash = body.credential_sha256.len() == 64 && body.credential_sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let is_hash = body.credential_sha256.len() == 64
+        && body.credential_sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     if !is_hash {
         return Err(Problem::unprocessable("invalid", "credential_sha256 is not 64 lower-case hex digits"));
     }
-    let refused = || Problem::forbidden("this enrollment token is unknown, expired, or for another host: ask for a new one with `restic-manager enroll HOST`");
+    let refused = || {
+        Problem::forbidden(
+            "this enrollment token is unknown, expired, or for another host: ask for a new one with `restic-manager enroll HOST`",
+        )
+    };
     let token_sha256 = sha256_hex(body.token.as_bytes());
     let (dir, hash) = (app.state_dir.enrollments_dir(), token_sha256.clone());
     let token = blocking(move || credentials::find_token(&dir, &hash)).await?.ok_or_else(refused)?;
@@ -116,7 +121,10 @@ pub async fn hello(app: &Arc<App>, mut request: Request) -> Result<Answer, Probl
         return Err(Problem::new(
             StatusCode::UPGRADE_REQUIRED,
             "protocol-version",
-            format!("this server speaks protocol version {PROTOCOL_VERSION}, the agent only {}: update the agent", hello.protocol_version),
+            format!(
+                "this server speaks protocol version {PROTOCOL_VERSION}, the agent only {}: update the agent",
+                hello.protocol_version
+            ),
         ));
     };
     let now = clock::now();
@@ -173,7 +181,8 @@ pub async fn commands(app: &Arc<App>, request: Request) -> Result<Answer, Proble
     let schedule_hash: Option<String> = request.query("schedule_hash")?;
     let config_hash: Option<String> = request.query("config_hash")?;
     heard(&host, request.query("sent_at")?, Some(wait));
-    let jitter = Duration::from_millis(u64::from(app.state_dir.hash_key[0]) * u64::from(instance.0.as_bytes()[0]) % 3000);
+    let jitter =
+        Duration::from_millis(u64::from(app.state_dir.hash_key[0]) * u64::from(instance.0.as_bytes()[0]) % 3000);
     let deadline = Instant::now() + Duration::from_secs(wait) + if wait == 0 { Duration::ZERO } else { jitter };
     let parked = host.park();
     let mut changed = host.slot.watch();
@@ -202,7 +211,8 @@ pub async fn commands(app: &Arc<App>, request: Request) -> Result<Answer, Proble
                 config: config_hash.as_deref().map(|hash| (question.config_version, hash)),
             };
             if !decide_versions(&durable.state, content, has).is_empty() {
-                let (content, schedule_hash, config_hash) = (Arc::clone(content), schedule_hash.clone(), config_hash.clone());
+                let (content, schedule_hash, config_hash) =
+                    (Arc::clone(content), schedule_hash.clone(), config_hash.clone());
                 let (schedule_version, config_version) = (question.schedule_version, question.config_version);
                 host.append(move |state, _| {
                     let schedule = schedule_hash.as_deref().map(|hash| (schedule_version, hash));
@@ -229,7 +239,14 @@ pub async fn commands(app: &Arc<App>, request: Request) -> Result<Answer, Proble
 
 /// A newer poll of the same instance took this one's place: a proxy repeated it, or the agent gave up on it.
 fn superseded_poll(epoch: Epoch, cursor: String, now: DateTime<Utc>) -> crate::protocol::PollAnswer {
-    crate::protocol::PollAnswer { epoch, cursor, server_time: now, reset: false, superseded: false, messages: Vec::new() }
+    crate::protocol::PollAnswer {
+        epoch,
+        cursor,
+        server_time: now,
+        reset: false,
+        superseded: false,
+        messages: Vec::new(),
+    }
 }
 
 /// The envelopes of an NDJSON body: each line's own error says which it is.
@@ -245,7 +262,11 @@ fn envelopes(body: &[u8]) -> Result<Vec<Envelope>, Problem> {
         }
         let envelope: Envelope = serde_json::from_slice(line).map_err(|error| {
             let detail = format!("line {}: {error}", index + 1);
-            if error.is_data() { Problem::unprocessable("invalid", detail) } else { Problem::bad_request("not-json", detail) }
+            if error.is_data() {
+                Problem::unprocessable("invalid", detail)
+            } else {
+                Problem::bad_request("not-json", detail)
+            }
         })?;
         envelopes.push(envelope);
     }
@@ -262,10 +283,8 @@ pub async fn events(app: &Arc<App>, mut request: Request) -> Result<Answer, Prob
     }
     let envelopes = envelopes(&request.body().await?)?;
     let (writer, content) = (Arc::clone(&host), host.content());
-    let taken = host
-        .slot
-        .write(move |batch| events_in::take(batch, &writer, content.as_deref(), stream, &envelopes))
-        .await?;
+    let taken =
+        host.slot.write(move |batch| events_in::take(batch, &writer, content.as_deref(), stream, &envelopes)).await?;
     let acked = taken?;
     Ok(ok(&Acknowledged { acked, interval_ms: None }))
 }

@@ -138,9 +138,7 @@ impl Problem {
 impl From<WriteError> for Problem {
     fn from(error: WriteError) -> Self {
         match error {
-            WriteError::DiskFull(_) => {
-                Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk-full", error.to_string())
-            }
+            WriteError::DiskFull(_) => Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk-full", error.to_string()),
             WriteError::Failed(_) => Self::unavailable("write-failed", error.to_string()),
             WriteError::Busy => Self::unavailable("busy", error.to_string()),
         }

@@ -48,7 +48,10 @@ pub fn authorized(app: &App, request: &Request, role: Role) -> Result<Operator, 
 }
 
 fn no_such_host(name: &str) -> Problem {
-    Problem::not_found("no-such-host", format!("there is no host {}: is config/hosts/{}.toml there?", shown(name), shown(name)))
+    Problem::not_found(
+        "no-such-host",
+        format!("there is no host {}: is config/hosts/{}.toml there?", shown(name), shown(name)),
+    )
 }
 
 /// The host of the path, if the operator may see it. One that it may not see does not exist for it.
@@ -91,7 +94,8 @@ pub async fn hosts(app: &Arc<App>, request: Request) -> Result<Answer, Problem> 
     let after: Option<String> = request.query("after")?;
     let (app, after) = (Arc::clone(app), after.unwrap_or_default());
     blocking(move || {
-        let mut hosts = app.hosts().into_iter().filter(|h| operator.may_see(&h.name) && h.name.as_str() > after.as_str());
+        let mut hosts =
+            app.hosts().into_iter().filter(|h| operator.may_see(&h.name) && h.name.as_str() > after.as_str());
         let page: Vec<Arc<Host>> = hosts.by_ref().take(limit).collect();
         let next = page.last().filter(|_| hosts.next().is_some()).map(|host| host.name.to_string());
         Ok(ok(&view::page("hosts", page.iter().map(|host| show_host(&app, host)).collect(), next)))
@@ -119,7 +123,12 @@ pub async fn jobs(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
         None => None,
         Some(text) => {
             let parsed = serde_json::from_value(Value::String(text.clone()));
-            Some(parsed.map_err(|_| Problem::bad_request("bad-query", format!("status={}: there are queued, running, succeeded, failed, cancelled", shown(&text))))?)
+            Some(parsed.map_err(|_| {
+                Problem::bad_request(
+                    "bad-query",
+                    format!("status={}: there are queued, running, succeeded, failed, cancelled", shown(&text)),
+                )
+            })?)
         }
     };
     let filter = JobFilter {
@@ -157,7 +166,9 @@ pub async fn create_job(app: &Arc<App>, mut request: Request) -> Result<Answer, 
     let (body, bytes) = request.json::<CreateJob>(ContentType::MustBeJson).await?;
     let removes_all = body.options.as_ref().is_some_and(|o| o.get("remove_all") == Some(&Value::Bool(true)));
     if removes_all && operator.role < Role::Admin {
-        return Err(Problem::forbidden("unlock with remove_all needs an admin's token: it removes the locks of running jobs"));
+        return Err(Problem::forbidden(
+            "unlock with remove_all needs an admin's token: it removes the locks of running jobs",
+        ));
     }
     start_job(app, &host, &request, &operator, (body.kind, body.schedule_id, body.options), &bytes).await
 }
@@ -182,7 +193,10 @@ pub async fn restore(app: &Arc<App>, mut request: Request) -> Result<Answer, Pro
     let host = host_of(app, &request, &operator)?;
     let (body, bytes) = request.json::<RestoreRequest>(ContentType::MustBeJson).await?;
     if body.in_place {
-        return Err(Problem::unprocessable("invalid", "this version restores into a new directory only: leave `in_place` out"));
+        return Err(Problem::unprocessable(
+            "invalid",
+            "this version restores into a new directory only: leave `in_place` out",
+        ));
     }
     let mut options = json!({"snapshot": body.snapshot, "include": body.include, "exclude": body.exclude});
     if let Some(target) = body.target {

@@ -127,7 +127,8 @@ fn as_plain_text(line: &Envelope) -> String {
     let at = line.ts.to_rfc3339_opts(SecondsFormat::Secs, true);
     match serde_json::from_str::<LogStream>(line.payload.get()) {
         Ok(log) => {
-            let text: String = log.payload.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
+            let text: String =
+                log.payload.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
             format!("{at} {text}\n")
         }
         Err(_) => format!("{at} [{}]\n", line.kind),
@@ -207,7 +208,9 @@ pub async fn events(app: &Arc<App>, request: Request) -> Result<Answer, Problem>
 
 fn parse_cursor(text: &str) -> Result<DateTime<Utc>, Problem> {
     let parsed = text.parse().ok().and_then(DateTime::from_timestamp_micros);
-    parsed.ok_or_else(|| Problem::bad_request("bad-cursor", "after= is no cursor of this server: take it from Restic-Manager-Cursor"))
+    parsed.ok_or_else(|| {
+        Problem::bad_request("bad-cursor", "after= is no cursor of this server: take it from Restic-Manager-Cursor")
+    })
 }
 
 /// `GET /v1/config`.
