@@ -2,7 +2,6 @@
 //! A key is known because it was asked for; what nobody asked for is a problem with a suggestion.
 //! Does not know which keys a file has: its callers do. Does not read files.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -11,48 +10,15 @@ use std::str::FromStr;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::problem::{Problem, Severity};
+use crate::problem::Problem;
 
-/// Problems told per file; more of them help no one, and a hostile file could have a million.
-const PROBLEMS_PER_FILE: usize = 100;
+mod place;
+mod wording;
 
-/// Where in a file something stands: line and column from 1, or 0 where the whole file is meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
-pub struct Place {
-    pub line: u32,
-    pub column: u32,
-}
-
-impl Place {
-    /// The file as a whole.
-    pub const FILE: Self = Self { line: 0, column: 0 };
-
-    pub fn error(self, file: &str, message: impl Into<String>) -> Problem {
-        self.problem(file, Severity::Error, message.into())
-    }
-
-    pub fn warning(self, file: &str, message: impl Into<String>) -> Problem {
-        self.problem(file, Severity::Warning, message.into())
-    }
-
-    fn problem(self, file: &str, severity: Severity, message: String) -> Problem {
-        Problem { file: file.to_owned(), line: self.line, column: self.column, severity, message }
-    }
-}
-
-/// A value and where it was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Placed<T> {
-    pub value: T,
-    pub place: Place,
-}
-
-impl<T> Placed<T> {
-    /// Another value at the same place.
-    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Placed<U> {
-        Placed { value: change(self.value), place: self.place }
-    }
-}
+use place::Document;
+pub use place::{Place, Placed};
+use wording::clipped;
+pub use wording::{nearest, shown};
 
 /// Reads one file. `read` asks for what it knows; the rest becomes problems. Where the text is no TOML, only that
 /// is told, with its places: what else looks wrong may come from the same slip. `read` then sees what could be
@@ -80,62 +46,6 @@ pub fn read_document<T>(
     }
     problems.append(&mut found);
     (value, errors.is_empty())
-}
-
-/// The nearest of `known` to what was written, if it is near enough to be meant.
-pub fn nearest<'k>(written: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
-    let length = written.chars().take(81).count();
-    if length > 80 {
-        return None;
-    }
-    known
-        .into_iter()
-        .filter(|name| name.len().abs_diff(written.len()) <= 3)
-        .map(|name| (strsim::damerau_levenshtein(written, name), name))
-        .filter(|(distance, name)| *distance <= 1.max(length.min(name.len()) / 3))
-        .min()
-        .map(|(_, name)| name)
-}
-
-/// What was written, quoted, without control characters and not longer than a line.
-pub fn shown(text: &str) -> String {
-    const LONGEST: usize = 80;
-    match text.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{:?}...", &text[..end]),
-        None => format!("{text:?}"),
-    }
-}
-
-/// One file while it is read.
-struct Document<'d> {
-    file: &'d str,
-    text: &'d str,
-    /// Byte offsets at which lines begin.
-    lines: Vec<usize>,
-    problems: RefCell<Vec<Problem>>,
-}
-
-impl<'d> Document<'d> {
-    fn new(file: &'d str, text: &'d str) -> Self {
-        let lines = std::iter::once(0).chain(memchr::memchr_iter(b'\n', text.as_bytes()).map(|at| at + 1)).collect();
-        Self { file, text, lines, problems: RefCell::default() }
-    }
-
-    fn place(&self, offset: usize) -> Place {
-        let line = self.lines.partition_point(|start| *start <= offset).max(1);
-        let before = self.text.get(self.lines[line - 1]..offset.min(self.text.len())).unwrap_or_default();
-        let column = before.chars().count() + 1;
-        Place { line: u32::try_from(line).unwrap_or(u32::MAX), column: u32::try_from(column).unwrap_or(u32::MAX) }
-    }
-
-    fn add(&self, problem: Problem) {
-        let mut problems = self.problems.borrow_mut();
-        if problems.len() < PROBLEMS_PER_FILE {
-            problems.push(problem);
-        } else if problems.len() == PROBLEMS_PER_FILE {
-            problems.push(Place::FILE.error(self.file, "has more problems; mend these first"));
-        }
-    }
 }
 
 /// A table while it is read. Each question marks its key as known and answers `None` where the key is absent
@@ -427,10 +337,6 @@ impl<'d> TableReader<'d> {
     }
 }
 
-fn clipped(text: &str) -> String {
-    text.chars().take(80).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -486,7 +392,7 @@ mod tests {
     fn a_file_full_of_problems_does_not_flood() {
         let text: String = (0..5_000).map(|n| format!("key{n} = 1\n")).collect();
         let (_, problems) = problems_of(&text, |_| ());
-        assert_eq!(problems.len(), PROBLEMS_PER_FILE + 1);
+        assert_eq!(problems.len(), place::PROBLEMS_PER_FILE + 1);
     }
 
     #[test]
@@ -499,13 +405,5 @@ mod tests {
             let (_, problems) = problems_of(&text, |top| top.accept_anything());
             assert!(!problems.is_empty());
         }
-    }
-
-    #[test]
-    fn suggestions_are_near_or_absent() {
-        assert_eq!(nearest("tag", ["tags", "paths"]), Some("tags"));
-        assert_eq!(nearest("exlcudes", ["excludes", "paths"]), Some("excludes"));
-        assert_eq!(nearest("zebra", ["tags", "paths"]), None);
-        assert_eq!(nearest(&"x".repeat(1_000_000), ["tags"]), None);
     }
 }

@@ -86,20 +86,16 @@ pub(super) fn effective_host(
             retentions.push((file.to_owned(), retention.place));
         }
     }
-    if sound && by_schedules_needs_repository(&layers) && repository.is_none() {
-        let message = "the host has schedules but no repository: write for example repository = \"main\"";
-        problems.push(Place::FILE.error(&own.file, message));
-    }
-    if sound && layers.iter().all(|raw| raw.schedules.is_empty()) {
-        problems.push(Place::FILE.warning(&own.file, "the host has no schedules, so nothing of it is backed up"));
+    if layers.iter().all(|raw| raw.clean) {
+        if schedules.is_empty() {
+            problems.push(Place::FILE.warning(&own.file, "the host has no schedules, so nothing of it is backed up"));
+        } else if repository.is_none() {
+            let message = "the host has schedules but no repository: write for example repository = \"main\"";
+            problems.push(Place::FILE.error(&own.file, message));
+        }
     }
     let groups = groups.iter().map(|(name, _)| name.clone()).collect();
     Effective { host: Host { name, groups, repository, tags, timezone, schedules }, problems, retentions }
-}
-
-fn by_schedules_needs_repository(layers: &[&RawHost]) -> bool {
-    // Where a repository is named wrongly, that is the problem.
-    layers.iter().any(|raw| !raw.schedules.is_empty()) && layers.iter().all(|raw| !raw.names_repository)
 }
 
 /// One file's say in a schedule.

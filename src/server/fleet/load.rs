@@ -148,8 +148,7 @@ fn check(typed: Typed, problems: &mut Vec<Problem>) -> Fleet {
     if hosts.is_empty() {
         problems.push(Place::FILE.warning("hosts", "there is no host, so nothing is backed up"));
     }
-    let all_sound = raw_hosts.values().chain(raw_groups.values()).all(|raw| raw.sound);
-    if all_sound {
+    if raw_hosts.values().chain(raw_groups.values()).all(|raw| raw.clean) {
         let unused =
             groups.iter().filter(|(_, group)| group.hosts.is_empty()).filter_map(|(name, _)| raw_groups.get(name));
         problems.extend(unused.map(|raw| Place::FILE.warning(&raw.file, "no host is in this group")));

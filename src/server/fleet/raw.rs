@@ -20,10 +20,10 @@ pub(super) struct RawHost {
     pub(super) file: String,
     /// False where the file is no TOML: what looks wrong in the rest may follow from that.
     pub(super) sound: bool,
+    /// False where anything in it is wrong: what seems to be absent may be that.
+    pub(super) clean: bool,
     pub(super) groups: Vec<Placed<GroupName>>,
     pub(super) repository: Typed<RepositoryName>,
-    /// There is a repository key, be it right or wrong.
-    pub(super) names_repository: bool,
     pub(super) tags: Vec<String>,
     pub(super) timezone: Typed<Tz>,
     pub(super) schedules: Vec<ScheduleEntry>,
@@ -49,16 +49,18 @@ pub(super) fn read_host(file: &str, text: &str, whose: Whose, problems: &mut Vec
         RawHost {
             file: file.to_owned(),
             sound: true,
+            clean: true,
             groups,
-            names_repository: top.place_of("repository").is_some(),
             repository: top.parsed("repository"),
             tags: read_list(top, "tags", rules::tag).map_or_else(Vec::new, |tags| tags.value),
             timezone: read_timezone(top),
             schedules: read_schedules(top),
         }
     };
+    let problems_before = problems.len();
     let (mut raw, sound) = read_document(file, text, problems, read);
     raw.sound = sound;
+    raw.clean = problems.len() == problems_before;
     raw
 }
 

@@ -184,21 +184,21 @@ pub(super) fn read_timezone(table: &mut TableReader<'_>) -> Typed<Tz> {
     None
 }
 
-/// A list of texts that each follow a rule; those that do not are left out.
+/// A list of texts that each follow a rule.
 pub(super) fn read_list<'d>(
     table: &mut TableReader<'d>,
     key: &'d str,
     rule: impl Fn(&str) -> rules::Checked,
 ) -> Typed<Vec<String>> {
     let list = table.strings(key)?;
-    let mut kept = Vec::with_capacity(list.value.len());
-    for item in list.value {
-        match rule(&item.value) {
-            Ok(()) => kept.push(item.value),
-            Err(message) => table.error(item.place, format!("{key}: {message}")),
+    let mut all_right = true;
+    for item in &list.value {
+        if let Err(message) = rule(&item.value) {
+            table.error(item.place, format!("{key}: {message}"));
+            all_right = false;
         }
     }
-    Some(Placed { value: kept, place: list.place })
+    all_right.then(|| list.map(|items| items.into_iter().map(|item| item.value).collect()))
 }
 
 /// Text that follows a rule, or is empty, which stands for none.

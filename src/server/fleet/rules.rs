@@ -36,7 +36,7 @@ pub(super) fn tag(text: &str) -> Checked {
 /// The problem does not repeat the URL, which may hold one.
 pub(super) fn url(text: &str) -> Checked {
     no_controls("url", text).map_err(|_| "url is empty or has control characters".to_owned())?;
-    placeholders(text)?;
+    placeholders(text).map_err(|message| format!("url {message}"))?;
     let rest =
         text.split_once("://").map_or_else(|| text.split_once(':').map_or("", |(_, rest)| rest), |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();

@@ -237,7 +237,7 @@ fn read_token(table: &mut TableReader<'_>) -> Option<OperatorToken> {
         table.error(hosts.place, "hosts is empty: leave it out for all hosts");
     }
     if table.place_of("sha256").is_none() {
-        table.missing("sha256", "the line that `restic-manager token new` prints");
+        table.missing("sha256", "sha256 = \"...\", as `restic-manager token new` prints it");
     }
     let hash = table.string("sha256");
     let sha256 = hash.as_ref().and_then(|hash| {
