@@ -18,6 +18,7 @@ pub mod file_error;
 pub mod id;
 pub mod job;
 pub mod journal;
+pub mod mask;
 pub mod problem;
 pub mod protocol;
 pub mod retention;
