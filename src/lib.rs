@@ -7,6 +7,7 @@ pub mod id;
 pub mod job;
 pub mod journal;
 pub mod problem;
+pub mod process;
 pub mod protocol;
 pub mod retention;
 #[cfg(feature = "server")]
