@@ -12,3 +12,4 @@ pub mod protocol;
 pub mod retention;
 #[cfg(feature = "server")]
 pub mod server;
+pub mod tls;
