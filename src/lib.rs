@@ -20,8 +20,10 @@ pub mod job;
 pub mod journal;
 pub mod mask;
 pub mod problem;
+pub mod process;
 pub mod protocol;
 pub mod retention;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod toml_reader;
+pub mod tls;
