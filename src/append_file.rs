@@ -14,6 +14,8 @@ pub struct AppendFile {
     file: File,
     path: PathBuf,
     len: u64,
+    /// There may be bytes after `len` that nobody was promised; cut off before the next append.
+    has_leftover: bool,
 }
 
 impl AppendFile {
@@ -26,7 +28,7 @@ impl AppendFile {
             sync_parent(path)?;
         }
         let len = file.metadata().map_err(FileError::of("look at", path))?.len();
-        Ok(Self { file, path: path.to_owned(), len })
+        Ok(Self { file, path: path.to_owned(), len, has_leftover: false })
     }
 
     pub fn path(&self) -> &Path {
@@ -50,9 +52,13 @@ impl AppendFile {
 
     /// Appends in one write. Not durable before `sync`.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), FileError> {
+        if self.has_leftover {
+            self.file.set_len(self.len).map_err(FileError::of("cut", &self.path))?;
+            self.has_leftover = false;
+        }
         if let Err(error) = self.file.write_all(bytes) {
             // Half a line would be set aside as damage by the next reader; nobody was told of it, so take it back.
-            let _ = self.file.set_len(self.len);
+            self.has_leftover = self.file.set_len(self.len).is_err();
             return Err(FileError::of("append to", &self.path)(error));
         }
         self.len += bytes.len() as u64;
@@ -67,6 +73,26 @@ impl AppendFile {
     pub fn append_durably(&mut self, bytes: &[u8]) -> Result<(), FileError> {
         self.append(bytes)?;
         self.sync()
+    }
+
+    /// As `append_durably`; what could not be made durable is taken back, so that the file holds what its owner
+    /// knows of and nothing else. The next append writes those pages anew: nothing is retried into success.
+    pub fn append_durably_or_take_back(&mut self, bytes: &[u8]) -> Result<(), FileError> {
+        let before = self.len;
+        self.append(bytes)?;
+        self.sync().inspect_err(|_| {
+            self.has_leftover = self.file.set_len(before).is_err();
+            self.len = before;
+        })
+    }
+
+    /// At most `limit` bytes from `offset` on.
+    pub fn read_some(&mut self, offset: u64, limit: u64) -> Result<Vec<u8>, FileError> {
+        let mut bytes = Vec::new();
+        let start = self.file.seek(SeekFrom::Start(offset));
+        let read = start.and_then(|_| (&mut self.file).take(limit).read_to_end(&mut bytes));
+        read.map_err(FileError::of("read", &self.path))?;
+        Ok(bytes)
     }
 
     /// The bytes from `offset` to the end.
