@@ -25,5 +25,5 @@ pub mod protocol;
 pub mod retention;
 #[cfg(feature = "server")]
 pub mod server;
-pub mod toml_reader;
 pub mod tls;
+pub mod toml_reader;

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 
 use crate::clock;
 use crate::file_error::chain;
-use crate::server::app::App;
+use crate::server::app::{App, stopped};
 use crate::server::decide::decide_tick;
 use crate::server::fleet::Fleet;
 use crate::server::fleet_loop::{self, StartError};
@@ -73,7 +73,9 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
     let listen = arguments.listen.unwrap_or(fleet.settings.listen);
     let tls = tls_of(&fleet, &config)?;
     if tls.is_none() && !listen.ip().is_loopback() && !fleet.settings.insecure_http {
-        return Err(format!("will not listen on {listen} without TLS: set [tls] cert and key in server.toml, or insecure_http = true behind a TLS proxy"));
+        return Err(format!(
+            "will not listen on {listen} without TLS: set [tls] cert and key in server.toml, or insecure_http = true behind a TLS proxy"
+        ));
     }
     let listener = TcpListener::bind(listen).await.map_err(|error| format!("cannot listen on {listen}: {error}"))?;
     let address = listener.local_addr().map_err(|error| format!("cannot listen on {listen}: {error}"))?;
@@ -114,7 +116,7 @@ async fn tick(app: Arc<App>) {
     let mut stopping = app.stopping.subscribe();
     loop {
         tokio::select! {
-            _ = stopping.wait_for(|stop| *stop) => return,
+            () = stopped(&mut stopping) => return,
             () = tokio::time::sleep(Duration::from_secs(30)) => {}
         }
         for host in app.hosts() {

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::app::{App, ConfigView, blocking};
+use super::app::{App, ConfigView, blocking, stopped};
 use super::decide::{AgentHas, decide_versions};
 use super::fleet::load::{has_errors, load};
 use super::fleet::read_tree::read_tree;
@@ -84,7 +84,7 @@ pub async fn run(app: Arc<App>, directory: PathBuf) {
     let mut watcher = watch(&directory, sender.clone());
     loop {
         tokio::select! {
-            _ = stopping.wait_for(|stop| *stop) => return,
+            () = stopped(&mut stopping) => return,
             Some(()) = hints.recv() => {
                 // Wait for a quiet moment, but not for ever.
                 let patience = tokio::time::Instant::now() + Duration::from_secs(5);

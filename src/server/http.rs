@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use super::app::App;
+use super::app::{App, stopped};
 use answer::{Answer, Problem, ok};
 use request::{Request, shown};
 
@@ -180,7 +180,7 @@ pub async fn serve(app: Arc<App>, listener: TcpListener, tls: Option<Arc<rustls:
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             Some(_) = connections.join_next() => continue,
-            _ = stopping.wait_for(|stop| *stop) => break,
+            () = stopped(&mut stopping) => break,
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
@@ -231,7 +231,7 @@ async fn connection(app: Arc<App>, routes: Arc<Routes>, stream: impl AsyncRead +
     tokio::select! {
         // Clients go away all the time; that is no error of ours.
         _ = connection.as_mut() => return,
-        _ = stopping.wait_for(|stop| *stop) => {}
+        () = stopped(&mut stopping) => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = connection.await;
