@@ -3,6 +3,7 @@ pub mod append_file;
 pub mod atomic_file;
 pub mod clock;
 pub mod file_error;
+pub mod http_client;
 pub mod id;
 pub mod job;
 pub mod journal;
