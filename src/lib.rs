@@ -2,6 +2,7 @@
 pub mod append_file;
 pub mod atomic_file;
 pub mod clock;
+pub mod cron_time;
 pub mod file_error;
 pub mod http_client;
 pub mod id;
