@@ -8,6 +8,7 @@
 //! - Memory is a fold of the files: a restart changes no view.
 //! - A job id is executed at most once, and every id ends.
 
+//! restic-manager.
 pub mod append_file;
 pub mod atomic_file;
 #[cfg(feature = "server")]
@@ -15,6 +16,7 @@ pub mod cli;
 pub mod clock;
 pub mod cron_time;
 pub mod file_error;
+pub mod http_client;
 pub mod id;
 pub mod job;
 pub mod journal;
