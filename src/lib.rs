@@ -25,6 +25,7 @@ pub mod problem;
 pub mod process;
 pub mod protocol;
 pub mod retention;
+pub mod schedule;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod tls;
