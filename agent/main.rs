@@ -6,6 +6,7 @@ mod policy;
 mod repository_url;
 mod restic_args;
 mod restic_environment;
+mod restic_json;
 mod restic_version;
 
 fn main() {}
