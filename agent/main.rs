@@ -2,5 +2,6 @@
 
 mod json_file;
 mod ledger;
+mod spool;
 
 fn main() {}
