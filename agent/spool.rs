@@ -119,16 +119,14 @@ impl Spool {
     /// Adds several events in one durable write, and gives the last one's seq.
     pub fn append_all(&mut self, now: DateTime<Utc>, events: &[AgentEvent]) -> Result<u64, SpoolError> {
         let mut bytes = Vec::new();
-        let mut next_seq = self.last_seq() + 1;
-        let first_seq = next_seq;
-        for event in events {
+        let first_seq = self.last_seq() + 1;
+        for (seq, event) in (first_seq..).zip(events) {
             let start = bytes.len();
-            segment::write_line(&mut bytes, next_seq, now, event)?;
+            segment::write_line(&mut bytes, seq, now, event)?;
             let len = bytes.len() - start;
             if len > EVENT_LIMIT_BYTES {
                 return Err(SpoolError::TooLarge { kind: event.type_name(), len });
             }
-            next_seq += 1;
         }
         if bytes.is_empty() {
             return Ok(self.last_seq());
@@ -173,7 +171,7 @@ impl Spool {
         Ok(settled)
     }
 
-    /// Begins the stream `stream` with what is not acknowledged, numbered from 1: for a server that expects an event that
+    /// Begins the stream `stream` (an id that was never used) with what is not acknowledged, numbered from 1: for a server that expects an event that
     /// is no longer here (`event-gap`), or that acknowledges more than there is.
     pub fn start_new_stream(&mut self, stream: StreamId) -> Result<(), SpoolError> {
         let mut copy = segment::Copy::new(&self.dir, stream, self.limits.segment);
