@@ -2,6 +2,7 @@
 
 mod json_file;
 mod ledger;
+mod log_spool;
 mod spool;
 
 fn main() {}
