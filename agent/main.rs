@@ -8,5 +8,7 @@ mod restic_args;
 mod restic_environment;
 mod restic_json;
 mod restic_version;
+mod log_spool;
+mod spool;
 
 fn main() {}
