@@ -20,7 +20,8 @@ pub(crate) fn receive(agent: &Agent, commands: &[Command], cursor: &str) {
     let receipt = match agent.ledger.borrow_mut().receive(clock::now(), commands, cursor) {
         Ok(receipt) => receipt,
         Err(error) => {
-            drop(error_noted(agent, &chain(&error)));
+            agent
+                .note_error(&format!("commands could not be kept, the server will tell them again: {}", chain(&error)));
             return;
         }
     };
@@ -34,10 +35,6 @@ pub(crate) fn receive(agent: &Agent, commands: &[Command], cursor: &str) {
         cancel(agent, id);
     }
     agent.job_bell.notify_one();
-}
-
-fn error_noted(agent: &Agent, text: &str) {
-    agent.note_error(&format!("commands could not be kept, the server will tell them again: {text}"));
 }
 
 /// Accepts or rejects a command that the ledger has received.
@@ -104,7 +101,11 @@ pub(crate) fn cancel(agent: &Agent, id: JobId) {
         bell.notify_one();
         return;
     }
-    let waits = agent.ledger.borrow().job(id).is_some_and(|job| matches!(job.progress, Progress::Accepted | Progress::Received));
+    let waits = agent
+        .ledger
+        .borrow()
+        .job(id)
+        .is_some_and(|job| matches!(job.progress, Progress::Accepted | Progress::Received));
     if waits {
         finish(agent, ended(id, JobOutcome::Cancelled, Some("cancelled before it began")));
     }
@@ -161,11 +162,19 @@ pub(crate) fn recover(agent: &Agent) -> bool {
     for job in ends.iter().filter(|job| !agent.spool.borrow().holds_end_of(job.id)) {
         answer_again(agent, job.id);
     }
-    let received: Vec<JobId> = agent.ledger.borrow().unfinished().iter().filter(|job| job.progress == Progress::Received).map(|job| job.id).collect();
+    let received: Vec<JobId> = agent
+        .ledger
+        .borrow()
+        .unfinished()
+        .iter()
+        .filter(|job| job.progress == Progress::Received)
+        .map(|job| job.id)
+        .collect();
     for id in received {
         take(agent, id);
     }
-    let cancelled: Vec<JobId> = agent.ledger.borrow().unfinished().iter().filter(|job| job.cancel_requested).map(|job| job.id).collect();
+    let cancelled: Vec<JobId> =
+        agent.ledger.borrow().unfinished().iter().filter(|job| job.cancel_requested).map(|job| job.id).collect();
     for id in cancelled {
         cancel(agent, id);
     }

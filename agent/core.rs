@@ -9,19 +9,23 @@ use std::rc::Rc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use restic_manager::clock;
-use restic_manager::file_error::chain;
+use restic_manager::file_error::{FileError, chain};
 use restic_manager::http_client::HttpClient;
 use restic_manager::id::{HostName, InstanceId, JobId};
 use restic_manager::protocol::agent_event::{AgentEvent, CommandResult};
 use tokio::sync::Notify;
 
 use crate::ledger::{Ledger, Stage};
+use crate::log_spool::LogSpool;
 use crate::policy::Policy;
 use crate::received::Received;
 use crate::restic_version::ResticVersion;
 use crate::scheduler::PendingFires;
 use crate::settings::AgentSettings;
 use crate::spool::Spool;
+
+/// A job's log as runner and sender share it.
+pub(crate) type SharedLog = Rc<RefCell<LogSpool>>;
 
 /// The running agent.
 pub(crate) struct Agent {
@@ -41,6 +45,8 @@ pub(crate) struct Agent {
     pub(crate) restic: RefCell<Result<ResticVersion, String>>,
     /// Jobs that run, with the bell that cancels each.
     pub(crate) running: RefCell<BTreeMap<JobId, Rc<Notify>>>,
+    /// The logs that are open: the runner writes and the sender reads through one handle.
+    pub(crate) logs: RefCell<BTreeMap<JobId, SharedLog>>,
     /// The server's clock less ours, as the last answer told.
     pub(crate) clock_offset: Cell<TimeDelta>,
     /// Events or log lines wait to be sent.
@@ -74,6 +80,25 @@ impl Agent {
                 self.note_error(&format!("{} could not be kept for the server: {}", event.type_name(), chain(&error)));
                 false
             }
+        }
+    }
+
+    /// The job's log, opened or made.
+    pub(crate) fn log(&self, job: JobId) -> Result<SharedLog, FileError> {
+        if let Some(log) = self.logs.borrow().get(&job) {
+            return Ok(Rc::clone(log));
+        }
+        let log = Rc::new(RefCell::new(LogSpool::open(&self.dir, job)?));
+        self.logs.borrow_mut().insert(job, Rc::clone(&log));
+        Ok(log)
+    }
+
+    /// The job's log is with the server.
+    pub(crate) fn remove_log(&self, job: JobId) {
+        let removed = self.log(job).and_then(|log| log.borrow().delete());
+        self.logs.borrow_mut().remove(&job);
+        if let Err(error) = removed {
+            tracing::warn!(%job, "the log that was sent: {}", chain(&error));
         }
     }
 

@@ -43,7 +43,10 @@ pub(crate) fn run(arguments: &EnrollArguments) -> Result<(), Failure> {
 async fn enroll(arguments: &EnrollArguments) -> Result<(), Failure> {
     let host: HostName = match &arguments.host {
         Some(name) => name.parse().map_err(|error| format!("--host: {error}"))?,
-        None => identity::hostname().to_lowercase().parse().map_err(|error| format!("{error}; name the host with --host"))?,
+        None => identity::hostname()
+            .to_lowercase()
+            .parse()
+            .map_err(|error| format!("{error}; name the host with --host"))?,
     };
     let dir = &arguments.directory.dir;
     atomic_file::create_private_dir(dir).map_err(|error| chain(&error))?;
@@ -57,7 +60,8 @@ async fn enroll(arguments: &EnrollArguments) -> Result<(), Failure> {
         "credential_sha256": data_encoding::HEXLOWER.encode(&Sha256::digest(identity.credential.reveal())),
         "fingerprint": identity::fingerprint(),
     });
-    let enrolled: Result<Value, ClientError> = run::client(&settings, None)?.post_json("/v1/enroll", &body, DEADLINE).await;
+    let enrolled: Result<Value, ClientError> =
+        run::client(&settings, None)?.post_json("/v1/enroll", &body, DEADLINE).await;
     enrolled.map_err(|error| {
         let code = if matches!(error, ClientError::Problem { status: 401 | 403, .. }) { 4 } else { 1 };
         Failure { code, text: chain(&error) }

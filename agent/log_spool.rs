@@ -184,7 +184,7 @@ impl LogSpool {
     }
 
     /// Deletes the file.
-    pub fn remove(self) -> Result<(), FileError> {
+    pub fn delete(&self) -> Result<(), FileError> {
         atomic_file::remove(&self.path)
     }
 

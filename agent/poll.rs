@@ -57,7 +57,9 @@ pub(crate) async fn run(agent: Rc<Agent>) {
                     agent.hello_due.set(true);
                 }
                 let retry_after = match &error {
-                    ClientError::Problem { retry_after, .. } | ClientError::Intermediary { retry_after, .. } => *retry_after,
+                    ClientError::Problem { retry_after, .. } | ClientError::Intermediary { retry_after, .. } => {
+                        *retry_after
+                    }
                     _ => None,
                 };
                 let pause = backoff.next(retry_after, identity::random_unit());
@@ -175,7 +177,10 @@ fn reject_unreadable(agent: &Agent, payload: &str, error: &serde_json::Error) {
     }
     agent.note_error(&format!("a command cannot be read: {error}"));
     if let Ok(IdOnly { job_id }) = serde_json::from_str(payload) {
-        agent.answer(job_id, Some(format!("this agent ({}) cannot read the command: {error}", env!("CARGO_PKG_VERSION"))));
+        agent.answer(
+            job_id,
+            Some(format!("this agent ({}) cannot read the command: {error}", env!("CARGO_PKG_VERSION"))),
+        );
     }
 }
 

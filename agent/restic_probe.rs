@@ -13,7 +13,9 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The version of a restic that can be used. The error says what to install.
 pub(crate) async fn version_of(restic: &str) -> Result<ResticVersion, String> {
-    let environment = ["PATH", "HOME", "SystemRoot"].into_iter().filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
+    let environment = ["PATH", "HOME", "SystemRoot"]
+        .into_iter()
+        .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
     let program = Program {
         program: restic.into(),
         arguments: version_arguments(),

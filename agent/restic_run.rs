@@ -14,12 +14,12 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::commands::ended;
-use crate::core::Agent;
-use crate::log_spool::LogSpool;
+use crate::core::{Agent, SharedLog};
 use crate::restic_args::{ArgumentContext, arguments};
 use crate::restic_environment::{EnvironmentContext, environment};
 use crate::restic_json::StdoutLine;
-use crate::restic_json::ending::{self, Cause, JobEnd, Transcript};
+use crate::restic_json::cause::Cause;
+use crate::restic_json::ending::{self, JobEnd, Transcript};
 use crate::restic_version::ResticVersion;
 
 /// Packs in flight take up to 15 s to finish after an interrupt, 80 s with the storage gone.
@@ -54,10 +54,11 @@ pub(crate) fn program(agent: &Agent, arguments: Vec<String>) -> Result<Program, 
     for dir in [&cache, &temp] {
         restic_manager::atomic_file::create_private_dir(dir).map_err(|error| chain(&error))?;
     }
-    let inherited: Vec<(String, String)> = ["PATH", "HOME", "SystemRoot", "SystemDrive", "LOCALAPPDATA", "USERPROFILE", "SSH_AUTH_SOCK"]
-        .into_iter()
-        .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)))
-        .collect();
+    let inherited: Vec<(String, String)> =
+        ["PATH", "HOME", "SystemRoot", "SystemDrive", "LOCALAPPDATA", "USERPROFILE", "SSH_AUTH_SOCK"]
+            .into_iter()
+            .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)))
+            .collect();
     let context = EnvironmentContext {
         cache_dir: &cache.to_string_lossy(),
         temp_dir: &temp.to_string_lossy(),
@@ -98,7 +99,10 @@ fn restore_target(agent: &Agent, job: JobId, wanted: Option<&str>) -> Result<Str
     let target = match wanted {
         Some(target) => target.to_owned(),
         None => {
-            let root = agent.policy.first_restore_root().ok_or("there is nowhere to restore to: restore_roots in [policy] of agent.toml is empty")?;
+            let root = agent
+                .policy
+                .first_restore_root()
+                .ok_or("there is nowhere to restore to: restore_roots in [policy] of agent.toml is empty")?;
             format!("{}/{job}", root.trim_end_matches('/'))
         }
     };
@@ -113,8 +117,7 @@ fn restore_target(agent: &Agent, job: JobId, wanted: Option<&str>) -> Result<Str
 
 /// Runs the job, with its output in the job's log.
 pub(crate) async fn run(agent: &Agent, task: &Task<'_>, version: ResticVersion) -> Ran {
-    let log = LogSpool::open(&agent.dir, task.id);
-    let mut log = match log {
+    let log = match agent.log(task.id) {
         Ok(log) => Some(log),
         Err(error) => {
             agent.note_error(&format!("job {} has no log: {}", task.id, chain(&error)));
@@ -124,16 +127,17 @@ pub(crate) async fn run(agent: &Agent, task: &Task<'_>, version: ResticVersion) 
     let (mut finished, locked) = match job_program(agent, task, version) {
         Err(error) => {
             let error = masked(agent, &error);
-            write(&mut log, LogSource::Event, &error);
+            write(&log, LogSource::Event, &error);
             (ended(task.id, JobOutcome::Failed, Some(&error)), false)
         }
         Ok(program) => {
             let shown = masked(agent, &program.arguments.join(" "));
-            write(&mut log, LogSource::Event, &format!("restic {version}: restic {shown}"));
-            run_program(agent, task, version, &program, &mut log).await
+            write(&log, LogSource::Event, &format!("restic {version}: restic {shown}"));
+            run_program(agent, task, version, &program, &log).await
         }
     };
-    if let Some(log) = &mut log {
+    if let Some(log) = &log {
+        let mut log = log.borrow_mut();
         if let Err(error) = log.finish(clock::now()) {
             agent.note_error(&format!("job {}: its log: {}", task.id, chain(&error)));
         }
@@ -143,10 +147,10 @@ pub(crate) async fn run(agent: &Agent, task: &Task<'_>, version: ResticVersion) 
     Ran { finished, locked }
 }
 
-fn write(log: &mut Option<LogSpool>, source: LogSource, text: &str) {
+fn write(log: &Option<SharedLog>, source: LogSource, text: &str) {
     // A log that cannot be written must not stop a backup; its end says how far it goes.
     if let Some(log) = log
-        && let Err(error) = log.append_line(clock::now(), source, text)
+        && let Err(error) = log.borrow_mut().append_line(clock::now(), source, text)
     {
         tracing::warn!("a log line is lost: {}", chain(&error));
     }
@@ -157,7 +161,7 @@ async fn run_program(
     task: &Task<'_>,
     version: ResticVersion,
     program: &Program,
-    log: &mut Option<LogSpool>,
+    log: &Option<SharedLog>,
 ) -> (JobFinished, bool) {
     let (running, mut output) = match process::start(program) {
         Ok(started) => started,
@@ -190,11 +194,13 @@ async fn run_program(
             Some(Output::Stdout(line)) => match transcript.stdout(line.as_bytes()) {
                 StdoutLine::Progress(progress) => {
                     if let Some(log) = log {
-                        let _ = log.append_progress(clock::now(), progress.of_job(task.id));
+                        let _ = log.borrow_mut().append_progress(clock::now(), &progress.of_job(task.id));
                     }
                 }
                 StdoutLine::Summary(_) => write(log, LogSource::Stdout, &masked(agent, &line)),
-                StdoutLine::Text(text) | StdoutLine::Unknown(text) => write(log, LogSource::Stdout, &masked(agent, &text)),
+                StdoutLine::Text(text) | StdoutLine::Unknown(text) => {
+                    write(log, LogSource::Stdout, &masked(agent, &text));
+                }
                 StdoutLine::Snapshots | StdoutLine::Nothing => {}
             },
             Some(Output::Stderr(line)) => {

@@ -38,16 +38,23 @@ pub(crate) fn run(dir: &Path) -> Result<(), Failure> {
 
 fn start_logging() {
     use std::io::IsTerminal;
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     let colored = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colored).with_target(false).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colored)
+        .with_target(false)
+        .try_init();
 }
 
 /// agent.toml of the directory.
 pub(crate) fn read_settings(dir: &Path) -> Result<AgentSettings, Failure> {
     let path = dir.join("agent.toml");
     let text = std::fs::read_to_string(&path).map_err(FileError::of("read", &path));
-    let text = text.map_err(|error| format!("{}: enroll this host first, or name its directory with --dir", chain(&error)))?;
+    let text =
+        text.map_err(|error| format!("{}: enroll this host first, or name its directory with --dir", chain(&error)))?;
     settings::parse("agent.toml", &text).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(|problem| format!("  {problem}")).collect();
         Failure::from(format!("{} has errors:\n{}", path.display(), lines.join("\n")))
@@ -90,6 +97,7 @@ async fn serve(dir: &Path) -> Result<(), Failure> {
         pending_fires: RefCell::new(pending_fires),
         restic: RefCell::new(Err("not asked yet".to_owned())),
         running: RefCell::new(BTreeMap::new()),
+        logs: RefCell::new(BTreeMap::new()),
         clock_offset: Cell::new(TimeDelta::zero()),
         send_bell: Notify::new(),
         schedule_bell: Notify::new(),

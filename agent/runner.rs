@@ -21,15 +21,16 @@ const LOCKED_RETRY_SECS: u64 = 20;
 /// Runs jobs until the agent stops. `unlock_first`: the last run died within a job, and restic with it.
 pub(crate) async fn run(agent: Rc<Agent>, mut unlock_first: bool) {
     loop {
-        let next = agent.ledger.borrow().unfinished().into_iter().find(|job| job.progress == Progress::Accepted).cloned();
+        let next =
+            agent.ledger.borrow().unfinished().into_iter().find(|job| job.progress == Progress::Accepted).cloned();
         let Some(job) = next else {
             agent.job_bell.notified().await;
             continue;
         };
-        if std::mem::take(&mut unlock_first) {
-            if let Ok(version) = restic_probe::probe(&agent).await {
-                restic_run::unlock(&agent, version).await;
-            }
+        if std::mem::take(&mut unlock_first)
+            && let Ok(version) = restic_probe::probe(&agent).await
+        {
+            restic_run::unlock(&agent, version).await;
         }
         run_job(&agent, &job).await;
     }

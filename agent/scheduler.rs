@@ -90,7 +90,8 @@ pub(crate) async fn run(agent: Rc<Agent>) {
             .min()
             .and_then(|at| (at - clock::now()).to_std().ok())
             .unwrap_or(LONGEST_SLEEP);
-        let until_grace = deadlines.values().min().map_or(LONGEST_SLEEP, |at| at.saturating_duration_since(Instant::now()));
+        let until_grace =
+            deadlines.values().min().map_or(LONGEST_SLEEP, |at| at.saturating_duration_since(Instant::now()));
         let sleep = until_due.min(until_grace).min(LONGEST_SLEEP).max(Duration::from_millis(20));
         tokio::select! {
             () = agent.schedule_bell.notified() => schedules = load(&agent),
@@ -163,7 +164,8 @@ fn run_offline(agent: &Agent, pending: &PendingFire) {
         crate::ledger::Work::Offline(offline) => offline.schedule_id == fire.schedule_id,
         crate::ledger::Work::Forgotten => false,
     };
-    let busy = agent.ledger.borrow().job(fire.job_id).is_some() || agent.ledger.borrow().unfinished().into_iter().any(of_schedule);
+    let busy = agent.ledger.borrow().job(fire.job_id).is_some()
+        || agent.ledger.borrow().unfinished().into_iter().any(of_schedule);
     if busy {
         tracing::info!(schedule = %fire.schedule_id, "the schedule's last job has not ended: this one is left out");
         return;

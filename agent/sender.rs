@@ -15,7 +15,7 @@ use crate::backoff::Backoff;
 use crate::commands;
 use crate::core::Agent;
 use crate::identity;
-use crate::log_spool::{self, LogSpool};
+use crate::log_spool;
 
 const POST_DEADLINE: Duration = Duration::from_secs(45);
 /// Log lines are looked for this often while a job runs, and at every bell.
@@ -46,7 +46,11 @@ pub(crate) async fn run(agent: Rc<Agent>) {
                     agent.hello_bell.notify_one();
                 }
                 let pause = backoff.next(error.retry_after(), identity::random_unit());
-                agent.note_error(&format!("events wait in the spool: {}; next try in {} s", chain(&error), pause.as_secs()));
+                agent.note_error(&format!(
+                    "events wait in the spool: {}; next try in {} s",
+                    chain(&error),
+                    pause.as_secs()
+                ));
                 tokio::time::sleep(pause).await;
             }
         }
@@ -73,7 +77,8 @@ async fn send_events(agent: &Agent, batch_bytes: usize) -> Result<bool, ClientEr
     };
     let Some(batch) = batch else { return Ok(false) };
     let path = format!("{}?stream={stream}&instance={}", agent_path(&agent.host, "events"), agent.instance);
-    let posted = agent.client.request(Method::POST, &path, &[], Some(("application/x-ndjson", batch.bytes)), POST_DEADLINE);
+    let posted =
+        agent.client.request(Method::POST, &path, &[], Some(("application/x-ndjson", batch.bytes)), POST_DEADLINE);
     match posted.await.and_then(|answer| answer.json::<Acknowledged>()) {
         Ok(acknowledged) => {
             agent.last_contact.set(Some(clock::now()));
@@ -110,7 +115,9 @@ async fn send_logs(agent: &Agent, batch_bytes: usize) -> Result<(), ClientError>
         if let Err(error) = send_log(agent, job, batch_bytes).await {
             match error {
                 // The server has lost the job (its state is older than this log): nobody will ever want these lines.
-                ClientError::Problem { status: 404, .. } if !agent.running.borrow().contains_key(&job) => remove(agent, job),
+                ClientError::Problem { status: 404, .. } if !agent.running.borrow().contains_key(&job) => {
+                    agent.remove_log(job);
+                }
                 error => return Err(error),
             }
         }
@@ -119,36 +126,34 @@ async fn send_logs(agent: &Agent, batch_bytes: usize) -> Result<(), ClientError>
 }
 
 async fn send_log(agent: &Agent, job: JobId, batch_bytes: usize) -> Result<(), ClientError> {
+    let Ok(log) = agent.log(job) else { return Ok(()) };
     loop {
-        // Opened for each batch: the runner appends to the same files meanwhile.
-        let opened = LogSpool::open(&agent.dir, job);
-        let Ok(mut log) = opened else { return Ok(()) };
-        let Ok(Some(batch)) = log.next_batch(batch_bytes) else {
+        let batch = {
+            let mut log = log.borrow_mut();
+            let after = log.acked();
+            log.next_batch(after, batch_bytes)
+        };
+        let Ok(Some(batch)) = batch else {
             let ended = agent.ledger.borrow().job(job).is_none_or(crate::ledger::LedgerJob::has_ended);
             if ended && !agent.running.borrow().contains_key(&job) {
-                remove(agent, job);
+                agent.remove_log(job);
             }
             return Ok(());
         };
         let path = agent_log_path(&agent.host, job);
-        let posted = agent.client.request(Method::POST, &path, &[], Some(("application/x-ndjson", batch.bytes)), POST_DEADLINE);
+        let posted =
+            agent.client.request(Method::POST, &path, &[], Some(("application/x-ndjson", batch.bytes)), POST_DEADLINE);
         let acknowledged: Acknowledged = posted.await?.json()?;
-        let _ = log.acknowledge(acknowledged.acked);
+        if let Err(error) = log.borrow_mut().acknowledge(acknowledged.acked) {
+            tracing::warn!(%job, "the log: {}", chain(&error));
+        }
         if acknowledged.acked < batch.first_seq {
             return Ok(());
         }
     }
 }
 
-fn remove(agent: &Agent, job: JobId) {
-    if let Ok(log) = LogSpool::open(&agent.dir, job)
-        && let Err(error) = log.remove()
-    {
-        tracing::warn!(%job, "the log that was sent: {}", chain(&error));
-    }
-}
-
 /// The last line that a job's log got, for the end of a job that the agent did not see through.
 pub(crate) fn last_log_seq(agent: &Agent, job: JobId) -> u64 {
-    LogSpool::open(&agent.dir, job).map_or(0, |log| log.last_seq())
+    agent.log(job).map_or(0, |log| log.borrow().last_seq())
 }

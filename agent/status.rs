@@ -87,9 +87,13 @@ pub(crate) async fn run_writer(agent: Rc<Agent>) {
     let mut last: Option<Status> = None;
     loop {
         let status = status_of(&agent);
-        let comparable = |status: &Status| serde_json::to_string(&Status { written_at: DateTime::default(), last_contact: None, ..status.clone() }).unwrap_or_default();
+        let comparable = |status: &Status| {
+            serde_json::to_string(&Status { written_at: DateTime::default(), last_contact: None, ..status.clone() })
+                .unwrap_or_default()
+        };
         let due = last.as_ref().is_none_or(|last| {
-            comparable(last) != comparable(&status) || (status.written_at - last.written_at).num_seconds() >= STALE_SECS / 2
+            comparable(last) != comparable(&status)
+                || (status.written_at - last.written_at).num_seconds() >= STALE_SECS / 2
         });
         if due {
             if let Err(error) = json_file::write(&agent.dir.join(FILE), &status) {
@@ -115,12 +119,19 @@ pub(crate) fn run(arguments: &StatusArguments) -> Result<(), Failure> {
         return Ok(());
     }
     let Some(status) = status else {
-        println!("{:<18}{}\n{:<18}{}\n{:<18}never ran", "enrolled as", settings.host, "server", settings.server, "agent");
+        println!(
+            "{:<18}{}\n{:<18}{}\n{:<18}never ran",
+            "enrolled as", settings.host, "server", settings.server, "agent"
+        );
         return Ok(());
     };
     let at = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Secs, true);
     let age = (clock::now() - status.written_at).num_seconds();
-    let alive = if age <= STALE_SECS { "runs".to_owned() } else { format!("does not run (last seen {})", at(status.written_at)) };
+    let alive = if age <= STALE_SECS {
+        "runs".to_owned()
+    } else {
+        format!("does not run (last seen {})", at(status.written_at))
+    };
     let mut rows = vec![
         ("enrolled as", status.host.clone()),
         ("server", status.server.clone()),

@@ -8,7 +8,6 @@
 //! - Memory is a fold of the files: a restart changes no view.
 //! - A job id is executed at most once, and every id ends.
 
-//! restic-manager.
 pub mod append_file;
 pub mod atomic_file;
 #[cfg(feature = "server")]
