@@ -211,6 +211,14 @@ async fn run_program(
         }
     };
     drain(output).await;
+    if transcript.unknown_lines() > 0 {
+        let count = transcript.unknown_lines();
+        write(
+            log,
+            LogSource::Event,
+            &format!("{count} lines were of no kind that this agent knows: restic may be newer than it"),
+        );
+    }
     let incomplete = if let JobSpec::Backup(options) = task.spec { options.incomplete } else { IncompleteMeans::Warn };
     let end = transcript.end(exit, version).with_incomplete_as(incomplete).masked(|text| masked(agent, text));
     let locked = end.cause == Some(Cause::Locked) && cancelled.kill_at.is_none();

@@ -18,6 +18,7 @@ pub(crate) enum Cause {
 }
 
 impl Cause {
+    #[cfg(test)]
     /// Whether trying again later may help without anyone doing anything.
     pub(crate) fn is_passing(self) -> bool {
         matches!(self, Self::Locked | Self::Unreachable)

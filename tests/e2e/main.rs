@@ -1,0 +1,4 @@
+//! The real programs over real sockets, with the real restic on real files. One module per promise.
+
+mod harness;
+mod kinds;
