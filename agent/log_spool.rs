@@ -42,7 +42,7 @@ const PROGRESS_INTERVAL: TimeDelta = TimeDelta::seconds(2);
 
 /// The open log of one job, being written, sent, or both.
 #[derive(Debug)]
-pub struct LogSpool {
+pub(crate) struct LogSpool {
     job: JobId,
     path: PathBuf,
     /// None: not open, since the file was replaced and could not be opened again yet.
@@ -60,7 +60,7 @@ pub struct LogSpool {
 
 impl LogSpool {
     /// Opens `<dir>/spool/logs/<job>.jsonl`, or makes it. Lines that a power loss has damaged become a marker.
-    pub fn open(dir: &Path, job: JobId) -> Result<Self, FileError> {
+    pub(crate) fn open(dir: &Path, job: JobId) -> Result<Self, FileError> {
         Self::open_with(dir, job, LIMITS)
     }
 
@@ -92,7 +92,7 @@ impl LogSpool {
     }
 
     /// Adds a line. Control characters are replaced; a long text is cut, and says so.
-    pub fn append_line(&mut self, now: DateTime<Utc>, stream: LogSource, text: &str) -> Result<(), FileError> {
+    pub(crate) fn append_line(&mut self, now: DateTime<Utc>, stream: LogSource, text: &str) -> Result<(), FileError> {
         let seq = self.last_seq + 1;
         let payload = line::clean(text, self.limits.text);
         let line = LogStream { job_id: self.job, seq, ts: now, stream, payload };
@@ -104,7 +104,7 @@ impl LogSpool {
     }
 
     /// Adds how far the job is, at most every two seconds and where there is room; else the next one will tell.
-    pub fn append_progress(&mut self, now: DateTime<Utc>, progress: &JobProgress) -> Result<(), FileError> {
+    pub(crate) fn append_progress(&mut self, now: DateTime<Utc>, progress: &JobProgress) -> Result<(), FileError> {
         // A clock that was set back does not silence it.
         let is_early =
             self.progress_at.is_some_and(|last| (TimeDelta::zero()..PROGRESS_INTERVAL).contains(&(now - last)));
@@ -115,7 +115,7 @@ impl LogSpool {
     }
 
     /// Marks what was left out, makes everything durable, and gives job.finished's `last_log_seq`.
-    pub fn finish(&mut self, now: DateTime<Utc>) -> Result<u64, FileError> {
+    pub(crate) fn finish(&mut self, now: DateTime<Utc>) -> Result<u64, FileError> {
         if let Some(from) = self.dropped_from {
             let marker = self.marker(now)?;
             if !self.write(&marker, self.last_seq)? {
@@ -129,17 +129,17 @@ impl LogSpool {
     }
 
     /// Makes what was written durable.
-    pub fn sync(&mut self) -> Result<(), FileError> {
+    pub(crate) fn sync(&mut self) -> Result<(), FileError> {
         self.file()?.sync()
     }
 
     /// The newest line; 0: there is none.
-    pub fn last_seq(&self) -> u64 {
+    pub(crate) fn last_seq(&self) -> u64 {
         self.last_seq
     }
 
     /// What follows the line `after`, at most `max_bytes` but at least one line.
-    pub fn next_batch(&mut self, after: u64, max_bytes: usize) -> Result<Option<Batch>, FileError> {
+    pub(crate) fn next_batch(&mut self, after: u64, max_bytes: usize) -> Result<Option<Batch>, FileError> {
         let nearest = self.places.partition_point(|(seq, _)| *seq <= after + 1);
         let (_, offset) = nearest.checked_sub(1).map_or((0, 0), |at| self.places[at]);
         let most = STRIDE + line::LONGEST + max_bytes as u64;
@@ -159,7 +159,7 @@ impl LogSpool {
     }
 
     /// The server has everything up to `up_to`; of a large file that part is given back, which makes room for more.
-    pub fn acknowledge(&mut self, up_to: u64) -> Result<(), FileError> {
+    pub(crate) fn acknowledge(&mut self, up_to: u64) -> Result<(), FileError> {
         self.acked = self.acked.max(up_to);
         if up_to > self.last_seq {
             // A power loss took lines that had been sent: their numbers are taken.
@@ -174,17 +174,17 @@ impl LogSpool {
     }
 
     /// How far the server has acknowledged it, as far as this start of the agent knows.
-    pub fn acked(&self) -> u64 {
+    pub(crate) fn acked(&self) -> u64 {
         self.acked
     }
 
     /// The server has all of it. When the job has ended, the log may be removed.
-    pub fn is_sent(&self) -> bool {
+    pub(crate) fn is_sent(&self) -> bool {
         self.acked >= self.last_seq
     }
 
     /// Deletes the file.
-    pub fn remove(self) -> Result<(), FileError> {
+    pub(crate) fn remove(self) -> Result<(), FileError> {
         atomic_file::remove(&self.path)
     }
 
@@ -264,7 +264,7 @@ impl LogSpool {
 }
 
 /// The jobs that have a log here: to be sent, and removed when the job has ended and the server has all of it.
-pub fn list(dir: &Path) -> Result<Vec<JobId>, FileError> {
+pub(crate) fn list(dir: &Path) -> Result<Vec<JobId>, FileError> {
     let mut jobs = Vec::new();
     for (path, _) in files(&logs_dir(dir))? {
         let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".jsonl"));

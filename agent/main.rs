@@ -1,8 +1,13 @@
-#![allow(dead_code, unused_imports, unreachable_pub)] // The loops that use the modules come with the real main.
-
+#![allow(dead_code, unused_imports)] // The loops that use the modules come with the real main.
+mod host_path;
 mod json_file;
 mod ledger;
 mod log_spool;
+mod policy;
+mod repository_url;
+mod restic_args;
+mod restic_environment;
+mod restic_version;
 mod spool;
 
 fn main() {}

@@ -23,7 +23,7 @@ use crate::json_file;
 mod error;
 mod segment;
 
-pub use error::SpoolError;
+pub(crate) use error::SpoolError;
 use segment::Segment;
 
 /// All in bytes.
@@ -49,15 +49,15 @@ struct Mark {
 
 /// A piece of the stream, as a request's body.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Batch {
-    pub first_seq: u64,
-    pub last_seq: u64,
-    pub bytes: Vec<u8>,
+pub(crate) struct Batch {
+    pub(crate) first_seq: u64,
+    pub(crate) last_seq: u64,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// The open spool. One process has it at a time.
 #[derive(Debug)]
-pub struct Spool {
+pub(crate) struct Spool {
     dir: PathBuf,
     limits: Limits,
     mark: Mark,
@@ -72,7 +72,7 @@ pub struct Spool {
 impl Spool {
     /// Opens `<dir>/spool`. `new_stream` is used when there is none yet, or when the files are damaged: then a new stream
     /// begins with every event that can still be read, and the texts say what was wrong.
-    pub fn open(dir: &Path, new_stream: StreamId) -> Result<(Self, Vec<String>), SpoolError> {
+    pub(crate) fn open(dir: &Path, new_stream: StreamId) -> Result<(Self, Vec<String>), SpoolError> {
         Self::open_with(dir, new_stream, LIMITS)
     }
 
@@ -112,12 +112,12 @@ impl Spool {
     }
 
     /// Adds an event and gives its seq. Durable when this returns; after an error it is not in the spool.
-    pub fn append(&mut self, now: DateTime<Utc>, event: &AgentEvent) -> Result<u64, SpoolError> {
+    pub(crate) fn append(&mut self, now: DateTime<Utc>, event: &AgentEvent) -> Result<u64, SpoolError> {
         self.append_all(now, std::slice::from_ref(event))
     }
 
     /// Adds several events in one durable write, and gives the last one's seq.
-    pub fn append_all(&mut self, now: DateTime<Utc>, events: &[AgentEvent]) -> Result<u64, SpoolError> {
+    pub(crate) fn append_all(&mut self, now: DateTime<Utc>, events: &[AgentEvent]) -> Result<u64, SpoolError> {
         let mut bytes = Vec::new();
         let first_seq = self.last_seq() + 1;
         for (seq, event) in (first_seq..).zip(events) {
@@ -144,7 +144,7 @@ impl Spool {
 
     /// What is to be sent next, at most `max_bytes` but at least one event; always from the first event that is not
     /// acknowledged. Ends with its segment at the latest.
-    pub fn next_batch(&self, max_bytes: usize) -> Result<Option<Batch>, SpoolError> {
+    pub(crate) fn next_batch(&self, max_bytes: usize) -> Result<Option<Batch>, SpoolError> {
         let first_seq = self.mark.acked + 1;
         let Some(segment) = self.segments.iter().find(|segment| segment.last_seq() >= first_seq) else {
             return Ok(None);
@@ -154,7 +154,7 @@ impl Spool {
 
     /// The server has everything up to `up_to`; wholly acknowledged segments are deleted. Gives the jobs whose end or
     /// rejection it now has, for the ledger to settle.
-    pub fn acknowledge(&mut self, up_to: u64) -> Result<Vec<JobId>, SpoolError> {
+    pub(crate) fn acknowledge(&mut self, up_to: u64) -> Result<Vec<JobId>, SpoolError> {
         let last = self.last_seq();
         if up_to > last {
             return Err(SpoolError::AcknowledgedTooMuch { up_to, last });
@@ -173,7 +173,7 @@ impl Spool {
 
     /// Begins the stream `stream` (an id that was never used) with what is not acknowledged, numbered from 1: for a server that expects an event that
     /// is no longer here (`event-gap`), or that acknowledges more than there is.
-    pub fn start_new_stream(&mut self, stream: StreamId) -> Result<(), SpoolError> {
+    pub(crate) fn start_new_stream(&mut self, stream: StreamId) -> Result<(), SpoolError> {
         let mut copy = segment::Copy::new(&self.dir, stream, self.limits.segment);
         for segment in &self.segments {
             copy.add(segment, self.mark.acked)?;
@@ -192,36 +192,36 @@ impl Spool {
         Ok(())
     }
 
-    pub fn stream(&self) -> StreamId {
+    pub(crate) fn stream(&self) -> StreamId {
         self.mark.stream
     }
 
-    pub fn acked(&self) -> u64 {
+    pub(crate) fn acked(&self) -> u64 {
         self.mark.acked
     }
 
     /// The newest event; 0 when the stream has none yet.
-    pub fn last_seq(&self) -> u64 {
+    pub(crate) fn last_seq(&self) -> u64 {
         self.segments.back().map_or(self.mark.acked, Segment::last_seq)
     }
 
     /// Bytes on disk.
-    pub fn depth_bytes(&self) -> u64 {
+    pub(crate) fn depth_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.len).sum()
     }
 
     /// Everything is acknowledged.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.last_seq() == self.mark.acked
     }
 
     /// There is room for the events of one more job. When not, new commands are rejected.
-    pub fn has_room_for_commands(&self) -> bool {
+    pub(crate) fn has_room_for_commands(&self) -> bool {
         self.depth_bytes() + self.limits.segment <= self.command_limit()
     }
 
     /// The job's end, or its rejection, waits here.
-    pub fn holds_end_of(&self, job: JobId) -> bool {
+    pub(crate) fn holds_end_of(&self, job: JobId) -> bool {
         self.ends.values().any(|held| *held == job)
     }
 

@@ -1,13 +1,31 @@
+//! restic-manager: a self-hosted control plane for restic backups.
+//!
+//! What server, agent and command line share, and the server itself. README.md draws the road that data takes and names
+//! every file; `tests/tidy.rs` checks the rules between layers.
+//!
+//! Invariants, each shown by a test:
+//! - Decide (pure), append (durable), apply (pure), wake: an acknowledgement comes after the fsync, never before.
+//! - Memory is a fold of the files: a restart changes no view.
+//! - A job id is executed at most once, and every id ends.
+
 //! restic-manager.
 pub mod append_file;
 pub mod atomic_file;
+#[cfg(feature = "server")]
+pub mod cli;
 pub mod clock;
+pub mod cron_time;
 pub mod file_error;
+pub mod http_client;
 pub mod id;
 pub mod job;
 pub mod journal;
+pub mod mask;
 pub mod problem;
+pub mod process;
 pub mod protocol;
 pub mod retention;
 #[cfg(feature = "server")]
 pub mod server;
+pub mod tls;
+pub mod toml_reader;

@@ -1,6 +1,22 @@
-//! The server: desired state in, journals and answers out.
+//! Pure itself. The server: desired state in, journals and answers out. What is in its modules, nothing here.
+
+pub mod access;
+pub mod app;
+pub mod credentials;
 pub mod decide;
+pub mod events_in;
 pub mod fact;
+pub mod fleet;
+pub mod fleet_loop;
+pub mod fleet_state;
+pub mod history;
+pub mod host;
 pub mod host_content;
 pub mod host_state;
+pub mod http;
+pub mod in_flight;
+pub mod job_log;
 pub mod messages;
+pub mod slot;
+pub mod state_dir;
+pub mod view;

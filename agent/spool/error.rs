@@ -5,7 +5,7 @@ use std::fmt;
 use restic_manager::file_error::FileError;
 
 #[derive(Debug)]
-pub enum SpoolError {
+pub(crate) enum SpoolError {
     /// There is no room until the server acknowledges something.
     Full,
     /// One event is larger than the protocol allows; its maker has to page it.

@@ -1,12 +1,14 @@
-//! Edge. Reads a journal's lines without its lock, from the newest to the oldest, for views of history.
+//! Edge. Reads a journal's lines without its lock, from either end, for views of history.
 //! A line that is being written, or was never acknowledged, is not seen. Does not repair anything.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
+use chrono::{DateTime, Utc};
+
 use super::line::{self, Line, Piece};
-use super::segment::{Carry, OPENED, SegmentName};
+use super::segment::{Carry, OPENED, PreviousSegment, SegmentName};
 use crate::file_error::FileError;
 
 /// How much is read at a time, in bytes; a longer line is read whole.
@@ -65,6 +67,63 @@ pub fn newest_first(dir: &Path, up_to_seq: u64, mut visit: impl FnMut(Line) -> N
         ends_at = previous.filter(|p| names.last().is_some_and(|n| n.to_string() == p.segment)).map(|p| p.bytes);
     }
     Ok(())
+}
+
+/// Calls `visit` with each line received after an instant, oldest first, until it says stop. Segments that ended before are
+/// not read.
+pub fn oldest_first(
+    dir: &Path,
+    after: Option<DateTime<Utc>>,
+    mut visit: impl FnMut(Line) -> Next,
+) -> Result<(), FileError> {
+    let names = segments(dir)?;
+    let openings = names.iter().map(|name| opening(&dir.join(name.to_string()))).collect::<Result<Vec<_>, _>>()?;
+    // A segment can be left out when the next one that says when it began did so before the instant.
+    let first =
+        (1..names.len()).rev().find(|at| openings[*at].as_ref().is_some_and(|o| after.is_some_and(|a| o.at <= a)));
+    for (at, name) in names.iter().enumerate().skip(first.unwrap_or(0)) {
+        let path = dir.join(name.to_string());
+        let mut bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(FileError::of("read", &path)(error)),
+        };
+        let next = openings.get(at + 1).and_then(Option::as_ref).and_then(|o| o.previous.as_ref());
+        if let Some(previous) = next.filter(|p| p.segment == name.to_string()) {
+            bytes.truncate(usize::try_from(previous.bytes).unwrap_or(usize::MAX));
+        }
+        for piece in line::pieces(&bytes) {
+            if let Piece::Line { line, .. } = piece
+                && line.kind != OPENED
+                && after.is_none_or(|after| line.received_at > after)
+                && visit(line) == Next::Stop
+            {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a segment's first line says of its beginning; `None` where that line is damaged.
+struct Opening {
+    at: DateTime<Utc>,
+    previous: Option<PreviousSegment>,
+}
+
+fn opening(path: &Path) -> Result<Option<Opening>, FileError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(FileError::of("read", path)(error)),
+    };
+    let mut first = Vec::new();
+    BufReader::new(file).read_until(b'\n', &mut first).map_err(FileError::of("read", path))?;
+    let line = first.strip_suffix(b"\n").and_then(line::decode).filter(|line| line.kind == OPENED);
+    Ok(line.and_then(|line| {
+        let carry = serde_json::from_str::<Carry<serde::de::IgnoredAny>>(line.payload.get()).ok()?;
+        Some(Opening { at: line.received_at, previous: carry.previous })
+    }))
 }
 
 fn segment_newest_first(

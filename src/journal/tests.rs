@@ -156,6 +156,21 @@ fn history_is_read_backwards_across_chunks_and_segments() {
     let mut expected = journal.state().seqs.clone();
     expected.reverse();
     assert_eq!(history(&dir), expected);
+    let mut forward = Vec::new();
+    read::oldest_first(&dir, None, |line| {
+        forward.push(line.seq);
+        Next::Continue
+    })
+    .expect("read");
+    expected.reverse();
+    assert_eq!(forward, expected);
+    let mut late = Vec::new();
+    read::oldest_first(&dir, Some(november()), |line| {
+        late.push(line.seq);
+        if late.len() == 3 { Next::Stop } else { Next::Continue }
+    })
+    .expect("read");
+    assert_eq!(late, [1503, 1504, 1505], "December's, after its own first line");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::host_content::HostContent;
 use super::host_state::HostState;
 use crate::id::{HostName, JobId, ScheduleId, job_id_of_fire};
 use crate::job::{Actor, ActorKind};
-use crate::protocol::agent_event::{Hello, ScheduleFire};
+use crate::protocol::agent_event::{Hello, JobStarted, ScheduleFire};
 use crate::protocol::command::{FireOutcome, FireResult};
 use crate::protocol::job_options::{ForgetOptions, JobKind, JobSpec};
 use crate::protocol::schedule::Schedule;
@@ -153,6 +153,26 @@ pub struct JobRequest {
 pub enum JobDecision {
     Existing(JobId),
     New(JobId, Vec<Fact>),
+}
+
+/// A job that the agent began by itself becomes a job here, just before the line that says so. `known`: the files have it.
+pub fn decide_started(state: &HostState, started: &JobStarted, known: bool) -> Option<Fact> {
+    if known || state.job(started.job_id).is_some() {
+        return None;
+    }
+    let (kind, name) = match &started.schedule_id {
+        Some(schedule) => (ActorKind::Schedule, schedule.to_string()),
+        None => (ActorKind::System, "agent".to_owned()),
+    };
+    Some(Fact::JobQueued(JobQueued {
+        job_id: started.job_id,
+        kind: started.kind,
+        options: Value::Null,
+        actor: Actor { kind, name },
+        schedule_id: started.schedule_id.clone(),
+        scheduled_at: started.scheduled_at,
+        idempotency: None,
+    }))
 }
 
 /// An operator's request for a job.

@@ -6,14 +6,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::fact::{Fact, Idempotency, JobQueued, Versioned};
 use crate::id::{InstanceId, JobId, ScheduleId, StreamId};
-use crate::job::{Actor, ActorKind, Dispatch, Job, JobStatus};
+use crate::job::{ActorKind, Dispatch, Job, JobStatus};
 use crate::journal::Fold;
 use crate::journal::line::Line;
-use crate::protocol::agent_event::{AgentEvent, CommandResult, Hello, JobFinished, JobStarted};
+use crate::protocol::agent_event::{AgentEvent, CommandResult, Hello, JobStarted};
 use crate::protocol::command::{FireOutcome, FireResult};
 
 /// Finished jobs kept at hand for the requests that ask just after the end.
@@ -198,22 +197,7 @@ impl HostState {
         memory.last_result = Some((line.seq, line.received_at, result));
     }
 
-    /// An agent began a job. One that it began by itself, and of which the server knows nothing else, becomes a job here.
-    fn start(&mut self, started: &JobStarted, line: &Line) {
-        if self.job(started.job_id).is_none() {
-            let name = started.schedule_id.as_ref().map_or("agent".to_owned(), ToString::to_string);
-            let kind = if started.schedule_id.is_some() { ActorKind::Schedule } else { ActorKind::System };
-            let queued = JobQueued {
-                job_id: started.job_id,
-                kind: started.kind,
-                options: Value::Null,
-                actor: Actor { kind, name },
-                schedule_id: started.schedule_id.clone(),
-                scheduled_at: started.scheduled_at,
-                idempotency: None,
-            };
-            self.queue(&queued, line);
-        }
+    fn start(&mut self, started: &JobStarted) {
         if let Some(job) = self.jobs.get_mut(&started.job_id) {
             job.start(started);
         }
@@ -251,14 +235,10 @@ impl HostState {
                 let why = error.as_deref().unwrap_or("refused by the agent without a reason");
                 self.finish(*job_id, |job| job.end(JobStatus::Failed, line.received_at, why));
             }
-            AgentEvent::JobStarted(started) => self.start(started, line),
-            AgentEvent::JobFinished(finished) => self.finish_by_agent(finished, line),
+            AgentEvent::JobStarted(started) => self.start(started),
+            AgentEvent::JobFinished(finished) => self.finish(finished.job_id, |job| job.finish(finished)),
             AgentEvent::ScheduleFire(_) | AgentEvent::SnapshotsReport(_) | AgentEvent::RepoStats(_) => {}
         }
-    }
-
-    fn finish_by_agent(&mut self, finished: &JobFinished, _line: &Line) {
-        self.finish(finished.job_id, |job| job.finish(finished));
     }
 
     fn remember_line(&mut self, line: &Line) {

@@ -1,0 +1,4 @@
+//! Pure itself. The commands of `restic-manager`, one per module: arguments, what is printed, and the exit code.
+
+pub mod check;
+pub mod serve;

@@ -1,0 +1,171 @@
+//! Edge. `restic-manager serve`: from arguments to a running server, and from signals to its orderly end. No logic of its own.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::net::TcpListener;
+
+use crate::clock;
+use crate::file_error::chain;
+use crate::server::app::{App, stopped};
+use crate::server::decide::decide_tick;
+use crate::server::fleet::Fleet;
+use crate::server::fleet_loop::{self, StartError};
+use crate::server::{fleet::read_tree::load_directory, http};
+use crate::tls;
+
+#[derive(Debug, Args)]
+pub struct ServeArguments {
+    /// The configuration directory
+    #[arg(long, default_value = "config")]
+    config: PathBuf,
+    /// The state directory; default: server.toml's `state`
+    #[arg(long)]
+    state: Option<PathBuf>,
+    /// Address and port; default: server.toml's `listen`
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+    /// How logs are written to stderr
+    #[arg(long, default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Logs to stderr, filtered by `RUST_LOG` (default: info).
+pub fn start_logging(format: LogFormat) {
+    use std::io::IsTerminal;
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colored = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let _ = match format {
+        LogFormat::Text => builder.with_ansi(colored).with_target(false).try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+}
+
+/// Serves until a signal says stop. The error is for a person, with its causes.
+pub fn run(arguments: &ServeArguments) -> Result<(), String> {
+    start_logging(arguments.log_format);
+    raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| format!("cannot start: {error}"))?.block_on(serve(arguments))
+}
+
+async fn serve(arguments: &ServeArguments) -> Result<(), String> {
+    let config = absolute(&arguments.config);
+    if !config.is_dir() {
+        return Err(format!("{} is not a directory: name the configuration with --config DIR", config.display()));
+    }
+    // The state directory must be known before the last good configuration can be: of a broken directory, what could be read counts.
+    let (typed, _) = load_directory(&config);
+    let state = arguments.state.clone().unwrap_or_else(|| config.join(&typed.settings.state));
+    let app = App::open(&state).map_err(|error| chain(&error))?;
+    let fleet = fleet_loop::start(&app, &config).await.map_err(|error| explain(&error))?;
+    let listen = arguments.listen.unwrap_or(fleet.settings.listen);
+    let tls = tls_of(&fleet, &config)?;
+    if tls.is_none() && !listen.ip().is_loopback() && !fleet.settings.insecure_http {
+        return Err(format!(
+            "will not listen on {listen} without TLS: set [tls] cert and key in server.toml, or insecure_http = true behind a TLS proxy"
+        ));
+    }
+    let listener = TcpListener::bind(listen).await.map_err(|error| format!("cannot listen on {listen}: {error}"))?;
+    let address = listener.local_addr().map_err(|error| format!("cannot listen on {listen}: {error}"))?;
+    tokio::spawn(fleet_loop::run(Arc::clone(&app), config));
+    tokio::spawn(tick(Arc::clone(&app)));
+    tokio::spawn(signals(Arc::clone(&app)));
+    tracing::info!(%address, tls = tls.is_some(), state = %state.display(), "ready");
+    http::serve(app, listener, tls.map(Arc::new)).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    // Not canonical: a swapped symlink must stay one.
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+fn tls_of(fleet: &Fleet, config: &Path) -> Result<Option<rustls::ServerConfig>, String> {
+    let Some(settings) = &fleet.settings.tls else { return Ok(None) };
+    let client_ca = settings.client_ca.as_ref().filter(|path| !path.is_empty()).map(|path| config.join(path));
+    let tls = tls::server_config(&config.join(&settings.cert), &config.join(&settings.key), client_ca.as_deref());
+    tls.map(Some).map_err(|error| chain(&error))
+}
+
+fn explain(error: &StartError) -> String {
+    match error {
+        StartError::Problems(problems) => {
+            let lines: Vec<String> = problems.iter().map(|problem| format!("  {problem}")).collect();
+            format!("the configuration has errors, and there is none that ran before:\n{}", lines.join("\n"))
+        }
+        StartError::File(error) => chain(error),
+        StartError::Write(error) => chain(error),
+    }
+}
+
+/// Ends jobs that nobody took in time.
+async fn tick(app: Arc<App>) {
+    let mut stopping = app.stopping.subscribe();
+    loop {
+        tokio::select! {
+            () = stopped(&mut stopping) => return,
+            () = tokio::time::sleep(Duration::from_secs(30)) => {}
+        }
+        for host in app.hosts() {
+            if !decide_tick(&host.slot.durable().state, clock::now()).is_empty()
+                && let Err(error) = host.append(decide_tick).await
+            {
+                tracing::warn!(host = %host.name, %error, "overdue jobs stay queued until the next look");
+            }
+        }
+    }
+}
+
+#[cfg(unix)]
+async fn signals(app: Arc<App>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut reload)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
+    else {
+        tracing::error!("cannot listen for signals: stop with kill -9, which loses nothing acknowledged");
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = reload.recv() => app.reload_wanted.send_modify(|count| *count += 1),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    tracing::info!("stopping");
+    app.stopping.send_replace(true);
+}
+
+#[cfg(not(unix))]
+async fn signals(app: Arc<App>) {
+    if tokio::signal::ctrl_c().await.is_ok() {
+        app.stopping.send_replace(true);
+    }
+}
+
+/// Ten thousand parked polls need as many descriptors; the soft limit is often 1024.
+#[cfg(unix)]
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if setrlimit(Resource::Nofile, limit.clone()).is_err() || limit.current.is_some_and(|n| n < 4096) {
+        tracing::warn!(limit = ?limit.current, "few file descriptors: many agents will be turned away (ulimit -n, LimitNOFILE=)");
+    }
+}
+
+#[cfg(not(unix))]
+fn raise_descriptor_limit() {}

@@ -1,0 +1,168 @@
+//! Edge. The server's run-time whole: hosts, the fleet's journal, tokens, the adopted configuration, and the bells.
+//! Handlers and loops share it. Does not speak HTTP and does not watch files.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use chrono::{DateTime, Utc};
+use tokio::sync::watch;
+
+use super::access::{OperatorToken, Role, sha256};
+use super::fleet_state::FleetState;
+use super::host::Host;
+use super::host_state::HostState;
+use super::in_flight::InFlight;
+use super::slot::Slot;
+use super::state_dir::{StateDir, StateDirError};
+use crate::clock;
+use crate::file_error::FileError;
+use crate::id::{HostName, JobId};
+use crate::job::Job;
+use crate::problem::Problem;
+
+/// What was read of the configuration last, good or not.
+#[derive(Debug, Clone, Default)]
+pub struct ConfigView {
+    /// Of the files as they are now; differs from the adopted one's while they have errors.
+    pub hash: String,
+    pub commit: Option<String>,
+    pub problems: Vec<Problem>,
+    /// The files as they are now are what runs.
+    pub runs: bool,
+    pub loaded_at: Option<DateTime<Utc>>,
+}
+
+/// Everything that the server is at run time.
+pub struct App {
+    pub state_dir: StateDir,
+    pub fleet: Arc<Slot<FleetState>>,
+    pub in_flight: Arc<InFlight>,
+    /// Rings at every change of any journal.
+    pub any_changed: watch::Sender<u64>,
+    /// True from the moment on at which the server is to stop.
+    pub stopping: watch::Sender<bool>,
+    /// Nobody counts as offline by silence from before this.
+    pub ready_at: DateTime<Utc>,
+    hosts: RwLock<BTreeMap<HostName, Arc<Host>>>,
+    tokens: RwLock<Arc<Vec<OperatorToken>>>,
+    config: RwLock<Arc<ConfigView>>,
+    /// Rings for `POST /v1/config/reload` and SIGHUP; the value counts requests.
+    pub reload_wanted: watch::Sender<u64>,
+    /// Counts finished reloads.
+    pub reloaded: watch::Sender<u64>,
+}
+
+impl App {
+    /// Opens the state directory and the journals of every host that has one. Blocks.
+    pub fn open(state: &Path) -> Result<Arc<Self>, StateDirError> {
+        let state_dir = StateDir::open(state)?;
+        let any_changed = watch::Sender::new(0);
+        let in_flight = Arc::new(InFlight::default());
+        let fleet = Slot::open("fleet", &state_dir.fleet_dir(), any_changed.clone(), Arc::clone(&in_flight))?;
+        let app = Arc::new(Self {
+            state_dir,
+            fleet,
+            in_flight,
+            any_changed,
+            stopping: watch::Sender::new(false),
+            ready_at: clock::now(),
+            hosts: RwLock::default(),
+            tokens: RwLock::default(),
+            config: RwLock::default(),
+            reload_wanted: watch::Sender::new(0),
+            reloaded: watch::Sender::new(0),
+        });
+        for name in app.state_dir.hosts()? {
+            app.open_host(&name)?;
+        }
+        Ok(app)
+    }
+
+    /// The host, made known if it was not. Blocks the first time.
+    pub fn open_host(&self, name: &HostName) -> Result<Arc<Host>, FileError> {
+        if let Some(host) = self.host(name) {
+            return Ok(host);
+        }
+        let dir = self.state_dir.host_dir(name);
+        let slot = Slot::<HostState>::open(
+            name.as_str(),
+            &dir.join("journal"),
+            self.any_changed.clone(),
+            Arc::clone(&self.in_flight),
+        )?;
+        let host = Arc::new(Host::new(name.clone(), &dir, slot));
+        let mut hosts = self.hosts.write().unwrap_or_else(PoisonError::into_inner);
+        Ok(Arc::clone(hosts.entry(name.clone()).or_insert(host)))
+    }
+
+    pub fn host(&self, name: &HostName) -> Option<Arc<Host>> {
+        self.hosts.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// All hosts by name.
+    pub fn hosts(&self) -> Vec<Arc<Host>> {
+        self.hosts.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// The host that has this job in memory or, by its log or history, in its files. May block: call off the reactor.
+    pub fn find_job(&self, id: JobId) -> Result<Option<(Arc<Host>, Job)>, FileError> {
+        let hosts = self.hosts();
+        for host in &hosts {
+            if let Some(job) = host.slot.durable().state.job(id) {
+                return Ok(Some((Arc::clone(host), job.clone())));
+            }
+        }
+        // A job that ran has a log, which names its host without reading any history.
+        let (with_log, without): (Vec<_>, Vec<_>) = hosts.into_iter().partition(|host| host.log_path(id).exists());
+        for host in with_log.into_iter().chain(without) {
+            let head = host.slot.durable().head;
+            if let Some(job) = super::history::job(&host.journal_dir(), head.seq, id)? {
+                return Ok(Some((host, job)));
+            }
+        }
+        Ok(None)
+    }
+
+    pub fn tokens(&self) -> Arc<Vec<OperatorToken>> {
+        Arc::clone(&self.tokens.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The configured tokens; where there are none, the admin token of the state directory.
+    pub fn set_tokens(&self, configured: Vec<OperatorToken>) -> Result<(), FileError> {
+        let mut tokens = configured;
+        if tokens.is_empty() {
+            let (token, is_new) = self.state_dir.admin_token()?;
+            if is_new {
+                let path = self.state_dir.path.join("admin-token");
+                tracing::warn!(path = %path.display(), "no token is configured: made an admin token");
+            }
+            let sha256 = sha256(token.as_bytes());
+            tokens.push(OperatorToken { name: "admin-token".to_owned(), role: Role::Admin, hosts: Vec::new(), sha256 });
+        }
+        *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens);
+        Ok(())
+    }
+
+    pub fn config(&self) -> Arc<ConfigView> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn set_config(&self, view: ConfigView) {
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+    }
+}
+
+/// Runs what blocks (files) off the reactor.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        // The task panicked, which its own message has said, or the runtime is going down.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// Returns when the server is to stop.
+pub async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stop| *stop).await;
+}

@@ -1,0 +1,132 @@
+//! Edge. An agent's events into its host's journal: each once, in order, with what follows from it decided in the same batch.
+//! Runs inside a batch, off the reactor. Does not answer.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::decide::{decide_fire, decide_started};
+use super::fact::{Fact, agent_line};
+use super::history;
+use super::host::Host;
+use super::host_content::HostContent;
+use super::host_state::HostState;
+use super::http::answer::Problem;
+use super::slot::line_time;
+use crate::atomic_file;
+use crate::clock;
+use crate::file_error::FileError;
+use crate::id::{JobId, ReportId, StreamId};
+use crate::journal::Batch;
+use crate::protocol::Envelope;
+use crate::protocol::agent_event::{AgentEvent, Snapshot, SnapshotsReport};
+
+/// Appends what is new of `envelopes`. Returns the seq up to which the stream is in the journal.
+pub fn take(
+    batch: &mut Batch<'_, HostState>,
+    host: &Host,
+    content: Option<&HostContent>,
+    stream: StreamId,
+    envelopes: &[Envelope],
+) -> Result<u64, Problem> {
+    let mut acked = batch.state().streams.get(&stream).map_or(0, |mark| mark.seq);
+    // Everything is checked before anything is appended: a request is taken whole or not at all.
+    let mut news = Vec::new();
+    for (expected, envelope) in (acked + 1..).zip(envelopes.iter().filter(|envelope| envelope.seq > acked)) {
+        if envelope.seq != expected {
+            return Err(Problem::event_gap(expected, envelope.seq));
+        }
+        let event = AgentEvent::from_envelope(envelope).map_err(|error| {
+            let detail = format!("event {} is no {}: {error}", envelope.seq, envelope.kind);
+            Problem::unprocessable("bad-event", detail)
+        })?;
+        news.push((envelope, event));
+    }
+    for (envelope, event) in news {
+        take_one(batch, host, content, stream, envelope, event.as_ref())?;
+        acked = envelope.seq;
+    }
+    Ok(acked)
+}
+
+fn take_one(
+    batch: &mut Batch<'_, HostState>,
+    host: &Host,
+    content: Option<&HostContent>,
+    stream: StreamId,
+    envelope: &Envelope,
+    event: Option<&AgentEvent>,
+) -> Result<(), Problem> {
+    let mut line = agent_line(stream, envelope);
+    let mut consequences = Vec::new();
+    match event {
+        Some(AgentEvent::ScheduleFire(fire)) => {
+            let memory = batch.state().schedules.get(&fire.schedule_id);
+            let forgotten = memory.is_some_and(|m| m.forgotten_until >= Some(fire.scheduled_at.timestamp()));
+            let known = forgotten && knows(batch, host, fire.job_id)?;
+            consequences = decide_fire(&host.name, batch.state(), content, fire, clock::now(), known);
+        }
+        Some(AgentEvent::JobStarted(started)) if batch.state().job(started.job_id).is_none() => {
+            let known = knows(batch, host, started.job_id)?;
+            if let Some(fact) = decide_started(batch.state(), started, known) {
+                batch.append(line_time(), &fact.to_new_line(clock::now()));
+            }
+        }
+        Some(AgentEvent::SnapshotsReport(report)) => {
+            keep_page(&host.dir, report)?;
+            // The list itself is in snapshots.json; the history says that it came.
+            let short = SnapshotsReport { snapshots: Vec::new(), ..report.clone() };
+            line.payload = Fact::Agent(AgentEvent::SnapshotsReport(short)).to_new_line(clock::now()).payload;
+        }
+        _ => {}
+    }
+    batch.append(line_time(), &line);
+    for fact in consequences {
+        batch.append(line_time(), &fact.to_new_line(clock::now()));
+    }
+    Ok(())
+}
+
+/// Whether the files have this job although memory has not.
+fn knows(batch: &Batch<'_, HostState>, host: &Host, job: JobId) -> Result<bool, FileError> {
+    Ok(history::job(&host.journal_dir(), batch.head().seq, job)?.is_some())
+}
+
+/// `hosts/<host>/snapshots.json`, and `snapshots.next.json` while pages arrive.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SnapshotsFile {
+    pub report_id: ReportId,
+    pub pages: u32,
+    /// Pages that are in `snapshots`.
+    pub have: u32,
+    pub snapshots: Vec<Snapshot>,
+}
+
+/// Adds a page; the last one makes the report the host's present one. A page that came before changes nothing.
+fn keep_page(host_dir: &Path, report: &SnapshotsReport) -> Result<(), FileError> {
+    let next = host_dir.join("snapshots.next.json");
+    let mut file = match read_snapshots(&next)? {
+        Some(file) if file.report_id == report.report_id => file,
+        _ => SnapshotsFile { report_id: report.report_id, pages: report.pages, have: 0, snapshots: Vec::new() },
+    };
+    if report.page != file.have + 1 {
+        return Ok(());
+    }
+    file.have = report.page;
+    file.snapshots.extend(report.snapshots.iter().cloned());
+    let bytes = serde_json::to_vec(&file).unwrap_or_default();
+    if file.have < file.pages {
+        return atomic_file::replace(&next, &bytes);
+    }
+    atomic_file::replace(&host_dir.join("snapshots.json"), &bytes)?;
+    atomic_file::remove(&next)
+}
+
+/// A snapshots file, if it is there and whole.
+pub fn read_snapshots(path: &Path) -> Result<Option<SnapshotsFile>, FileError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(FileError::of("read", path)(error)),
+    }
+}

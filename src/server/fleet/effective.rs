@@ -1,0 +1,313 @@
+//! Pure. A host's effective values: its groups in the listed order, then its own file, field by field; also key by key
+//! inside `options` and `retention`. Checks whether what comes out is a schedule.
+//! Does not check single values: `raw` has.
+
+use std::collections::{BTreeMap, HashMap};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use chrono_tz::Tz;
+
+use super::raw::RawHost;
+use super::raw_schedule::{RawRetention, RawSchedule, ScheduleEntry, Typed};
+use super::{Host, HostSchedule};
+use crate::cron_time::CronExpression;
+use crate::id::{GroupName, HostName, RepositoryName, ScheduleId};
+use crate::problem::Problem;
+use crate::protocol::job_options::{JobKind, ScheduleOptions};
+use crate::protocol::schedule::Schedule;
+use crate::retention::RetentionPolicy;
+use crate::toml_reader::{Place, Placed};
+
+/// What hosts have in common while they are put together.
+pub(super) struct Context {
+    /// By cron text, the shortest time between two fires.
+    gaps: HashMap<String, Option<TimeDelta>>,
+}
+
+impl Context {
+    pub(super) fn new() -> Self {
+        Self { gaps: HashMap::new() }
+    }
+
+    fn shortest_gap(&mut self, cron: &str) -> Option<TimeDelta> {
+        if !self.gaps.contains_key(cron) {
+            self.gaps.insert(cron.to_owned(), shortest_gap(cron));
+        }
+        self.gaps.get(cron).copied().flatten()
+    }
+}
+
+/// A host and what is not right about it.
+pub(super) struct Effective {
+    pub(super) host: Host,
+    pub(super) problems: Vec<Problem>,
+    /// Where a backup schedule's retention stands, for those that have one.
+    pub(super) retentions: Vec<(String, Place)>,
+}
+
+/// Puts a host together. `groups` are those that exist, in the listed order.
+pub(super) fn effective_host(
+    name: HostName,
+    own: &RawHost,
+    groups: &[(GroupName, &RawHost)],
+    context: &mut Context,
+) -> Effective {
+    let layers: Vec<&RawHost> = groups.iter().map(|(_, raw)| *raw).chain([own]).collect();
+    let timezone = layers.iter().rev().find_map(|raw| raw.timezone.as_ref()).map(|zone| zone.value);
+    let repository: Option<RepositoryName> =
+        layers.iter().rev().find_map(|raw| raw.repository.as_ref()).map(|name| name.value.clone());
+    let mut tags: Vec<String> = Vec::new();
+    add_tags(&mut tags, layers.iter().flat_map(|raw| &raw.tags));
+
+    let mut by_id: BTreeMap<&ScheduleId, Vec<Layer<'_>>> = BTreeMap::new();
+    for raw in &layers {
+        for entry in &raw.schedules {
+            by_id.entry(&entry.id).or_default().push(Layer { file: &raw.file, entry });
+        }
+    }
+    let sound = layers.iter().all(|raw| raw.sound);
+    let mut problems = Vec::new();
+    let mut schedules = Vec::with_capacity(by_id.len());
+    let mut merged = Vec::with_capacity(by_id.len());
+    for (id, layers) in by_id {
+        let layers = Layers(layers);
+        if let Some(schedule) = effective_schedule(id, &layers, timezone, &tags, sound, &mut problems) {
+            schedules.push(schedule);
+            merged.push(layers);
+        }
+    }
+    let mut retentions = Vec::new();
+    for (schedule, layers) in schedules.iter().zip(&merged) {
+        check_retention(schedule, layers, &schedules, context, &mut problems);
+        if let Some((file, retention)) = layers.last(|raw| &raw.retention)
+            && schedule.schedule.kind == JobKind::Backup
+            && !schedule.schedule.retention_policy.is_empty()
+        {
+            retentions.push((file.to_owned(), retention.place));
+        }
+    }
+    if layers.iter().all(|raw| raw.clean) {
+        if schedules.is_empty() {
+            problems.push(Place::FILE.warning(&own.file, "the host has no schedules, so nothing of it is backed up"));
+        } else if repository.is_none() {
+            let message = "the host has schedules but no repository: write for example repository = \"main\"";
+            problems.push(Place::FILE.error(&own.file, message));
+        }
+    }
+    let groups = groups.iter().map(|(name, _)| name.clone()).collect();
+    Effective { host: Host { name, groups, repository, tags, timezone, schedules }, problems, retentions }
+}
+
+/// One file's say in a schedule.
+struct Layer<'a> {
+    file: &'a str,
+    entry: &'a ScheduleEntry,
+}
+
+/// All files' say in a schedule: groups first, the host last. Never empty.
+struct Layers<'a>(Vec<Layer<'a>>);
+
+impl<'a> Layers<'a> {
+    /// The last file that has the field, and what it says.
+    fn last<T>(&self, field: impl Fn(&'a RawSchedule) -> &'a Typed<T>) -> Option<(&'a str, &'a Placed<T>)> {
+        self.0.iter().rev().find_map(|layer| field(&layer.entry.raw).as_ref().map(|value| (layer.file, value)))
+    }
+
+    fn value<T: Clone + 'a>(&self, field: impl Fn(&'a RawSchedule) -> &'a Typed<T>) -> Option<T> {
+        self.last(field).map(|(_, value)| value.value.clone())
+    }
+
+    /// Text that may be empty, which stands for none.
+    fn text(&self, field: impl Fn(&'a RawSchedule) -> &'a Typed<String>) -> Option<String> {
+        self.value(field).filter(|text| !text.is_empty())
+    }
+
+    fn retention(&self) -> RetentionPolicy {
+        let layers = self.0.iter().filter_map(|layer| layer.entry.raw.retention.as_ref());
+        layers.fold(RawRetention::default(), |under, over| under.overlaid_by(&over.value)).policy()
+    }
+
+    fn sound(&self) -> bool {
+        self.0.iter().all(|layer| layer.entry.raw.sound)
+    }
+
+    /// The file and place that a problem of the whole schedule is told at.
+    fn place(&self) -> (&'a str, Place) {
+        self.0.last().map_or(("", Place::FILE), |layer| (layer.file, layer.entry.place))
+    }
+}
+
+fn effective_schedule(
+    id: &ScheduleId,
+    layers: &Layers<'_>,
+    timezone: Option<Tz>,
+    tags: &[String],
+    sound: bool,
+    problems: &mut Vec<Problem>,
+) -> Option<HostSchedule> {
+    let (file, place) = layers.place();
+    let sound = sound && layers.sound();
+    let mut error = |message: String| {
+        if sound {
+            problems.push(place.error(file, message));
+        }
+    };
+    let kind = layers.value(|raw| &raw.kind);
+    let cron = layers.value(|raw| &raw.cron);
+    if kind.is_none() {
+        error(format!("schedule {:?} has no kind: write for example kind = \"backup\"", id.as_str()));
+    }
+    if cron.is_none() {
+        error(format!("schedule {:?} has no cron: write for example cron = \"15 2 * * *\"", id.as_str()));
+    }
+    let (kind, cron) = (kind?, cron?);
+    let paths = layers.value(|raw| &raw.paths).unwrap_or_default();
+    let excludes = layers.value(|raw| &raw.excludes).unwrap_or_default();
+    let retention_policy = layers.retention();
+    if kind == JobKind::Backup && paths.is_empty() {
+        error(format!("backup schedule {:?} has no paths: write for example paths = [\"/etc\"]", id.as_str()));
+    }
+    if kind == JobKind::Forget && retention_policy.is_empty() {
+        error(format!(
+            "forget schedule {:?} keeps nothing: write for example retention = {{ keep_daily = 7 }}",
+            id.as_str()
+        ));
+    }
+    let options = effective_options(layers);
+    if options.read_data && options.read_data_subset.is_some() {
+        error(format!("check schedule {:?} has read_data and read_data_subset: choose one", id.as_str()));
+    }
+    if sound {
+        warn_of_useless(kind, layers, problems);
+    }
+    let mut all_tags = Vec::new();
+    if kind == JobKind::Backup {
+        let own_tags = layers.last(|raw| &raw.tags).map_or(&[][..], |(_, tags)| tags.value.as_slice());
+        add_tags(&mut all_tags, tags.iter().chain(own_tags));
+    }
+    let schedule = Schedule {
+        id: id.clone(),
+        kind,
+        cron_expr: cron,
+        timezone: layers.value(|raw| &raw.timezone).or(timezone).map(|zone| zone.name().to_owned()),
+        splay: layers.value(|raw| &raw.splay).unwrap_or_default(),
+        paths,
+        excludes,
+        tags: all_tags,
+        retention_policy,
+        options,
+        pre_hook: None,
+        post_hook: None,
+        enabled: layers.value(|raw| &raw.enabled).unwrap_or(true),
+    };
+    Some(HostSchedule { schedule, max_age: layers.value(|raw| &raw.max_age) })
+}
+
+fn effective_options(layers: &Layers<'_>) -> ScheduleOptions {
+    ScheduleOptions {
+        iexcludes: layers.value(|raw| &raw.iexcludes).unwrap_or_default(),
+        one_file_system: layers.value(|raw| &raw.one_file_system).unwrap_or(false),
+        exclude_caches: layers.value(|raw| &raw.exclude_caches).unwrap_or(false),
+        exclude_if_present: layers.value(|raw| &raw.exclude_if_present).unwrap_or_default(),
+        exclude_larger_than: layers.text(|raw| &raw.exclude_larger_than),
+        incomplete: layers.value(|raw| &raw.incomplete).unwrap_or_default(),
+        retries: layers.value(|raw| &raw.retries).and_then(|n| u8::try_from(n).ok()).unwrap_or(0),
+        catch_up: layers.value(|raw| &raw.catch_up).unwrap_or(true),
+        schedule: layers.value(|raw| &raw.schedule),
+        max_unused: layers.text(|raw| &raw.max_unused),
+        read_data: layers.value(|raw| &raw.read_data).unwrap_or(false),
+        read_data_subset: layers.text(|raw| &raw.read_data_subset),
+        hook_timeout: layers.value(|raw| &raw.hook_timeout),
+    }
+}
+
+/// Appends those that are not there yet.
+fn add_tags<'t>(tags: &mut Vec<String>, more: impl IntoIterator<Item = &'t String>) {
+    for tag in more {
+        if !tags.contains(tag) {
+            tags.push(tag.clone());
+        }
+    }
+}
+
+/// What a schedule says that its kind does not use.
+fn warn_of_useless(kind: JobKind, layers: &Layers<'_>, problems: &mut Vec<Problem>) {
+    let mut warn = |at: Option<(&str, Place)>, key: &str| {
+        if let Some((file, place)) = at {
+            problems.push(place.warning(file, format!("{key} means nothing to a {kind} schedule")));
+        }
+    };
+    if kind != JobKind::Backup {
+        warn(layers.last(|raw| &raw.paths).map(|(file, value)| (file, value.place)), "paths");
+        warn(layers.last(|raw| &raw.excludes).map(|(file, value)| (file, value.place)), "excludes");
+        warn(layers.last(|raw| &raw.tags).map(|(file, value)| (file, value.place)), "tags");
+    }
+    if !matches!(kind, JobKind::Backup | JobKind::Forget) {
+        warn(layers.last(|raw| &raw.retention).map(|(file, value)| (file, value.place)), "retention");
+    }
+    if kind != JobKind::Forget {
+        warn(layers.last(|raw| &raw.schedule).map(|(file, value)| (file, value.place)), "options.schedule");
+    }
+}
+
+/// Whether a policy's snapshots come from a backup schedule, and often enough for its rules.
+fn check_retention(
+    schedule: &HostSchedule,
+    layers: &Layers<'_>,
+    all: &[HostSchedule],
+    context: &mut Context,
+    problems: &mut Vec<Problem>,
+) {
+    let HostSchedule { schedule, .. } = schedule;
+    let Some((file, retention)) = layers.last(|raw| &raw.retention) else { return };
+    let source = match schedule.kind {
+        JobKind::Backup => schedule,
+        JobKind::Forget => {
+            let target = schedule.options.schedule.as_ref().unwrap_or(&schedule.id);
+            let backup = all.iter().find(|held| held.schedule.id == *target && held.schedule.kind == JobKind::Backup);
+            let Some(backup) = backup else {
+                let (file, place) = layers.place();
+                let message = format!(
+                    "forget schedule {:?} is about the snapshots of {:?}, which is no backup schedule of the host: name one in options.schedule",
+                    schedule.id.as_str(),
+                    target.as_str()
+                );
+                problems.push(place.warning(file, message));
+                return;
+            };
+            &backup.schedule
+        }
+        _ => return,
+    };
+    let Some(gap) = context.shortest_gap(&source.cron_expr) else { return };
+    if let Some(rule) = too_fine(&schedule.retention_policy, gap) {
+        let message = format!(
+            "{rule} keeps no more than a coarser rule would, because schedule {:?} makes snapshots too seldom",
+            source.id.as_str()
+        );
+        problems.push(retention.place.warning(file, message));
+    }
+}
+
+/// The first rule whose next coarser one would keep the same snapshots.
+fn too_fine(policy: &RetentionPolicy, gap: TimeDelta) -> Option<&'static str> {
+    let rows = [
+        // An hour less than a day, a week and so on: clocks change.
+        ("keep_hourly", policy.keep_hourly > 0 || policy.keep_within_hourly.is_some(), 23),
+        ("keep_daily", policy.keep_daily > 0 || policy.keep_within_daily.is_some(), 7 * 24 - 1),
+        ("keep_weekly", policy.keep_weekly > 0 || policy.keep_within_weekly.is_some(), 28 * 24 - 1),
+        ("keep_monthly", policy.keep_monthly > 0 || policy.keep_within_monthly.is_some(), 365 * 24 - 1),
+    ];
+    rows.into_iter().find(|(_, set, hours)| *set && gap >= TimeDelta::hours(*hours)).map(|(rule, ..)| rule)
+}
+
+/// The shortest of the first gaps between fires; the zone makes no difference that matters here.
+fn shortest_gap(cron: &str) -> Option<TimeDelta> {
+    const FIRES: usize = 16;
+    let expression = CronExpression::parse(cron).ok()?;
+    // Any instant does, as long as it is always the same: this is no clock.
+    let start: DateTime<Utc> = DateTime::from_timestamp(1_704_067_200, 0)?;
+    let next = |at: &DateTime<Utc>| expression.next_after(Tz::UTC, *at);
+    let fires: Vec<DateTime<Utc>> = std::iter::successors(next(&start), next).take(FIRES).collect();
+    fires.windows(2).map(|pair| pair[1] - pair[0]).min()
+}

@@ -1,0 +1,263 @@
+//! Pure. From the texts of a configuration directory to the checked fleet, with every problem at once.
+//! The fleet holds what could be understood; with an error in it, it is refused as a whole by whoever asked.
+//! Does not read the directory, nor the files of secrets.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Display;
+use std::str::FromStr;
+
+use super::effective::{Context, Effective, effective_host};
+use super::raw::{RawHost, RawMaintenance, RawRepository, Whose, read_host, read_repository};
+use super::settings::{ServerSettings, read_settings};
+use super::{Fleet, Group, Maintenance, Repository, SecretRef, SecretSource, rules};
+use crate::id::{GroupName, HostName, RepositoryName};
+use crate::problem::{Problem, Severity};
+use crate::toml_reader::{Place, Placed, nearest, shown};
+
+/// Checks everything. `files` maps paths relative to the directory, with `/`, to texts. Problems are sorted by place,
+/// and each is there once, however many hosts share its cause.
+pub fn load(files: &BTreeMap<String, String>) -> (Fleet, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let typed = read_files(files, &mut problems);
+    let fleet = check(typed, &mut problems);
+    problems.sort();
+    problems.dedup();
+    (fleet, problems)
+}
+
+/// Whether any of them stops the fleet from being used.
+pub fn has_errors(problems: &[Problem]) -> bool {
+    problems.iter().any(|problem| problem.severity == Severity::Error)
+}
+
+/// Whether a file of the directory is part of the fleet: TOML, and nothing of its path is hidden.
+pub fn is_fleet_file(path: &str) -> bool {
+    path.ends_with(".toml") && !path.split('/').any(|part| part.starts_with('.'))
+}
+
+/// All files as they were typed.
+#[derive(Default)]
+struct Typed {
+    settings: ServerSettings,
+    repositories: BTreeMap<RepositoryName, RawRepository>,
+    groups: BTreeMap<GroupName, RawHost>,
+    hosts: BTreeMap<HostName, RawHost>,
+}
+
+fn read_files(files: &BTreeMap<String, String>, problems: &mut Vec<Problem>) -> Typed {
+    let mut typed = Typed::default();
+    for (file, text) in files.iter().filter(|(file, _)| is_fleet_file(file)) {
+        match file.strip_suffix(".toml").unwrap_or(file).split_once('/') {
+            None if file == "server.toml" => typed.settings = read_settings(file, text, problems),
+            // A sample of what lies on hosts; an agent reads its own.
+            None if file == "agent.toml" => {}
+            Some(("repositories", name)) => {
+                if let Some(name) = file_name(file, name, problems) {
+                    typed.repositories.insert(name, read_repository(file, text, problems));
+                }
+            }
+            Some(("groups", name)) => {
+                if let Some(name) = file_name(file, name, problems) {
+                    typed.groups.insert(name, read_host(file, text, Whose::Group, problems));
+                }
+            }
+            Some(("hosts", name)) => {
+                if let Some(name) = file_name(file, name, problems) {
+                    typed.hosts.insert(name, read_host(file, text, Whose::Host, problems));
+                }
+            }
+            _ => problems.push(Place::FILE.error(file, stray_file(file))),
+        }
+    }
+    typed
+}
+
+fn file_name<T: FromStr<Err: Display>>(file: &str, name: &str, problems: &mut Vec<Problem>) -> Option<T> {
+    if name.contains('/') {
+        problems.push(Place::FILE.error(file, stray_file(file)));
+        return None;
+    }
+    name.parse().map_err(|error| problems.push(Place::FILE.error(file, format!("the file's name: {error}")))).ok()
+}
+
+fn stray_file(file: &str) -> String {
+    let places = ["server.toml", "agent.toml", "hosts", "groups", "repositories"];
+    let first = file.split('/').next().unwrap_or_default();
+    let hint = match nearest(first, places) {
+        Some(near) if near != first => format!("; did you mean {near}?"),
+        _ => String::new(),
+    };
+    format!(
+        "no such file belongs here: there are server.toml, agent.toml, hosts/*.toml, groups/*.toml and repositories/*.toml{hint}"
+    )
+}
+
+fn check(typed: Typed, problems: &mut Vec<Problem>) -> Fleet {
+    let Typed { settings, repositories: raw_repositories, groups: raw_groups, hosts: raw_hosts } = typed;
+    let mut suggestions = Suggestions::default();
+    let mut groups: BTreeMap<GroupName, Group> =
+        raw_groups.keys().map(|name| (name.clone(), Group::default())).collect();
+    let mut used: BTreeSet<RepositoryName> = BTreeSet::new();
+    let mut context = Context::new();
+    let mut hosts = BTreeMap::new();
+
+    for raw in raw_groups.values().chain(raw_hosts.values()) {
+        if let Some(name) = &raw.repository
+            && !raw_repositories.contains_key(&name.value)
+        {
+            let known = || raw_repositories.keys().map(RepositoryName::as_str);
+            let message = suggestions.unknown("repository", name.value.as_str(), known);
+            problems.push(name.place.error(&raw.file, message));
+        }
+    }
+    let maintained = |name: &RepositoryName| raw_repositories.get(name).is_none_or(|raw| raw.maintenance.is_some());
+    for (name, raw) in &raw_hosts {
+        let mut listed: Vec<(GroupName, &RawHost)> = Vec::with_capacity(raw.groups.len());
+        for Placed { value: group, place } in &raw.groups {
+            let Some(raw_group) = raw_groups.get(group) else {
+                let known = || raw_groups.keys().map(GroupName::as_str);
+                problems.push(place.error(&raw.file, suggestions.unknown("group", group.as_str(), known)));
+                continue;
+            };
+            if listed.iter().any(|(earlier, _)| earlier == group) {
+                problems.push(place.error(&raw.file, format!("group {:?} is listed twice", group.as_str())));
+                continue;
+            }
+            listed.push((group.clone(), raw_group));
+            if let Some(group) = groups.get_mut(group) {
+                group.hosts.push(name.clone());
+            }
+        }
+        let Effective { host, problems: mut of_host, retentions } =
+            effective_host(name.clone(), raw, &listed, &mut context);
+        problems.append(&mut of_host);
+        if let Some(repository) = &host.repository {
+            if !maintained(repository) {
+                problems.extend(retentions.iter().map(|(file, place)| {
+                    let message = format!(
+                        "retention has no effect: repository {:?} has no [maintenance] (or add a forget schedule)",
+                        repository.as_str()
+                    );
+                    place.warning(file, message)
+                }));
+            }
+            used.insert(repository.clone());
+        }
+        hosts.insert(name.clone(), host);
+    }
+    if hosts.is_empty() {
+        problems.push(Place::FILE.warning("hosts", "there is no host, so nothing is backed up"));
+    }
+    if raw_hosts.values().chain(raw_groups.values()).all(|raw| raw.clean) {
+        let unused =
+            groups.iter().filter(|(_, group)| group.hosts.is_empty()).filter_map(|(name, _)| raw_groups.get(name));
+        problems.extend(unused.map(|raw| Place::FILE.warning(&raw.file, "no host is in this group")));
+        let unused = raw_repositories.iter().filter(|(name, _)| !used.contains(name));
+        problems.extend(unused.map(|(_, raw)| Place::FILE.warning(&raw.file, "no host uses this repository")));
+    }
+    let mut repositories = BTreeMap::new();
+    for (name, raw) in raw_repositories {
+        let known = || raw_hosts.keys().map(HostName::as_str);
+        if let Some(RawMaintenance { host: Some(host), .. }) = raw.maintenance.as_ref().map(|raw| &raw.value)
+            && !raw_hosts.contains_key(&host.value)
+        {
+            problems.push(host.place.error(&raw.file, suggestions.unknown("host", host.value.as_str(), known)));
+        }
+        repositories.insert(name.clone(), repository(name, raw, &settings, problems));
+    }
+    Fleet { settings, repositories, groups, hosts }
+}
+
+fn repository(
+    name: RepositoryName,
+    raw: RawRepository,
+    settings: &ServerSettings,
+    problems: &mut Vec<Problem>,
+) -> Repository {
+    let maintenance = raw.maintenance.and_then(|raw| {
+        let raw = raw.value;
+        Some(Maintenance {
+            host: raw.host?.value,
+            username: raw.username,
+            credential: raw.credential,
+            password: raw.password,
+            forget: raw.forget,
+            prune: raw.prune,
+            check: raw.check,
+        })
+    });
+    let of_maintenance = maintenance.iter().flat_map(|work| [&work.credential, &work.password]);
+    for source in [&raw.credential, &raw.password].into_iter().chain(of_maintenance).flatten() {
+        check_secret(source, settings, problems);
+    }
+    Repository {
+        name,
+        url: raw.url,
+        username: raw.username,
+        credential: raw.credential,
+        password: raw.password,
+        env: raw.env,
+        max_parallel: raw.max_parallel,
+        limit_upload_kib: raw.limit_upload_kib,
+        limit_download_kib: raw.limit_download_kib,
+        retry_lock: raw.retry_lock,
+        maintenance,
+    }
+}
+
+fn check_secret(source: &SecretSource, settings: &ServerSettings, problems: &mut Vec<Problem>) {
+    let mut error = |message: String| problems.push(source.place.error(&source.file, message));
+    match &source.secret {
+        SecretRef::File(path) => {
+            if let Err(message) = rules::file_path(path).and_then(|()| rules::placeholders(path)) {
+                error(format!("the secret's file {} {message}", shown(path)));
+            } else if !rules::is_below(path, &settings.secret_roots) {
+                let roots: Vec<String> = settings.secret_roots.iter().map(|root| shown(root)).collect();
+                let roots = if roots.is_empty() { "none".to_owned() } else { roots.join(", ") };
+                error(format!("the secret's file {} is not below server.toml's secret_roots ({roots})", shown(path)));
+            }
+        }
+        SecretRef::Command(name) if !settings.secret_commands.contains_key(name) => {
+            let known = settings.secret_commands.keys().map(String::as_str);
+            let hint = nearest(name, known).map_or(String::new(), |near| format!("; did you mean {near:?}?"));
+            error(format!("no secret command {} in server.toml's [secret_commands]{hint}", shown(name)));
+        }
+        SecretRef::Command(_) | SecretRef::Agent(_) => {
+            error("command and agent secrets are not supported by this version; use { file = }".to_owned());
+        }
+    }
+}
+
+/// Suggestions for unknown names. They are remembered and bounded, because ten thousand hosts may name the same
+/// missing group, or each another one.
+#[derive(Default)]
+struct Suggestions {
+    made: HashMap<String, String>,
+}
+
+impl Suggestions {
+    const MOST: usize = 100;
+
+    fn unknown<'k, Known: Iterator<Item = &'k str>>(
+        &mut self,
+        what: &str,
+        name: &str,
+        known: impl Fn() -> Known,
+    ) -> String {
+        let key = format!("{what} {name}");
+        if let Some(made) = self.made.get(&key) {
+            return made.clone();
+        }
+        let mut message = format!("no {what} {name:?}");
+        if self.made.len() >= Self::MOST {
+            return message;
+        }
+        match nearest(name, known()) {
+            Some(near) => message.push_str(&format!("; did you mean {near:?}?")),
+            None if known().next().is_none() => message.push_str(&format!("; there is no {what} at all")),
+            None => {}
+        }
+        self.made.insert(key, message.clone());
+        message
+    }
+}

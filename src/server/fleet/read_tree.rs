@@ -1,0 +1,182 @@
+//! Edge. Reads a configuration directory into texts for `load`. Follows links, of the directory itself and within it, as
+//! deployments by link swap have them; bounded in files, sizes and depth. Does not understand what it reads, and does
+//! not know whether the tree is being written at the moment: the watcher does.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+
+use super::Fleet;
+use super::load::{is_fleet_file, load};
+use crate::problem::Problem;
+use crate::toml_reader::Place;
+
+/// The largest file, in bytes.
+const FILE_LIMIT: u64 = 1024 * 1024;
+/// Files in all, of any kind.
+const FILES_LIMIT: usize = 100_000;
+/// Levels of directories; a link to a directory above would go on for ever.
+const DEPTH_LIMIT: usize = 8;
+
+/// All files that are part of the fleet, by their path relative to `directory`, with `/`. What cannot be read is a
+/// problem, and then the texts are incomplete: such a tree must not be used.
+pub fn read_tree(directory: &Path) -> (BTreeMap<String, String>, Vec<Problem>) {
+    let mut tree = Tree { files: BTreeMap::new(), problems: Vec::new(), seen: 0 };
+    tree.read_directory(directory, "", 0);
+    tree.problems.sort();
+    (tree.files, tree.problems)
+}
+
+/// Reads and checks a directory. Where something could not be read, only that is told: what else looks wrong may be
+/// missing because of it.
+pub fn load_directory(directory: &Path) -> (Fleet, Vec<Problem>) {
+    let (files, unread) = read_tree(directory);
+    let (fleet, problems) = load(&files);
+    (fleet, if unread.is_empty() { problems } else { unread })
+}
+
+struct Tree {
+    files: BTreeMap<String, String>,
+    problems: Vec<Problem>,
+    /// Entries met so far.
+    seen: usize,
+}
+
+impl Tree {
+    fn read_directory(&mut self, directory: &Path, relative: &str, depth: usize) {
+        if depth > DEPTH_LIMIT {
+            self.error(relative, format!("is more than {DEPTH_LIMIT} directories deep: does a link lead back up?"));
+            return;
+        }
+        let entries = match fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(error) => {
+                let shown = if relative.is_empty() { directory.to_string_lossy() } else { relative.into() };
+                self.error(&shown, format!("the directory cannot be read: {error}"));
+                return;
+            }
+        };
+        for entry in entries {
+            self.seen += 1;
+            if self.seen > FILES_LIMIT {
+                if self.seen == FILES_LIMIT + 1 {
+                    self.error(relative, format!("the configuration has more than {FILES_LIMIT} files"));
+                }
+                return;
+            }
+            match entry {
+                Ok(entry) => self.read_entry(&entry, relative, depth),
+                Err(error) => self.error(relative, format!("the directory cannot be read: {error}")),
+            }
+        }
+    }
+
+    fn read_entry(&mut self, entry: &fs::DirEntry, parent: &str, depth: usize) {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') {
+            return;
+        }
+        let relative = if parent.is_empty() { name.into_owned() } else { format!("{parent}/{name}") };
+        let is_file_of_fleet = is_fleet_file(&relative);
+        let kind = match entry.file_type() {
+            Ok(kind) if kind.is_symlink() => fs::metadata(entry.path()).map(|found| found.file_type()),
+            kind => kind,
+        };
+        match kind {
+            Ok(kind) if kind.is_dir() => self.read_directory(&entry.path(), &relative, depth + 1),
+            Ok(kind) if kind.is_file() && is_file_of_fleet => match read_text(&entry.path()) {
+                Ok(text) => {
+                    self.files.insert(relative, text);
+                }
+                Err(message) => self.error(&relative, message),
+            },
+            // Opening a pipe or a device could wait for ever.
+            Ok(kind) if !kind.is_file() && is_file_of_fleet => self.error(&relative, "is not a file".to_owned()),
+            Err(error) if is_file_of_fleet => self.error(&relative, format!("cannot be read: {error}")),
+            _ => {}
+        }
+    }
+
+    fn error(&mut self, file: &str, message: String) {
+        self.problems.push(Place::FILE.error(file, message));
+    }
+}
+
+fn read_text(path: &Path) -> Result<String, String> {
+    let file = File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
+    let mut bytes = Vec::new();
+    file.take(FILE_LIMIT + 1).read_to_end(&mut bytes).map_err(|error| format!("cannot be read: {error}"))?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_LIMIT {
+        return Err("is larger than 1 MiB".to_owned());
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        format!("is not text in UTF-8: see line {line}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names_and_problems(directory: &Path) -> (Vec<String>, Vec<String>) {
+        let (files, problems) = read_tree(directory);
+        (files.into_keys().collect(), problems.iter().map(ToString::to_string).collect())
+    }
+
+    fn write(directory: &Path, name: &str, content: &[u8]) {
+        let path = directory.join(name);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+        fs::write(path, content).expect("written");
+    }
+
+    #[test]
+    fn hidden_and_other_files_are_left_out() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for name in ["server.toml", "README.md", ".git/x.toml", "hosts/a.toml", "hosts/.a.toml.swp", "hosts/.b.toml"] {
+            write(directory.path(), name, b"");
+        }
+        assert_eq!(names_and_problems(directory.path()), (vec!["hosts/a.toml".into(), "server.toml".into()], vec![]));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_a_problem() {
+        let directory = tempfile::tempdir().expect("a directory");
+        write(directory.path(), "hosts/a.toml", b"a = 1\nb = \"\xff\"");
+        write(directory.path(), "hosts/b.toml", &vec![b'#'; 1024 * 1024 + 1]);
+        let (names, problems) = names_and_problems(directory.path());
+        assert_eq!(names, [""; 0]);
+        assert_eq!(
+            problems,
+            ["hosts/a.toml: error: is not text in UTF-8: see line 2", "hosts/b.toml: error: is larger than 1 MiB"]
+        );
+        let (_, problems) = names_and_problems(&directory.path().join("absent"));
+        assert!(problems[0].contains("the directory cannot be read"), "{problems:?}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_and_end() {
+        use std::os::unix::fs::symlink;
+        let directory = tempfile::tempdir().expect("a directory");
+        // As Kubernetes mounts a ConfigMap.
+        write(directory.path(), "..2026/server.toml", b"# here\n");
+        write(directory.path(), "..2026/hosts/a.toml", b"");
+        symlink("..2026", directory.path().join("..data")).expect("linked");
+        symlink("..data/server.toml", directory.path().join("server.toml")).expect("linked");
+        symlink("..data/hosts", directory.path().join("hosts")).expect("linked");
+        let current = tempfile::tempdir().expect("a directory");
+        symlink(directory.path(), current.path().join("current")).expect("linked");
+        let (names, problems) = names_and_problems(&current.path().join("current"));
+        assert_eq!((names, problems), (vec!["hosts/a.toml".to_owned(), "server.toml".to_owned()], vec![]));
+
+        symlink(".", directory.path().join("loop")).expect("linked");
+        symlink("nowhere", directory.path().join("agent.toml")).expect("linked");
+        let (_, problems) = names_and_problems(directory.path());
+        assert!(problems.iter().any(|p| p.contains("does a link lead back up?")), "{problems:?}");
+        assert!(problems.iter().any(|p| p.starts_with("agent.toml: error: cannot be read")), "{problems:?}");
+    }
+}

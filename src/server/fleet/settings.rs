@@ -1,0 +1,331 @@
+//! Pure. server.toml: the server's own settings, each with a default, so that an empty file is a working server.
+//! Does not open what the paths name. Relative paths begin at the configuration directory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+
+use super::raw_schedule::{Typed, read_list};
+use super::rules;
+use crate::problem::Problem;
+use crate::protocol::text::Span;
+use crate::toml_reader::{Placed, TableReader, read_document, shown};
+
+/// The server's settings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServerSettings {
+    /// A change of it needs a restart.
+    pub listen: SocketAddr,
+    /// The state directory.
+    pub state: String,
+    /// Only their word about a client's address counts.
+    pub trusted_proxies: Vec<IpRange>,
+    /// Sent to agents, for inline hooks.
+    pub hook_shell: String,
+    /// Files of secrets must lie below one of them.
+    pub secret_roots: Vec<String>,
+    /// Programs that print a secret, with their arguments. Checked, but not run by this version.
+    pub secret_commands: BTreeMap<String, Vec<String>>,
+    pub tls: Option<TlsSettings>,
+    /// Plain HTTP beyond loopback is wanted: a TLS proxy is in front.
+    pub insecure_http: bool,
+    pub tokens: Vec<OperatorToken>,
+    /// How long events stay.
+    pub history_keep: Span,
+    /// How long jobs' logs stay.
+    pub logs_keep: Span,
+    pub agent_update: Option<AgentUpdate>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsSettings {
+    pub cert: String,
+    pub key: String,
+    /// Agents must present a certificate that it signed.
+    pub client_ca: Option<String>,
+}
+
+/// What a token may do; each may also do what the ones before it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    Viewer,
+    Operator,
+    Admin,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperatorToken {
+    pub name: String,
+    pub role: Role,
+    /// Host names with `*`; empty: all hosts.
+    pub hosts: Vec<String>,
+    pub sha256: [u8; 32],
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentUpdate {
+    pub latest_version: String,
+    pub package_url: String,
+}
+
+/// An address or a network: "10.0.0.1", "10.0.0.0/8", "fd00::/8".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IpRange {
+    address: IpAddr,
+    /// Bits that must agree, 0 to 32 or 128.
+    prefix: u8,
+}
+
+impl IpRange {
+    pub fn contains(&self, other: IpAddr) -> bool {
+        let agree = |a: u128, b: u128, bits: u32| bits == 0 || (a ^ b) >> (128 - bits) == 0;
+        match (self.address, other.to_canonical()) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => {
+                agree(u128::from(a.to_bits()) << 96, u128::from(b.to_bits()) << 96, u32::from(self.prefix))
+            }
+            (IpAddr::V6(a), IpAddr::V6(b)) => agree(a.to_bits(), b.to_bits(), u32::from(self.prefix)),
+            _ => false,
+        }
+    }
+}
+
+impl FromStr for IpRange {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+        let invalid = || format!("{} is no address or network: write \"10.0.0.1\" or \"10.0.0.0/8\"", shown(text));
+        let address: IpAddr = address.parse().map_err(|_| invalid())?;
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.map_or(Ok(longest), |prefix| prefix.parse().map_err(|_| invalid()))?;
+        if prefix <= longest { Ok(Self { address, prefix }) } else { Err(invalid()) }
+    }
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080),
+            state: "../state".to_owned(),
+            trusted_proxies: Vec::new(),
+            hook_shell: "/bin/sh".to_owned(),
+            secret_roots: vec!["/run/secrets".to_owned()],
+            secret_commands: BTreeMap::new(),
+            tls: None,
+            insecure_http: false,
+            tokens: Vec::new(),
+            history_keep: Span::from_secs(2 * 31_557_600),
+            logs_keep: Span::from_secs(90 * 86_400),
+            agent_update: None,
+        }
+    }
+}
+
+/// Reads server.toml.
+pub(super) fn read_settings(file: &str, text: &str, problems: &mut Vec<Problem>) -> ServerSettings {
+    read_document(file, text, problems, read_top).0
+}
+
+fn read_top(top: &mut TableReader<'_>) -> ServerSettings {
+    let default = ServerSettings::default();
+    let listen: Typed<SocketAddr> = read_listen(top);
+    let tls = top.table("tls", read_tls).and_then(|tls| tls.value);
+    let insecure_http = top.boolean("insecure_http").is_some_and(|on| on.value);
+    if let Some(listen) = &listen
+        && !listen.value.ip().is_loopback()
+        && !insecure_http
+        && top.place_of("tls").is_none()
+    {
+        let message =
+            "listen beyond loopback needs [tls] with cert and key, or insecure_http = true behind a TLS proxy";
+        top.error(listen.place, message);
+    }
+    let history = top.table("history", |history| (history.parsed::<Span>("keep"), history.parsed::<Span>("logs_keep")));
+    let (history_keep, logs_keep) = history.map_or((None, None), |history| history.value);
+    top.table("alerts", read_alerts);
+    ServerSettings {
+        listen: listen.map_or(default.listen, |listen| listen.value),
+        state: read_path(top, "state").unwrap_or(default.state),
+        trusted_proxies: top.parsed_list("trusted_proxies").map_or(default.trusted_proxies, values),
+        hook_shell: read_path(top, "hook_shell").unwrap_or(default.hook_shell),
+        secret_roots: read_list(top, "secret_roots", rules::file_path)
+            .map_or(default.secret_roots, |roots| roots.value),
+        secret_commands: top.table("secret_commands", read_commands).map_or(default.secret_commands, |c| c.value),
+        tls,
+        insecure_http,
+        tokens: read_tokens(top),
+        history_keep: history_keep.map_or(default.history_keep, |span| span.value),
+        logs_keep: logs_keep.map_or(default.logs_keep, |span| span.value),
+        agent_update: top.table("agent_update", read_update).and_then(|update| update.value),
+    }
+}
+
+fn values<T>(list: Vec<Placed<T>>) -> Vec<T> {
+    list.into_iter().map(|item| item.value).collect()
+}
+
+fn read_listen(top: &mut TableReader<'_>) -> Typed<SocketAddr> {
+    let text = top.string("listen")?;
+    match text.value.parse() {
+        Ok(value) => Some(Placed { value, place: text.place }),
+        Err(_) => {
+            let message = format!("listen {} is no address with a port: write \"127.0.0.1:8080\"", shown(&text.value));
+            top.error(text.place, message);
+            None
+        }
+    }
+}
+
+fn read_path<'d>(table: &mut TableReader<'d>, key: &'d str) -> Option<String> {
+    let path = table.string(key)?;
+    if let Err(message) = rules::file_path(&path.value) {
+        table.error(path.place, format!("{key}: {message}"));
+        return None;
+    }
+    Some(path.value)
+}
+
+fn read_required<'d>(table: &mut TableReader<'d>, key: &'d str, example: &str) -> Option<String> {
+    if table.place_of(key).is_none() {
+        table.missing(key, example);
+    }
+    read_path(table, key)
+}
+
+fn read_tls(tls: &mut TableReader<'_>) -> Option<TlsSettings> {
+    let cert = read_required(tls, "cert", "cert = \"/etc/restic-manager/tls.crt\"");
+    let key = read_required(tls, "key", "key = \"/etc/restic-manager/tls.key\"");
+    let client_ca = tls.string("client_ca").map(|path| path.value).filter(|path| !path.is_empty());
+    Some(TlsSettings { cert: cert?, key: key?, client_ca })
+}
+
+fn read_commands(table: &mut TableReader<'_>) -> BTreeMap<String, Vec<String>> {
+    let mut commands = BTreeMap::new();
+    for name in table.names() {
+        let Some(words) = read_list(table, name, rules::file_path) else { continue };
+        if words.value.is_empty() {
+            table.error(words.place, format!("{} names no program", shown(name)));
+        }
+        commands.insert(name.to_owned(), words.value);
+    }
+    commands
+}
+
+fn read_tokens(top: &mut TableReader<'_>) -> Vec<OperatorToken> {
+    let mut names = BTreeSet::new();
+    let tokens = top.tables("tokens", read_token);
+    for Placed { value: token, place } in &tokens {
+        if let Some(token) = token
+            && !names.insert(token.name.clone())
+        {
+            top.error(*place, format!("token {} is there twice: choose another name", shown(&token.name)));
+        }
+    }
+    tokens.into_iter().filter_map(|token| token.value).collect()
+}
+
+fn read_token(table: &mut TableReader<'_>) -> Option<OperatorToken> {
+    let name = read_required(table, "name", "name = \"ops\"");
+    let roles = [("viewer", Role::Viewer), ("operator", Role::Operator), ("admin", Role::Admin)];
+    if table.place_of("role").is_none() {
+        table.missing("role", "role = \"viewer\"");
+    }
+    let role = table.choice("role", &roles);
+    let hosts = read_list(table, "hosts", host_glob);
+    if let Some(hosts) = &hosts
+        && hosts.value.is_empty()
+    {
+        table.error(hosts.place, "hosts is empty: leave it out for all hosts");
+    }
+    if table.place_of("sha256").is_none() {
+        table.missing("sha256", "sha256 = \"...\", as `restic-manager token new` prints it");
+    }
+    let hash = table.string("sha256");
+    let sha256 = hash.as_ref().and_then(|hash| {
+        let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(hash.value.as_bytes()).ok()?;
+        <[u8; 32]>::try_from(bytes).ok()
+    });
+    if let (Some(hash), None) = (&hash, sha256) {
+        // Not repeated: it may be the token itself.
+        table.error(hash.place, "sha256 is 64 hex digits, as `restic-manager token new` prints them");
+    }
+    Some(OperatorToken {
+        name: name?,
+        role: role?.value,
+        hosts: hosts.map_or(Vec::new(), |h| h.value),
+        sha256: sha256?,
+    })
+}
+
+fn host_glob(text: &str) -> rules::Checked {
+    let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-' | b'*');
+    if !text.is_empty() && text.bytes().all(ok) {
+        return Ok(());
+    }
+    Err(format!("{} is no host's name with *: write for example \"web-*\"", shown(text)))
+}
+
+fn read_update(table: &mut TableReader<'_>) -> Option<AgentUpdate> {
+    let latest_version = read_required(table, "latest_version", "latest_version = \"1.2.0\"");
+    let package_url = read_required(table, "package_url", "package_url = \"https://packages.example.org/\"");
+    Some(AgentUpdate { latest_version: latest_version?, package_url: package_url? })
+}
+
+/// Only the shape: this version sends nothing.
+fn read_alerts(alerts: &mut TableReader<'_>) {
+    alerts.warning(alerts.place(), "[alerts] is checked but not run by this version yet");
+    alerts.table("rules", TableReader::accept_anything);
+    alerts.table("channels", |channels| {
+        for name in channels.names() {
+            channels.table(name, |channel| {
+                if channel.place_of("kind").is_none() {
+                    channel.missing("kind", "kind = \"webhook\"");
+                }
+                channel.choice("kind", &[("smtp", ()), ("webhook", ()), ("ntfy", ())]);
+                channel.accept_anything();
+            });
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_every_default() {
+        let mut problems = Vec::new();
+        assert_eq!(read_settings("server.toml", "", &mut problems), ServerSettings::default());
+        assert_eq!(problems, []);
+    }
+
+    #[test]
+    fn the_defaults_are_the_documented_ones() {
+        let text = "listen = \"127.0.0.1:8080\"\nstate = \"../state\"\ntrusted_proxies = []\nhook_shell = \"/bin/sh\"\n\
+                    secret_roots = [\"/run/secrets\"]\n[history]\nkeep = \"2y\"\nlogs_keep = \"90d\"\n";
+        let mut problems = Vec::new();
+        assert_eq!(read_settings("server.toml", text, &mut problems), ServerSettings::default());
+        assert_eq!(problems, []);
+    }
+
+    #[test]
+    fn a_network_holds_its_addresses_and_no_other() {
+        let rows = [
+            ("10.0.0.0/8", "10.9.8.7", true),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("10.0.0.1", "10.0.0.1", true),
+            ("10.0.0.1", "10.0.0.2", false),
+            ("10.0.0.0/8", "::ffff:10.0.0.1", true),
+            ("fd00::/8", "fd12::1", true),
+            ("fd00::/8", "fe00::1", false),
+            ("0.0.0.0/0", "1.2.3.4", true),
+            ("0.0.0.0/0", "::1", false),
+        ];
+        for (range, address, expected) in rows {
+            let range: IpRange = range.parse().expect(range);
+            assert_eq!(range.contains(address.parse().expect(address)), expected, "{range:?} {address}");
+        }
+        for bad in ["", "10.0.0.0/33", "host", "10.0.0.0/", "::/129"] {
+            assert!(bad.parse::<IpRange>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Edge. One host at run time: its journal, what it should have, when it was heard, and its job logs.
+//! Does not decide anything: `decide` does.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use chrono::{DateTime, Utc};
+
+use super::fact::Fact;
+use super::host_content::HostContent;
+use super::host_state::HostState;
+use super::slot::{Slot, WriteError, line_time};
+use crate::id::{HostName, InstanceId, JobId};
+use crate::journal::Batch;
+use crate::protocol::agent_event::JobProgress;
+
+/// What is only in memory: caches and signs of life.
+#[derive(Debug, Default)]
+struct Transient {
+    content: Option<Arc<HostContent>>,
+    last_seen: Option<DateTime<Utc>>,
+    clock_skew_ms: Option<i64>,
+    progress: BTreeMap<JobId, JobProgress>,
+    poll_wait_secs: Option<u64>,
+    /// Counts polls: only the newest stays parked.
+    polls: u64,
+}
+
+/// One host.
+pub struct Host {
+    pub name: HostName,
+    /// `state/hosts/<host>`.
+    pub dir: PathBuf,
+    pub slot: Arc<Slot<HostState>>,
+    transient: Mutex<Transient>,
+}
+
+impl Host {
+    pub fn new(name: HostName, dir: &Path, slot: Arc<Slot<HostState>>) -> Self {
+        let seen = std::fs::metadata(dir.join("seen")).and_then(|m| m.modified()).ok().map(DateTime::<Utc>::from);
+        let transient = Transient { last_seen: seen, ..Transient::default() };
+        Self { name, dir: dir.to_owned(), slot, transient: Mutex::new(transient) }
+    }
+
+    /// The journal's directory, for readers of history.
+    pub fn journal_dir(&self) -> PathBuf {
+        self.dir.join("journal")
+    }
+
+    /// A job's log file.
+    pub fn log_path(&self, job: JobId) -> PathBuf {
+        self.dir.join("logs").join(format!("{job}.jsonl"))
+    }
+
+    pub fn content(&self) -> Option<Arc<HostContent>> {
+        self.transient().content.clone()
+    }
+
+    /// What the host should have from now on; the caller sees to the versions.
+    pub fn set_content(&self, content: Arc<HostContent>) {
+        self.transient().content = Some(content);
+    }
+
+    pub fn last_seen(&self) -> Option<DateTime<Utc>> {
+        self.transient().last_seen
+    }
+
+    pub fn clock_skew_ms(&self) -> Option<i64> {
+        self.transient().clock_skew_ms
+    }
+
+    /// Seconds that the agent's last poll asked to wait; its silence is measured by it.
+    pub fn poll_wait_secs(&self) -> u64 {
+        self.transient().poll_wait_secs.unwrap_or(30)
+    }
+
+    /// The agent was heard. Returns whether the file that tells other servers is due for a touch.
+    pub fn heard(&self, now: DateTime<Utc>, sent_at: Option<DateTime<Utc>>, wait_secs: Option<u64>) -> bool {
+        let mut transient = self.transient();
+        let touch = transient.last_seen.is_none_or(|seen| (now - seen).num_seconds().abs() >= 10);
+        transient.last_seen = Some(now);
+        if let Some(sent_at) = sent_at {
+            transient.clock_skew_ms = Some((sent_at - now).num_milliseconds());
+        }
+        if wait_secs.is_some() {
+            transient.poll_wait_secs = wait_secs;
+        }
+        touch
+    }
+
+    pub fn progress(&self, job: JobId) -> Option<JobProgress> {
+        self.transient().progress.get(&job).cloned()
+    }
+
+    pub fn set_progress(&self, progress: JobProgress) {
+        let running = self.slot.durable().state;
+        let mut transient = self.transient();
+        transient.progress.retain(|id, _| running.jobs.contains_key(id));
+        transient.progress.insert(progress.job_id, progress);
+    }
+
+    /// Whether this is the host's newest instance.
+    pub fn is_current(&self, instance: InstanceId) -> bool {
+        super::messages::is_current(&self.slot.durable().state, instance)
+    }
+
+    /// A poll arrives; the one that is parked goes.
+    pub fn park(&self) -> Parked {
+        let number = {
+            let mut transient = self.transient();
+            transient.polls += 1;
+            transient.polls
+        };
+        self.slot.wake();
+        Parked { number }
+    }
+
+    /// Appends what `decide` finds in the state of the moment, and returns when it is durable.
+    pub async fn append(
+        &self,
+        decide: impl FnOnce(&HostState, DateTime<Utc>) -> Vec<Fact> + Send + 'static,
+    ) -> Result<(), WriteError> {
+        self.slot.write(move |batch| append_facts(batch, decide)).await
+    }
+
+    fn transient(&self) -> MutexGuard<'_, Transient> {
+        self.transient.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A poll's place.
+#[derive(Debug, Clone, Copy)]
+pub struct Parked {
+    number: u64,
+}
+
+impl Parked {
+    pub fn is_newest(self, host: &Host) -> bool {
+        host.transient().polls == self.number
+    }
+}
+
+/// Decides on the batch's state and appends the facts.
+pub fn append_facts(batch: &mut Batch<'_, HostState>, decide: impl FnOnce(&HostState, DateTime<Utc>) -> Vec<Fact>) {
+    let now = line_time();
+    for fact in decide(batch.state(), now) {
+        batch.append(line_time(), &fact.to_new_line(now));
+    }
+}

@@ -1,0 +1,167 @@
+//! Pure. Answers: JSON, NDJSON, text, and errors as RFC 9457 problems with a stable `code`.
+//! Does not decide which answer a request gets.
+
+use std::convert::Infallible;
+
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::{Response, StatusCode};
+use serde::Serialize;
+
+use crate::protocol::{ProblemBody, ProblemEntry};
+use crate::server::decide::Refusal;
+use crate::server::slot::WriteError;
+
+/// Whole or streamed; a stream that fails just ends.
+pub type Body = UnsyncBoxBody<Bytes, Infallible>;
+pub type Answer = Response<Body>;
+
+/// A body that is there already.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).boxed_unsync()
+}
+
+/// An answer of any type.
+pub fn answer(status: StatusCode, content_type: &'static str, body: Body) -> Answer {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// A JSON document with a newline at its end, for terminals.
+pub fn json(status: StatusCode, document: &impl Serialize) -> Answer {
+    match serde_json::to_vec(document) {
+        Ok(mut bytes) => {
+            bytes.push(b'\n');
+            answer(status, "application/json", full(bytes))
+        }
+        Err(error) => Problem::internal(&format!("the answer has no JSON form: {error}")).into_answer(),
+    }
+}
+
+/// 200 with a JSON document.
+pub fn ok(document: &impl Serialize) -> Answer {
+    json(StatusCode::OK, document)
+}
+
+/// An error on its way to becoming an answer.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    body: Box<ProblemBody>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    pub fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
+        let body = ProblemBody {
+            type_uri: "about:blank".to_owned(),
+            title: status.canonical_reason().unwrap_or("Error").to_owned(),
+            status: status.as_u16(),
+            detail: detail.into(),
+            code: code.to_owned(),
+            ..ProblemBody::default()
+        };
+        Self { body: Box::new(body), headers: Vec::new() }
+    }
+
+    pub fn bad_request(code: &str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, detail)
+    }
+
+    pub fn not_found(code: &str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, code, detail)
+    }
+
+    pub fn unprocessable(code: &str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail)
+    }
+
+    pub fn conflict(code: &str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, code, detail)
+    }
+
+    pub fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", detail)
+    }
+
+    pub fn unauthorized(detail: impl Into<String>) -> Self {
+        let mut problem = Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
+        problem.headers.push((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"restic-manager\"")));
+        problem
+    }
+
+    pub fn method_not_allowed(allowed: &'static str) -> Self {
+        let mut problem =
+            Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", format!("this path takes {allowed}"));
+        problem.headers.push((ALLOW, HeaderValue::from_static(allowed)));
+        problem
+    }
+
+    pub fn internal(detail: &str) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+    }
+
+    pub fn unavailable(code: &str, detail: impl Into<String>) -> Self {
+        let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail);
+        problem.headers.push((RETRY_AFTER, HeaderValue::from_static("5")));
+        problem.body.retry_after_ms = Some(5000);
+        problem
+    }
+
+    /// 409 to events that do not follow on what the server has.
+    pub fn event_gap(expected: u64, got: u64) -> Self {
+        let mut problem = Self::conflict("event-gap", format!("seq {got} came where {expected} is next"));
+        problem.body.expected = Some(expected);
+        problem
+    }
+
+    pub fn with_errors(mut self, errors: Vec<ProblemEntry>) -> Self {
+        self.body.errors = errors;
+        self
+    }
+
+    pub fn into_answer(self) -> Answer {
+        let status = StatusCode::from_u16(self.body.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        // A struct of text and numbers always has a JSON form.
+        let mut bytes = serde_json::to_vec(&self.body).unwrap_or_default();
+        bytes.push(b'\n');
+        let mut response = answer(status, "application/problem+json", full(bytes));
+        response.headers_mut().extend(self.headers);
+        response
+    }
+}
+
+impl From<WriteError> for Problem {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::DiskFull(_) => Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk-full", error.to_string()),
+            WriteError::Failed(_) => Self::unavailable("write-failed", error.to_string()),
+            WriteError::Busy => Self::unavailable("busy", error.to_string()),
+        }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NotFound(detail) => Self::not_found("not-found", detail),
+            Refusal::Invalid(detail) => Self::unprocessable("invalid", detail),
+            Refusal::KeyReused => Self::unprocessable(
+                "idempotency-key-reused",
+                "this Idempotency-Key was used with another body in the last 7 days: use a new key",
+            ),
+            Refusal::TokenUsed => Self::forbidden("this enrollment token was used by another agent: ask for a new one"),
+            Refusal::Conflict(detail) => Self::conflict("conflict", detail),
+        }
+    }
+}
+
+impl From<crate::file_error::FileError> for Problem {
+    fn from(error: crate::file_error::FileError) -> Self {
+        Self::from(WriteError::from(&error))
+    }
+}

@@ -1,0 +1,388 @@
+//! Edge. The operators' endpoints on hosts and jobs. Parses, asks `decide`, writes, shows views.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use hyper::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::answer::{Answer, Problem, json, ok};
+use super::request::{ContentType, Request, shown};
+use crate::clock;
+use crate::id::{HostName, JobId, ScheduleId};
+use crate::job::{Actor, ActorKind, Job, JobStatus};
+use crate::protocol::job_options::JobKind;
+use crate::protocol::text::Span;
+use crate::server::access::{Operator, Role, operator_of, sha256_hex};
+use crate::server::app::{App, blocking};
+use crate::server::credentials::{self, EnrollmentToken};
+use crate::server::decide::{JobDecision, JobRequest, Refusal, decide_abandon, decide_cancel, decide_job};
+use crate::server::events_in::read_snapshots;
+use crate::server::fleet_state::EnrollmentTokenMade;
+use crate::server::history::{self, JobFilter};
+use crate::server::host::{Host, append_facts};
+use crate::server::{job_log, state_dir, view};
+
+/// Longest `?wait=` of a job creation, in seconds.
+const LONGEST_JOB_WAIT_SECS: u64 = 300;
+const DEFAULT_PAGE: usize = 100;
+const LARGEST_PAGE: usize = 1000;
+/// Default and longest life of an enrollment token.
+const DEFAULT_TOKEN_LIFE: Span = Span::from_secs(3600);
+const LONGEST_TOKEN_LIFE: Span = Span::from_secs(30 * 86_400);
+
+/// The operator behind the request, if the token's role allows at least `role`.
+pub fn authorized(app: &App, request: &Request, role: Role) -> Result<Operator, Problem> {
+    let Some(token) = request.token() else {
+        return Err(Problem::unauthorized("the request has no token: send Authorization: Bearer <token>"));
+    };
+    let operator = operator_of(&app.tokens(), &token)
+        .ok_or_else(|| Problem::unauthorized("no operator has this token: see [[tokens]] in server.toml"))?;
+    if operator.role < role {
+        return Err(Problem::forbidden(format!("token {} is a {}; this needs {role}", operator.name, operator.role)));
+    }
+    Ok(operator)
+}
+
+fn no_such_host(name: &str) -> Problem {
+    Problem::not_found(
+        "no-such-host",
+        format!("there is no host {}: is config/hosts/{}.toml there?", shown(name), shown(name)),
+    )
+}
+
+/// The host of the path, if the operator may see it. One that it may not see does not exist for it.
+fn host_of(app: &App, request: &Request, operator: &Operator) -> Result<Arc<Host>, Problem> {
+    let text = request.parameters.get("host").cloned().unwrap_or_default();
+    let name: HostName = text.parse().map_err(|_| no_such_host(&text))?;
+    app.host(&name).filter(|_| operator.may_see(&name)).ok_or_else(|| no_such_host(&text))
+}
+
+pub fn contact(app: &App, host: &Host) -> view::Contact {
+    view::Contact {
+        last_seen: host.last_seen(),
+        clock_skew_ms: host.clock_skew_ms(),
+        poll_wait_secs: host.poll_wait_secs(),
+        server_ready_at: Some(app.ready_at),
+    }
+}
+
+fn show_job(app: &App, host: &Host, job: &Job) -> Value {
+    let progress = match job.status {
+        JobStatus::Running => host.progress(job.id).or_else(|| job_log::newest_progress(&host.log_path(job.id))),
+        _ => None,
+    };
+    view::job_view(&host.name, job, progress.as_ref(), view::is_online(&contact(app, host), clock::now()))
+}
+
+fn show_host(app: &App, host: &Host) -> Value {
+    let state = host.slot.durable().state;
+    view::host_view(&host.name, &state, host.content().as_deref(), &contact(app, host), clock::now())
+}
+
+fn page_limit(request: &Request) -> Result<usize, Problem> {
+    Ok(request.query::<usize>("limit")?.unwrap_or(DEFAULT_PAGE).clamp(1, LARGEST_PAGE))
+}
+
+/// `GET /v1/hosts`: by name; `next` is the name to continue after.
+pub async fn hosts(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
+    let operator = authorized(app, &request, Role::Viewer)?;
+    let limit = page_limit(&request)?;
+    let after: Option<String> = request.query("after")?;
+    let (app, after) = (Arc::clone(app), after.unwrap_or_default());
+    blocking(move || {
+        let mut hosts =
+            app.hosts().into_iter().filter(|h| operator.may_see(&h.name) && h.name.as_str() > after.as_str());
+        let page: Vec<Arc<Host>> = hosts.by_ref().take(limit).collect();
+        let next = page.last().filter(|_| hosts.next().is_some()).map(|host| host.name.to_string());
+        Ok(ok(&view::page("hosts", page.iter().map(|host| show_host(&app, host)).collect(), next)))
+    })
+    .await
+}
+
+pub async fn host(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
+    let operator = authorized(app, &request, Role::Viewer)?;
+    let host = host_of(app, &request, &operator)?;
+    Ok(ok(&show_host(app, &host)))
+}
+
+pub async fn schedules(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
+    let operator = authorized(app, &request, Role::Viewer)?;
+    let host = host_of(app, &request, &operator)?;
+    Ok(ok(&view::schedules_view(&host.slot.durable().state, host.content().as_deref(), clock::now())))
+}
+
+/// `GET /v1/hosts/{host}/jobs`: newest first.
+pub async fn jobs(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
+    let operator = authorized(app, &request, Role::Viewer)?;
+    let host = host_of(app, &request, &operator)?;
+    let status = match request.query::<String>("status")? {
+        None => None,
+        Some(text) => {
+            let parsed = serde_json::from_value(Value::String(text.clone()));
+            Some(parsed.map_err(|_| {
+                Problem::bad_request(
+                    "bad-query",
+                    format!("status={}: there are queued, running, succeeded, failed, cancelled", shown(&text)),
+                )
+            })?)
+        }
+    };
+    let filter = JobFilter {
+        kind: request.query::<JobKind>("kind")?,
+        status,
+        schedule: request.query::<ScheduleId>("schedule")?,
+        before: request.query("before")?,
+    };
+    let limit = page_limit(&request)?;
+    let app = Arc::clone(app);
+    blocking(move || {
+        let head = host.slot.durable().head;
+        let (jobs, more) = history::jobs(&host.journal_dir(), head.seq, &filter, limit)?;
+        let next = jobs.last().filter(|_| more).map(|job| job.queued_seq.to_string());
+        Ok(ok(&view::page("jobs", jobs.iter().map(|job| show_job(&app, &host, job)).collect(), next)))
+    })
+    .await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CreateJob {
+    #[serde(default)]
+    kind: Option<String>,
+    #[serde(default)]
+    schedule_id: Option<ScheduleId>,
+    #[serde(default)]
+    options: Option<Value>,
+}
+
+/// `POST /v1/hosts/{host}/jobs`.
+pub async fn create_job(app: &Arc<App>, mut request: Request) -> Result<Answer, Problem> {
+    let operator = authorized(app, &request, Role::Operator)?;
+    let host = host_of(app, &request, &operator)?;
+    let (body, bytes) = request.json::<CreateJob>(ContentType::MustBeJson).await?;
+    let removes_all = body.options.as_ref().is_some_and(|o| o.get("remove_all") == Some(&Value::Bool(true)));
+    if removes_all && operator.role < Role::Admin {
+        return Err(Problem::forbidden(
+            "unlock with remove_all needs an admin's token: it removes the locks of running jobs",
+        ));
+    }
+    start_job(app, &host, &request, &operator, (body.kind, body.schedule_id, body.options), &bytes).await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RestoreRequest {
+    snapshot: String,
+    #[serde(default)]
+    include: Vec<String>,
+    #[serde(default)]
+    exclude: Vec<String>,
+    #[serde(default)]
+    target: Option<String>,
+    #[serde(default)]
+    in_place: bool,
+}
+
+/// `POST /v1/hosts/{host}/restore`: the restore job, with the restore's own words.
+pub async fn restore(app: &Arc<App>, mut request: Request) -> Result<Answer, Problem> {
+    let operator = authorized(app, &request, Role::Operator)?;
+    let host = host_of(app, &request, &operator)?;
+    let (body, bytes) = request.json::<RestoreRequest>(ContentType::MustBeJson).await?;
+    if body.in_place {
+        return Err(Problem::unprocessable(
+            "invalid",
+            "this version restores into a new directory only: leave `in_place` out",
+        ));
+    }
+    let mut options = json!({"snapshot": body.snapshot, "include": body.include, "exclude": body.exclude});
+    if let Some(target) = body.target {
+        options["target"] = Value::String(target);
+    }
+    start_job(app, &host, &request, &operator, (Some("restore".to_owned()), None, Some(options)), &bytes).await
+}
+
+async fn start_job(
+    app: &Arc<App>,
+    host: &Arc<Host>,
+    request: &Request,
+    operator: &Operator,
+    (kind, schedule_id, options): (Option<String>, Option<ScheduleId>, Option<Value>),
+    body: &[u8],
+) -> Result<Answer, Problem> {
+    let key = request.header("idempotency-key").map(str::to_owned);
+    if key.as_ref().is_some_and(|key| key.is_empty() || key.len() > 255) {
+        return Err(Problem::bad_request("bad-idempotency-key", "an Idempotency-Key has 1 to 255 characters"));
+    }
+    let idempotency = key.map(|key| crate::server::fact::Idempotency {
+        key,
+        // The same body to another endpoint is another request.
+        body_sha256: sha256_hex(&[request.path.as_bytes(), b"\n", body].concat()),
+    });
+    let job_request = JobRequest {
+        kind,
+        schedule_id,
+        options,
+        actor: Actor { kind: ActorKind::Operator, name: operator.name.clone() },
+        idempotency,
+        new_id: JobId(uuid::Uuid::new_v4()),
+    };
+    let wait = request.query::<u64>("wait")?.unwrap_or(0).min(LONGEST_JOB_WAIT_SECS);
+    let content = host.content();
+    let decided = host
+        .slot
+        .write(move |batch| {
+            let decision = decide_job(batch.state(), content.as_deref(), &job_request, clock::now())?;
+            Ok::<_, Refusal>(match decision {
+                JobDecision::Existing(id) => (id, false),
+                JobDecision::New(id, facts) => {
+                    append_facts(batch, |_, _| facts);
+                    (id, true)
+                }
+            })
+        })
+        .await?;
+    let (id, is_new) = decided?;
+    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    wait_for_end(app, host, id, Duration::from_secs(wait)).await;
+    let shown = shown_job(app, host, id).await?;
+    let mut answer = json(status, &shown);
+    if let Ok(location) = format!("/v1/jobs/{id}").parse() {
+        answer.headers_mut().insert(hyper::header::LOCATION, location);
+    }
+    Ok(answer)
+}
+
+async fn shown_job(app: &Arc<App>, host: &Arc<Host>, id: JobId) -> Result<Value, Problem> {
+    let (app, host) = (Arc::clone(app), Arc::clone(host));
+    blocking(move || {
+        let durable = host.slot.durable();
+        let job = match durable.state.job(id) {
+            Some(job) => Some(job.clone()),
+            None => history::job(&host.journal_dir(), durable.head.seq, id)?,
+        };
+        job.map(|job| show_job(&app, &host, &job)).ok_or_else(|| no_such_job(id))
+    })
+    .await
+}
+
+async fn wait_for_end(app: &App, host: &Host, id: JobId, wait: Duration) {
+    let deadline = Instant::now() + wait;
+    let mut changed = host.slot.watch();
+    let mut stopping = app.stopping.subscribe();
+    while host.slot.durable().state.jobs.contains_key(&id) && !*stopping.borrow() {
+        tokio::select! {
+            _ = changed.changed() => {}
+            _ = stopping.changed() => {}
+            () = tokio::time::sleep_until(deadline) => return,
+        }
+    }
+}
+
+fn no_such_job(id: JobId) -> Problem {
+    Problem::not_found("no-such-job", format!("there is no job {id}"))
+}
+
+/// The job of the path and its host, if the operator may see that.
+pub async fn job_of(app: &Arc<App>, request: &Request, operator: &Operator) -> Result<(Arc<Host>, Job), Problem> {
+    let id: JobId = request.parameter("job")?;
+    let finder = Arc::clone(app);
+    let found = blocking(move || finder.find_job(id)).await?;
+    found.filter(|(host, _)| operator.may_see(&host.name)).ok_or_else(|| no_such_job(id))
+}
+
+pub async fn job(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
+    let operator = authorized(app, &request, Role::Viewer)?;
+    let (host, job) = job_of(app, &request, &operator).await?;
+    let app = Arc::clone(app);
+    Ok(ok(&blocking(move || show_job(&app, &host, &job)).await))
+}
+
+pub async fn cancel(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
+    let operator = authorized(app, &request, Role::Operator)?;
+    let (host, job) = job_of(app, &request, &operator).await?;
+    let actor = Actor { kind: ActorKind::Operator, name: operator.name };
+    host.append(move |state, _| decide_cancel(state, job.id, actor).into_iter().collect()).await?;
+    Ok(json(StatusCode::ACCEPTED, &shown_job(app, &host, job.id).await?))
+}
+
+pub async fn abandon(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
+    let operator = authorized(app, &request, Role::Operator)?;
+    let (host, job) = job_of(app, &request, &operator).await?;
+    let actor = Actor { kind: ActorKind::Operator, name: operator.name };
+    let in_contact = view::is_online(&contact(app, &host), clock::now());
+    let decided = host.slot.write(move |batch| {
+        let fact = decide_abandon(batch.state(), job.id, actor, in_contact)?;
+        append_facts(batch, |_, _| fact.into_iter().collect());
+        Ok::<_, Refusal>(())
+    });
+    decided.await??;
+    Ok(json(StatusCode::ACCEPTED, &shown_job(app, &host, job.id).await?))
+}
+
+/// `GET /v1/hosts/{host}/snapshots`: from the last report.
+pub async fn snapshots(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
+    let operator = authorized(app, &request, Role::Viewer)?;
+    let host = host_of(app, &request, &operator)?;
+    let file = blocking(move || read_snapshots(&host.dir.join("snapshots.json"))).await?;
+    let mut list = file.map(|file| file.snapshots).unwrap_or_default();
+    list.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.time));
+    let values = list.iter().map(|s| serde_json::to_value(s).unwrap_or_default()).collect();
+    Ok(ok(&view::page("snapshots", values, None)))
+}
+
+/// `DELETE /v1/hosts/{host}/credential`: revokes at once, a parked poll included.
+pub async fn revoke(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
+    let operator = authorized(app, &request, Role::Admin)?;
+    let host = host_of(app, &request, &operator)?;
+    let dir = host.dir.clone();
+    blocking(move || credentials::revoke(&dir)).await?;
+    tracing::warn!(host = %host.name, by = %operator.name, "credential revoked");
+    host.slot.wake();
+    Ok(ok(&json!({"host": host.name, "revoked": true})))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenRequest {
+    host: HostName,
+    #[serde(default)]
+    ttl: Option<Span>,
+}
+
+#[derive(Serialize)]
+struct TokenAnswer {
+    token: String,
+    host: HostName,
+    expires_at: DateTime<Utc>,
+}
+
+/// `POST /v1/enrollment-tokens`: the token, shown once.
+pub async fn enrollment_token(app: &Arc<App>, mut request: Request) -> Result<Answer, Problem> {
+    let operator = authorized(app, &request, Role::Admin)?;
+    let (body, _) = request.json::<TokenRequest>(ContentType::MustBeJson).await?;
+    let known = app.host(&body.host).filter(|host| operator.may_see(&host.name));
+    if known.is_none_or(|host| host.content().is_none_or(|content| !content.configured)) {
+        return Err(no_such_host(body.host.as_str()));
+    }
+    let ttl = body.ttl.unwrap_or(DEFAULT_TOKEN_LIFE);
+    if ttl.is_zero() || ttl > LONGEST_TOKEN_LIFE {
+        return Err(Problem::unprocessable("invalid", format!("ttl is 1s to {LONGEST_TOKEN_LIFE}")));
+    }
+    let now = clock::now();
+    let expires_at = now + TimeDelta::from_std(ttl.duration()).unwrap_or(TimeDelta::hours(1));
+    let token = state_dir::new_token("rme_");
+    let kept = EnrollmentToken { host: body.host.clone(), expires_at };
+    let (dir, text) = (app.state_dir.enrollments_dir(), token.clone());
+    blocking(move || {
+        credentials::remove_expired(&dir, now)?;
+        credentials::keep_token(&dir, &text, &kept)
+    })
+    .await?;
+    let made = EnrollmentTokenMade { host: body.host.clone(), expires_at, by: operator.name };
+    crate::server::fleet_loop::append_fleet(app, EnrollmentTokenMade::TYPE, made).await?;
+    Ok(json(StatusCode::CREATED, &TokenAnswer { token, host: body.host, expires_at }))
+}

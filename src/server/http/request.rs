@@ -1,0 +1,175 @@
+//! Edge. A request, taken apart: path parameters, query, headers and a body bounded in size and time.
+//! Does not know routes.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
+use hyper::{Method, StatusCode};
+use serde::de::DeserializeOwned;
+
+use super::answer::Problem;
+use crate::protocol::BODY_LIMIT_BYTES;
+use crate::server::access::presented_token;
+
+/// How long a body may take to arrive.
+const BODY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A request on its way to its handler.
+pub struct Request {
+    pub method: Method,
+    pub path: String,
+    pub parameters: BTreeMap<String, String>,
+    pub query: BTreeMap<String, String>,
+    headers: hyper::HeaderMap,
+    body: Option<Incoming>,
+}
+
+impl Request {
+    pub fn new(request: hyper::Request<Incoming>) -> Self {
+        let (parts, body) = request.into_parts();
+        let query = parts.uri.query().map(parse_query).unwrap_or_default();
+        Self {
+            method: parts.method,
+            path: parts.uri.path().to_owned(),
+            parameters: BTreeMap::new(),
+            query,
+            headers: parts.headers,
+            body: Some(body),
+        }
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The token that the request carries, wherever.
+    pub fn token(&self) -> Option<String> {
+        presented_token(self.header(AUTHORIZATION.as_str()), self.header("x-restic-manager-token"))
+    }
+
+    /// A path parameter as its type. What is not of that type is a thing that does not exist: 404.
+    pub fn parameter<T: FromStr>(&self, name: &str) -> Result<T, Problem>
+    where
+        T::Err: std::fmt::Display,
+    {
+        let text = self.parameters.get(name).map(String::as_str).unwrap_or_default();
+        text.parse().map_err(|error| Problem::not_found("not-found", format!("{name}: {error}")))
+    }
+
+    /// A query parameter as its type; absent or empty is `None`.
+    pub fn query<T: FromStr>(&self, name: &str) -> Result<Option<T>, Problem>
+    where
+        T::Err: std::fmt::Display,
+    {
+        let Some(text) = self.query.get(name).filter(|text| !text.is_empty()) else { return Ok(None) };
+        let parsed = text.parse().map(Some);
+        parsed.map_err(|error| Problem::bad_request("bad-query", format!("{name}={}: {error}", shown(text))))
+    }
+
+    /// A query parameter that must be there.
+    pub fn required_query<T: FromStr>(&self, name: &str) -> Result<T, Problem>
+    where
+        T::Err: std::fmt::Display,
+    {
+        self.query(name)?.ok_or_else(|| Problem::bad_request("bad-query", format!("the query lacks {name}=")))
+    }
+
+    /// The whole body; 413 past the limit, 408 past the deadline.
+    pub async fn body(&mut self) -> Result<Bytes, Problem> {
+        let Some(body) = self.body.take() else { return Ok(Bytes::new()) };
+        let collected = tokio::time::timeout(BODY_DEADLINE, Limited::new(body, BODY_LIMIT_BYTES).collect()).await;
+        match collected {
+            Ok(Ok(collected)) => Ok(collected.to_bytes()),
+            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body-too-large",
+                format!("the body is larger than {BODY_LIMIT_BYTES} bytes: send less at a time"),
+            )),
+            Ok(Err(error)) => Err(Problem::bad_request("body-unreadable", format!("the body did not arrive: {error}"))),
+            Err(_) => {
+                let detail = format!("the body did not arrive within {} s", BODY_DEADLINE.as_secs());
+                Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", detail))
+            }
+        }
+    }
+
+    /// The body as JSON. `content_type` asks for `application/json`, which a browser cannot forge from another site.
+    pub async fn json<T: DeserializeOwned>(&mut self, content_type: ContentType) -> Result<(T, Bytes), Problem> {
+        if content_type == ContentType::MustBeJson {
+            let given = self.header(CONTENT_TYPE.as_str()).unwrap_or_default();
+            let is_json = given.split(';').next().is_some_and(|t| t.trim().eq_ignore_ascii_case("application/json"));
+            if !is_json {
+                return Err(Problem::new(
+                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                    "not-json",
+                    "send Content-Type: application/json (curl: -H 'Content-Type: application/json')",
+                ));
+            }
+        }
+        let bytes = self.body().await?;
+        let parsed = serde_json::from_slice(&bytes).map_err(|error| json_problem(&error))?;
+        Ok((parsed, bytes))
+    }
+}
+
+/// Whether the declared type of a body counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContentType {
+    MustBeJson,
+    Any,
+}
+
+/// Tells a body that is no JSON from one that is JSON of another shape.
+pub fn json_problem(error: &serde_json::Error) -> Problem {
+    let detail = format!("the body: {error}");
+    if error.is_data() { Problem::unprocessable("invalid", detail) } else { Problem::bad_request("not-json", detail) }
+}
+
+/// Text of a request as it may be shown: short, and without control characters.
+pub fn shown(text: &str) -> String {
+    text.chars().take(100).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+fn parse_query(query: &str) -> BTreeMap<String, String> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(k, v)| (decode(k), decode(v))).collect()
+}
+
+/// `+` stays a plus: times in queries carry it as a zone, and nobody sends us forms.
+fn decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        let digits = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+        match digits.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) if *first == b'%' => {
+                bytes.push(byte);
+                rest = &tail[2..];
+            }
+            _ => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_taken_apart_whatever_it_holds() {
+        let query = parse_query("after=a%2Fb&wait=30&&x&t=2026-01-01T00:00:00+00:00&bad=%zz%4&u=%ff");
+        assert_eq!(query["after"], "a/b");
+        assert_eq!(query["x"], "");
+        assert_eq!(query["t"], "2026-01-01T00:00:00+00:00");
+        assert_eq!(query["bad"], "%zz%4");
+        assert_eq!(query["u"], "\u{fffd}");
+    }
+}

@@ -1,0 +1,257 @@
+//! Edge. The operators' endpoints that stream or wait: job logs, all hosts' events, the configuration.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use http_body_util::BodyExt;
+use http_body_util::channel::Channel;
+use hyper::StatusCode;
+use hyper::body::Bytes;
+use hyper::header::{ACCEPT, HeaderValue};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::answer::{Answer, Problem, answer, full, ok};
+use super::operator::{authorized, job_of};
+use super::request::Request;
+use crate::id::{HostName, JobId};
+use crate::protocol::Envelope;
+use crate::protocol::agent_event::{JobProgress, LogStream};
+use crate::server::access::Role;
+use crate::server::app::{App, blocking};
+use crate::server::host::Host;
+use crate::server::{history, job_log};
+
+/// Bytes of a log that are read at a time.
+const LOG_CHUNK_BYTES: usize = 64 * 1024;
+/// How long a follower waits for the last lines of a job that has ended.
+const LAST_LINES_PATIENCE: Duration = Duration::from_secs(30);
+/// Events in one answer.
+const EVENTS_PAGE: usize = 1000;
+const LONGEST_EVENTS_WAIT_SECS: u64 = 300;
+
+/// `GET /v1/jobs/{job}/log?after=SEQ&follow=1`: NDJSON, or text with `Accept: text/plain`.
+pub async fn log(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
+    let operator = authorized(app, &request, Role::Viewer)?;
+    let (host, job) = job_of(app, &request, &operator).await?;
+    let after = request.query::<u64>("after")?.unwrap_or(0);
+    let follow = request.query.get("follow").is_some_and(|value| !matches!(value.as_str(), "0" | "false"));
+    let as_text = request.header(ACCEPT.as_str()).is_some_and(|accept| accept.starts_with("text/plain"));
+    let (mut sender, body) = Channel::<Bytes, std::convert::Infallible>::new(4);
+    let app = Arc::clone(app);
+    tokio::spawn(async move {
+        let mut place = Place { offset: 0, seq: after };
+        let mut changed = host.slot.watch();
+        let mut stopping = app.stopping.subscribe();
+        let mut ended_at: Option<Instant> = None;
+        loop {
+            changed.mark_unchanged();
+            // Looked at before the log is read: lines that come with the end are not missed.
+            let end = log_end(&host, job.id).await;
+            loop {
+                let (path, at) = (host.log_path(job.id), place.clone());
+                let read = blocking(move || job_log::read_after(&path, at.offset, at.seq, LOG_CHUNK_BYTES)).await;
+                let Ok((lines, offset)) = read else { return };
+                if offset == place.offset {
+                    break;
+                }
+                place.offset = offset;
+                place.seq = lines.last().map_or(place.seq, |line| line.seq);
+                let bytes = render(&lines, as_text);
+                if !bytes.is_empty() && sender.send_data(Bytes::from(bytes)).await.is_err() {
+                    return;
+                }
+            }
+            let complete = end.is_some_and(|last| place.seq >= last);
+            if end.is_some() {
+                ended_at.get_or_insert_with(Instant::now);
+            }
+            let given_up = ended_at.is_some_and(|at| at.elapsed() > LAST_LINES_PATIENCE);
+            if !follow || complete || given_up || *stopping.borrow() {
+                return;
+            }
+            tokio::select! {
+                _ = changed.changed() => {}
+                _ = stopping.changed() => {}
+                // A silent peer is noticed, and other servers' lines are seen.
+                () = tokio::time::sleep(Duration::from_secs(2)) => {}
+            }
+        }
+    });
+    let content_type = if as_text { "text/plain; charset=utf-8" } else { "application/x-ndjson" };
+    Ok(answer(StatusCode::OK, content_type, body.boxed_unsync()))
+}
+
+/// How far a follower has got.
+#[derive(Debug, Clone)]
+struct Place {
+    offset: u64,
+    seq: u64,
+}
+
+/// The seq of a finished job's last log line; `None` while it may go on.
+async fn log_end(host: &Arc<Host>, id: JobId) -> Option<u64> {
+    let durable = host.slot.durable();
+    if durable.state.jobs.contains_key(&id) {
+        return None;
+    }
+    let job = match durable.state.job(id) {
+        Some(job) => Some(job.clone()),
+        None => {
+            let (dir, seq) = (host.journal_dir(), durable.head.seq);
+            blocking(move || history::job(&dir, seq, id)).await.ok().flatten()
+        }
+    };
+    Some(job.and_then(|job| job.last_log_seq).unwrap_or(0))
+}
+
+fn render(lines: &[Envelope], as_text: bool) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for line in lines {
+        if as_text {
+            bytes.extend(as_plain_text(line).into_bytes());
+        } else {
+            bytes.extend(serde_json::to_vec(line).unwrap_or_default());
+            bytes.push(b'\n');
+        }
+    }
+    bytes
+}
+
+/// One line for a person. Progress is left out, and control characters of the host's text never reach a terminal.
+fn as_plain_text(line: &Envelope) -> String {
+    if line.kind == JobProgress::TYPE {
+        return String::new();
+    }
+    let at = line.ts.to_rfc3339_opts(SecondsFormat::Secs, true);
+    match serde_json::from_str::<LogStream>(line.payload.get()) {
+        Ok(log) => {
+            let text: String =
+                log.payload.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
+            format!("{at} {text}\n")
+        }
+        Err(_) => format!("{at} [{}]\n", line.kind),
+    }
+}
+
+/// `GET /v1/events?after=CURSOR&wait=30&host=`: NDJSON; the next cursor is in `Restic-Manager-Cursor`. Without `after`, from
+/// the beginning of what is kept; `after=now` skips it.
+pub async fn events(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
+    let operator = authorized(app, &request, Role::Viewer)?;
+    let wait = request.query::<u64>("wait")?.unwrap_or(0).min(LONGEST_EVENTS_WAIT_SECS);
+    let only: Option<HostName> = request.query("host")?;
+    let limit = request.query::<usize>("limit")?.unwrap_or(EVENTS_PAGE).clamp(1, EVENTS_PAGE);
+    let mut after = match request.query.get("after").map(String::as_str).unwrap_or_default() {
+        "" => None,
+        "now" => Some(app.in_flight.horizon() - chrono::TimeDelta::microseconds(1)),
+        text => Some(parse_cursor(text)?),
+    };
+    let deadline = Instant::now() + Duration::from_secs(wait);
+    let mut changed = app.any_changed.subscribe();
+    let mut stopping = app.stopping.subscribe();
+    loop {
+        changed.mark_unchanged();
+        let (reader, operator, only) = (Arc::clone(app), operator.clone(), only.clone());
+        let horizon = app.in_flight.horizon();
+        let lines = blocking(move || {
+            let mut lines: Vec<(DateTime<Utc>, Value)> = Vec::new();
+            let mut collect = |host: Option<&HostName>, dir: &std::path::Path, seq: u64| {
+                for line in history::lines_between(dir, seq, after, horizon, limit)? {
+                    let mut event = json!({"host": host, "seq": line.seq, "ts": line.ts, "received_at": line.received_at, "type": line.kind, "payload": line.payload});
+                    if let (Some(map), None) = (event.as_object_mut(), host) {
+                        map.remove("host");
+                    }
+                    lines.push((line.received_at, event));
+                }
+                Ok::<_, crate::file_error::FileError>(())
+            };
+            for host in reader.hosts().iter().filter(|h| operator.may_see(&h.name) && only.as_ref().is_none_or(|o| *o == h.name)) {
+                let head = host.slot.durable().head;
+                if head.at > after {
+                    collect(Some(&host.name), &host.journal_dir(), head.seq)?;
+                }
+            }
+            let head = reader.fleet.durable().head;
+            if only.is_none() && !operator.is_limited() && head.at > after {
+                collect(None, &reader.state_dir.fleet_dir(), head.seq)?;
+            }
+            Ok::<_, crate::file_error::FileError>(lines)
+        })
+        .await;
+        let mut lines = lines?;
+        lines.sort_by_key(|(at, _)| *at);
+        lines.truncate(limit);
+        if let Some((last, _)) = lines.last() {
+            after = Some(*last);
+        }
+        if !lines.is_empty() || Instant::now() >= deadline || *stopping.borrow() {
+            let mut bytes = Vec::new();
+            for (_, event) in lines {
+                bytes.extend(serde_json::to_vec(&event).unwrap_or_default());
+                bytes.push(b'\n');
+            }
+            let mut response = answer(StatusCode::OK, "application/x-ndjson", full(bytes));
+            let cursor = after.map_or(0, |at| at.timestamp_micros()).to_string();
+            if let Ok(value) = HeaderValue::from_str(&cursor) {
+                response.headers_mut().insert("restic-manager-cursor", value);
+            }
+            return Ok(response);
+        }
+        tokio::select! {
+            _ = changed.changed() => {}
+            _ = stopping.changed() => {}
+            () = tokio::time::sleep_until(deadline) => {}
+        }
+    }
+}
+
+fn parse_cursor(text: &str) -> Result<DateTime<Utc>, Problem> {
+    let parsed = text.parse().ok().and_then(DateTime::from_timestamp_micros);
+    parsed.ok_or_else(|| {
+        Problem::bad_request("bad-cursor", "after= is no cursor of this server: take it from Restic-Manager-Cursor")
+    })
+}
+
+/// `GET /v1/config`.
+pub async fn config(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
+    let operator = authorized(app, &request, Role::Viewer)?;
+    if operator.is_limited() {
+        return Err(Problem::forbidden("this token is limited to some hosts; the configuration is the fleet's"));
+    }
+    Ok(ok(&config_view(app)))
+}
+
+fn config_view(app: &App) -> Value {
+    let state = app.fleet.durable().state;
+    let view = app.config();
+    let problems: Vec<Value> = view
+        .problems
+        .iter()
+        .map(|p| json!({"file": p.file, "line": p.line, "column": p.column, "severity": if p.severity == crate::problem::Severity::Error { "error" } else { "warning" }, "message": p.message}))
+        .collect();
+    json!({
+        "version": state.version,
+        "hash": state.adopted.as_ref().map(|a| &a.hash),
+        "commit": state.adopted.as_ref().and_then(|a| a.commit.as_ref()),
+        "hosts": state.adopted.as_ref().map_or(0, |a| a.hosts),
+        "adopted_at": state.adopted_at,
+        "files_run": view.runs,
+        "loaded_at": view.loaded_at,
+        "problems": problems,
+    })
+}
+
+/// `POST /v1/config/reload`: reads the directory now and reports.
+pub async fn reload(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
+    authorized(app, &request, Role::Operator)?;
+    let mut reloaded = app.reloaded.subscribe();
+    let before = *reloaded.borrow_and_update();
+    app.reload_wanted.send_modify(|count| *count += 1);
+    // One reload may be under way already; the one after it has seen everything.
+    let done = tokio::time::timeout(Duration::from_secs(60), reloaded.wait_for(|count| *count > before)).await;
+    if done.is_err() {
+        return Err(Problem::unavailable("reload-slow", "the configuration is still being read: see GET /v1/config"));
+    }
+    Ok(ok(&config_view(app)))
+}

@@ -1,0 +1,178 @@
+//! Edge. The log of one job: `logs/<job>.jsonl`, the agent's lines as they came, contiguous by seq. Does not know how the job goes.
+
+use std::fmt;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::append_file::{AppendFile, open_after_whole_lines};
+use crate::atomic_file;
+use crate::file_error::FileError;
+use crate::protocol::Envelope;
+use crate::protocol::agent_event::{JobProgress, LogDropped};
+
+/// Why log lines were not taken.
+#[derive(Debug)]
+pub enum LogError {
+    /// A line is missing between what is there and what came.
+    Gap {
+        expected: u64,
+        got: u64,
+    },
+    File(FileError),
+}
+
+impl fmt::Display for LogError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gap { expected, got } => write!(f, "log line {got} came where {expected} is next"),
+            Self::File(error) => fmt::Display::fmt(error, f),
+        }
+    }
+}
+
+impl std::error::Error for LogError {}
+
+impl From<FileError> for LogError {
+    fn from(error: FileError) -> Self {
+        Self::File(error)
+    }
+}
+
+/// Only what the log itself needs of a line.
+#[derive(Deserialize)]
+struct SeqOnly {
+    seq: u64,
+}
+
+/// Appends what is new, durably. Returns the seq up to which everything is there, and the newest progress among the lines.
+/// The caller sees to it that one writer is at work per job.
+pub fn append(path: &Path, lines: &[Envelope]) -> Result<(u64, Option<JobProgress>), LogError> {
+    if let Some(parent) = path.parent()
+        && !parent.exists()
+    {
+        atomic_file::create_private_dir(parent)?;
+    }
+    let mut file = open_after_whole_lines(path)?;
+    let mut last = last_seq(&mut file)?;
+    let mut bytes = Vec::new();
+    let mut progress = None;
+    for envelope in lines {
+        if envelope.seq <= last {
+            continue;
+        }
+        let first = match envelope.kind.as_str() {
+            LogDropped::TYPE => {
+                serde_json::from_str::<LogDropped>(envelope.payload.get()).map_or(envelope.seq, |d| d.from)
+            }
+            _ => envelope.seq,
+        };
+        if first > last + 1 {
+            return Err(LogError::Gap { expected: last + 1, got: first });
+        }
+        if envelope.kind == JobProgress::TYPE {
+            progress = serde_json::from_str(envelope.payload.get()).ok().or(progress);
+        }
+        // An envelope that was parsed has a JSON form.
+        bytes.extend(serde_json::to_vec(envelope).unwrap_or_default());
+        bytes.push(b'\n');
+        last = envelope.seq;
+    }
+    if !bytes.is_empty() {
+        file.append_durably(&bytes)?;
+    }
+    Ok((last, progress))
+}
+
+/// The seq of the last whole line; 0 for an empty log. Reads the end of the file only.
+fn last_seq(file: &mut AppendFile) -> Result<u64, FileError> {
+    let mut window = 64 * 1024;
+    loop {
+        let bytes = file.read_from(file.len().saturating_sub(window))?;
+        let whole_file = bytes.len() as u64 == file.len();
+        for line in bytes.rsplit(|b| *b == b'\n') {
+            if let Ok(SeqOnly { seq }) = serde_json::from_slice(line) {
+                return Ok(seq);
+            }
+        }
+        if whole_file {
+            return Ok(0);
+        }
+        window *= 8;
+    }
+}
+
+/// Lines after a place in the file: (their bytes, their last seq, the next place). Only whole lines, `limit` bytes or one line.
+pub fn read_after(path: &Path, offset: u64, after: u64, limit: usize) -> Result<(Vec<Envelope>, u64), FileError> {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), offset)),
+        Err(error) => return Err(FileError::of("read", path)(error)),
+    };
+    let mut bytes = Vec::new();
+    let mut window = limit as u64;
+    let whole = loop {
+        bytes.clear();
+        let read = file.seek(SeekFrom::Start(offset)).and_then(|_| (&mut file).take(window).read_to_end(&mut bytes));
+        read.map_err(FileError::of("read", path))?;
+        let whole = memchr::memrchr(b'\n', &bytes).map_or(0, |end| end + 1);
+        if whole > 0 || (bytes.len() as u64) < window {
+            break whole;
+        }
+        window *= 4;
+    };
+    let lines = bytes[..whole].split(|b| *b == b'\n').filter(|line| !line.is_empty());
+    let envelopes = lines.filter_map(|line| serde_json::from_slice::<Envelope>(line).ok()).filter(|e| e.seq > after);
+    Ok((envelopes.collect(), offset + whole as u64))
+}
+
+/// The newest progress in the log, from its end.
+pub fn newest_progress(path: &Path) -> Option<JobProgress> {
+    let len = std::fs::metadata(path).ok()?.len();
+    let (lines, _) = read_after(path, len.saturating_sub(64 * 1024), 0, 128 * 1024).ok()?;
+    let newest = lines.into_iter().rev().find(|line| line.kind == JobProgress::TYPE)?;
+    serde_json::from_str(newest.payload.get()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn line(seq: u64) -> Envelope {
+        Envelope::new(seq, chrono::DateTime::default(), "log.stream", &json!({"payload": "x"})).expect("JSON")
+    }
+
+    #[test]
+    fn lines_are_taken_once_in_order_and_a_gap_is_refused() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("logs/a.jsonl");
+        assert_eq!(append(&path, &[line(1), line(2)]).expect("append").0, 2);
+        assert_eq!(append(&path, &[line(1), line(2), line(3)]).expect("append").0, 3);
+        assert!(matches!(append(&path, &[line(5)]), Err(LogError::Gap { expected: 4, got: 5 })));
+        let (lines, next) = read_after(&path, 0, 1, 1 << 20).expect("read");
+        assert_eq!(lines.iter().map(|l| l.seq).collect::<Vec<_>>(), [2, 3]);
+        assert!(read_after(&path, next, 0, 1 << 20).expect("read").0.is_empty());
+    }
+
+    #[test]
+    fn a_marker_stands_for_dropped_lines() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("a.jsonl");
+        let marker = Envelope::new(9, chrono::DateTime::default(), LogDropped::TYPE, &LogDropped { from: 2, to: 9 });
+        assert_eq!(append(&path, &[line(1), marker.expect("JSON"), line(10)]).expect("append").0, 10);
+    }
+
+    #[test]
+    fn a_torn_line_is_written_again_whole() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("a.jsonl");
+        append(&path, &[line(1)]).expect("append");
+        let mut bytes = std::fs::read(&path).expect("read");
+        bytes.extend_from_slice(b"{\"seq\":2,\"ts");
+        std::fs::write(&path, bytes).expect("tear");
+        assert_eq!(append(&path, &[line(2)]).expect("append").0, 2);
+        assert_eq!(read_after(&path, 0, 0, 10).expect("read").0.len(), 1, "a small limit still gives a whole line");
+    }
+}

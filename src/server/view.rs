@@ -1,0 +1,195 @@
+//! Pure. What operators see of hosts and jobs: the JSON objects of protocol.md. Absent means unknown.
+//! Does not read anything: the folded state, the content and the time are arguments.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Map, Value, json};
+
+use super::host_content::HostContent;
+use super::host_state::HostState;
+use crate::cron_time::CronExpression;
+use crate::id::HostName;
+use crate::job::{Job, JobStatus};
+use crate::protocol::agent_event::JobProgress;
+use crate::protocol::schedule::Schedule;
+
+/// What is known of a host beside its journal.
+#[derive(Debug, Clone, Default)]
+pub struct Contact {
+    pub last_seen: Option<DateTime<Utc>>,
+    pub clock_skew_ms: Option<i64>,
+    /// Seconds that its last poll asked to wait.
+    pub poll_wait_secs: u64,
+    /// Silence before this does not count.
+    pub server_ready_at: Option<DateTime<Utc>>,
+}
+
+/// protocol.md "offline": max(90 s, 2 x wait + 30 s) without any request, counted from the server's readiness at the earliest.
+pub fn is_online(contact: &Contact, now: DateTime<Utc>) -> bool {
+    let Some(seen) = contact.last_seen else { return false };
+    let patience =
+        TimeDelta::seconds(i64::try_from(90.max(2 * contact.poll_wait_secs + 30)).unwrap_or(i64::MAX / 2000));
+    let since = contact.server_ready_at.map_or(seen, |ready| seen.max(ready));
+    now - since <= patience
+}
+
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            Value::Object(map.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, without_nulls(v))).collect())
+        }
+        Value::Array(list) => Value::Array(list.into_iter().map(without_nulls).collect()),
+        other => other,
+    }
+}
+
+/// The host object.
+pub fn host_view(
+    name: &HostName,
+    state: &HostState,
+    content: Option<&HostContent>,
+    contact: &Contact,
+    now: DateTime<Utc>,
+) -> Value {
+    let hello = state.hello.as_ref();
+    let of_status = |status: JobStatus| -> Vec<String> {
+        let mut jobs: Vec<&Job> = state.jobs.values().filter(|job| job.status == status).collect();
+        jobs.sort_by_key(|job| job.queued_seq);
+        jobs.iter().map(|job| job.id.to_string()).collect()
+    };
+    let zone = hello.and_then(|h| h.timezone.as_deref());
+    let schedules = content.map_or(&[][..], |c| &c.schedules);
+    let schedules: Vec<Value> = schedules
+        .iter()
+        .map(|schedule| {
+            let memory = state.schedules.get(&schedule.id);
+            let last_success = memory.and_then(|m| m.last_success);
+            let max_age = content.and_then(|c| c.max_age.get(&schedule.id));
+            json!({
+                "id": schedule.id,
+                "kind": schedule.kind,
+                "last_success": last_success,
+                "last_status": memory.and_then(|m| m.last_status),
+                "next_fire": next_fire(schedule, zone, now),
+                "stale": max_age.map(|age| last_success.is_none_or(|at| (now - at).num_seconds() > i64::try_from(age.as_secs()).unwrap_or(i64::MAX))),
+            })
+        })
+        .collect();
+    without_nulls(json!({
+        "name": name,
+        "online": is_online(contact, now),
+        "last_seen": contact.last_seen,
+        "enrolled": state.enrolled_at.is_some(),
+        "configured": content.is_some_and(|c| c.configured),
+        "agent_version": hello.map(|h| &h.agent_version),
+        "restic_version": hello.and_then(|h| h.restic_version.as_ref()),
+        "os": hello.map(|h| h.os),
+        "arch": hello.map(|h| h.arch),
+        "clock_skew_ms": contact.clock_skew_ms,
+        "conflict": state.is_in_conflict(now).then_some(true),
+        "schedule": {
+            "wanted": state.schedule_wanted.as_ref().map(|w| w.version),
+            "applied": (state.schedule_applied > 0).then_some(state.schedule_applied),
+            "commit": state.schedule_wanted.as_ref().and_then(|w| w.commit.as_ref()),
+        },
+        "config": {
+            "wanted": state.config_wanted.as_ref().map(|w| w.version),
+            "applied": (state.config_applied > 0).then_some(state.config_applied),
+        },
+        "running": of_status(JobStatus::Running),
+        "queued": of_status(JobStatus::Queued),
+        "schedules": schedules,
+        "alerts": [],
+    }))
+}
+
+/// The next due instant of an enabled schedule, before splay. `None` also where its zone is the host's own and unknown yet.
+pub fn next_fire(schedule: &Schedule, host_zone: Option<&str>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    if !schedule.enabled {
+        return None;
+    }
+    let zone: chrono_tz::Tz = schedule.timezone.as_deref().or(host_zone)?.parse().ok()?;
+    CronExpression::parse(&schedule.cron_expr).ok()?.next_after(zone, now)
+}
+
+/// The effective schedule set, with the next fire times.
+pub fn schedules_view(state: &HostState, content: Option<&HostContent>, now: DateTime<Utc>) -> Value {
+    let zone = state.hello.as_ref().and_then(|h| h.timezone.as_deref());
+    let schedules = content.map_or(&[][..], |c| &c.schedules);
+    let list: Vec<Value> = schedules
+        .iter()
+        .map(|schedule| {
+            // A struct of text, numbers and lists always has a JSON form.
+            let mut object = serde_json::to_value(schedule).unwrap_or_default();
+            if let (Some(map), Some(at)) = (object.as_object_mut(), next_fire(schedule, zone, now)) {
+                map.insert("next_fire".to_owned(), json!(at));
+            }
+            object
+        })
+        .collect();
+    json!({
+        "version": state.schedule_wanted.as_ref().map_or(0, |w| w.version),
+        "applied": state.schedule_applied,
+        "schedules": list,
+    })
+}
+
+/// The job object.
+pub fn job_view(host: &HostName, job: &Job, progress: Option<&JobProgress>, in_contact: bool) -> Value {
+    let contact = (!job.status.is_final()).then_some(if in_contact { "live" } else { "lost" });
+    let mut view = without_nulls(json!({
+        "id": job.id,
+        "host": host,
+        "kind": job.kind,
+        "status": job.status,
+        "incomplete": job.incomplete,
+        "warnings": job.warnings,
+        "actor": job.actor,
+        "schedule_id": job.schedule_id,
+        "scheduled_at": job.scheduled_at,
+        "queued_at": job.queued_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "exit_code": job.exit_code,
+        "error": job.error,
+        "waiting_for": (job.status == JobStatus::Queued && job.dispatch.is_none()).then_some("its turn"),
+        "cancel_requested": (job.cancel_seq.is_some() && !job.status.is_final()).then_some(true),
+        "offline": job.offline,
+        "contact": contact,
+        "progress": progress.filter(|_| job.status == JobStatus::Running),
+        "stats": job.stats,
+    }));
+    if let (Some(map), false) = (view.as_object_mut(), job.options.is_null()) {
+        map.insert("options".to_owned(), job.options.clone());
+    }
+    view
+}
+
+/// A page of a list: `{"<name>": [...], "next": cursor or null}`.
+pub fn page(name: &str, items: Vec<Value>, next: Option<String>) -> Value {
+    let mut map = Map::new();
+    map.insert(name.to_owned(), Value::Array(items));
+    map.insert("next".to_owned(), next.map_or(Value::Null, Value::String));
+    Value::Object(map)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_counts_from_the_servers_readiness_and_by_the_agents_own_wait() {
+        let at = |text: &str| text.parse::<DateTime<Utc>>().expect("an instant");
+        let contact = |seen, wait, ready| Contact {
+            last_seen: seen,
+            poll_wait_secs: wait,
+            server_ready_at: ready,
+            clock_skew_ms: None,
+        };
+        let seen = Some(at("2026-01-01T00:00:00Z"));
+        assert!(!is_online(&contact(None, 30, None), at("2026-01-01T00:00:00Z")));
+        assert!(is_online(&contact(seen, 30, None), at("2026-01-01T00:01:30Z")));
+        assert!(!is_online(&contact(seen, 30, None), at("2026-01-01T00:01:31Z")));
+        assert!(is_online(&contact(seen, 300, None), at("2026-01-01T00:10:30Z")));
+        assert!(is_online(&contact(seen, 30, Some(at("2026-01-01T01:00:00Z"))), at("2026-01-01T01:01:00Z")));
+    }
+}

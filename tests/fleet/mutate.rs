@@ -1,0 +1,139 @@
+//! The sample files, damaged: cut at every byte, and with random bytes changed, dropped, doubled and swapped.
+//! None may crash the loading. Damage that leaves no TOML must be an error. That nothing damaged is delivered
+//! afterwards is the server's test.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use restic_manager::server::fleet::load::{has_errors, load};
+use restic_manager::server::fleet::read_tree::read_tree;
+use restic_manager::server::fleet::schedule_set::{config_update_of, schedules_of};
+
+type Files = BTreeMap<String, String>;
+
+fn sample() -> Files {
+    let (files, problems) = read_tree(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config"));
+    assert!(problems.is_empty(), "{problems:?}");
+    files
+}
+
+/// Loads the sample with one file replaced, and checks what holds for any input.
+fn load_with(files: &mut Files, name: &str, text: String) -> bool {
+    // Another parse than ours decides what is TOML.
+    let is_toml = toml::from_str::<toml::Table>(&text).is_ok();
+    let original = files.insert(name.to_owned(), text);
+    let (fleet, problems) = load(files);
+    let refused = has_errors(&problems);
+    let text = &files[name];
+    assert!(is_toml || refused || name == "agent.toml", "{name} is no TOML and accepted:\n{text}");
+    for problem in &problems {
+        let lines = u32::try_from(text.split('\n').count()).expect("few lines");
+        assert!(problem.file != name || problem.line <= lines, "{problem}\n{text}");
+        assert!(!problem.message.is_empty() && !problem.message.chars().any(char::is_control), "{problem:?}");
+    }
+    if !refused {
+        for host in fleet.hosts.values() {
+            let update = config_update_of(&fleet, host, &Default::default());
+            let schedules = schedules_of(host);
+            assert!(schedules.is_empty() || update.repo_url.is_some_and(|url| !url.is_empty()), "{name}\n{text}");
+            assert!(schedules.windows(2).all(|pair| pair[0].id < pair[1].id));
+        }
+    }
+    if let Some(original) = original {
+        files.insert(name.to_owned(), original);
+    }
+    refused
+}
+
+#[test]
+fn a_sample_cut_at_any_byte_never_crashes_and_is_refused_where_it_is_no_toml() {
+    let mut files = sample();
+    let (mut refused, mut cuts) = (0, 0);
+    for (name, text) in files.clone() {
+        for end in (0..text.len()).filter(|end| text.is_char_boundary(*end)) {
+            cuts += 1;
+            refused += usize::from(load_with(&mut files, &name, text[..end].to_owned()));
+        }
+    }
+    // The positive control: cuts do damage.
+    assert!(refused > cuts / 10, "{refused} of {cuts} refused");
+}
+
+/// xorshift64*: the same mutations on every machine.
+struct Rng(u64);
+
+impl Rng {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let high = (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize;
+        high % bound.max(1)
+    }
+}
+
+/// One to three changes somewhere in the text.
+fn mutate(text: &str, rng: &mut Rng) -> String {
+    const PIECES: [&str; 20] = [
+        "\"",
+        "[",
+        "]",
+        "[[",
+        "{",
+        "}",
+        "=",
+        "#",
+        "\n",
+        "'''",
+        "\\",
+        "-1",
+        "\u{0}",
+        "é",
+        "\u{202e}",
+        "{host}",
+        "..",
+        "schedule",
+        "true",
+        "99999999999999999999",
+    ];
+    let mut characters: Vec<char> = text.chars().collect();
+    for _ in 0..=rng.below(3) {
+        let at = rng.below(characters.len() + 1);
+        let end = (at + 1 + rng.below(12)).min(characters.len());
+        match rng.below(5) {
+            0 => drop(characters.drain(at..end)),
+            1 => drop(characters.splice(at..at, PIECES[rng.below(PIECES.len())].chars())),
+            2 => {
+                let copy = characters[at..end].to_vec();
+                let to = rng.below(characters.len() + 1);
+                characters.splice(to..to, copy);
+            }
+            3 if at < characters.len() => {
+                characters[at] = char::from(u8::try_from(rng.below(128)).expect("below 128"));
+            }
+            _ => {
+                let other = rng.below(characters.len());
+                if at < characters.len() {
+                    characters.swap(at, other);
+                }
+            }
+        }
+    }
+    characters.into_iter().collect()
+}
+
+#[test]
+fn a_mutated_sample_never_crashes_and_is_refused_where_it_is_no_toml() {
+    let count = std::env::var("RESTIC_MANAGER_FLEET_MUTATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(2_000);
+    let mut files = sample();
+    let names: Vec<String> = files.keys().filter(|name| *name != "agent.toml").cloned().collect();
+    let mut rng = Rng(0x5EED);
+    let mut refused = 0;
+    for _ in 0..count {
+        let name = &names[rng.below(names.len())];
+        let text = mutate(&files[name], &mut rng);
+        refused += usize::from(load_with(&mut files, name, text));
+    }
+    // The positive control: mutations do damage.
+    assert!(refused > count / 10, "{refused} of {count} refused");
+}
