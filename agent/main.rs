@@ -4,6 +4,7 @@ mod json_file;
 mod ledger;
 mod log_spool;
 mod policy;
+mod received;
 mod repository_url;
 mod restic_args;
 mod restic_environment;
