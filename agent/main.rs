@@ -1,5 +1,6 @@
 #![allow(dead_code, unused_imports)] // The loops that use the modules come with the real main.
 mod host_path;
+mod identity;
 mod json_file;
 mod ledger;
 mod log_spool;
