@@ -1,4 +1,5 @@
 #![allow(dead_code, unused_imports)] // The loops that use the modules come with the real main.
+mod backoff;
 mod host_path;
 mod identity;
 mod json_file;
