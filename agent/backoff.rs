@@ -13,25 +13,15 @@ const LONGEST: Duration = Duration::from_secs(120);
 /// No server is obeyed for longer: an intermediary may have said it.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
-/// How often it failed in a row.
+/// How often it failed in a row. After a success, begin with a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
-    /// Something worked.
-    pub(crate) fn reset(&mut self) {
-        self.failures = 0;
-    }
-
-    /// How many failures there were in a row.
-    pub(crate) const fn failures(self) -> u32 {
-        self.failures
-    }
-
     /// It failed: how long to wait. `random` is 0 to 1; `retry_after` is what the server asked for, and is a lower bound.
-    pub(crate) fn next(&mut self, random: f64, retry_after: Option<Duration>) -> Duration {
+    pub(crate) fn next(&mut self, retry_after: Option<Duration>, random: f64) -> Duration {
         let random = if random.is_finite() { random.clamp(0.0, 1.0) } else { 0.5 };
         let wait = match self.failures {
             0 => FIRST.mul_f64(random),
@@ -58,21 +48,20 @@ mod tests {
     #[test]
     fn waits_double_from_2_to_120_seconds_after_the_first() {
         let mut backoff = Backoff::default();
-        let waits: Vec<f64> = (0..10).map(|_| backoff.next(0.5, None).as_secs_f64()).collect();
+        let waits: Vec<f64> = (0..10).map(|_| backoff.next(None, 0.5).as_secs_f64()).collect();
         assert_eq!(waits, [7.5, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 120.0, 120.0, 120.0]);
-        backoff.reset();
-        assert_eq!(backoff.next(1.0, None), FIRST);
+        assert_eq!(Backoff::default().next(None, 1.0), FIRST);
     }
 
     #[test]
     fn an_absurd_retry_after_is_not_obeyed_for_ever() {
-        assert_eq!(after(3).next(0.0, Some(Duration::from_secs(u64::MAX))), LONGEST_RETRY_AFTER);
+        assert_eq!(after(3).next(Some(Duration::from_secs(u64::MAX)), 0.0), LONGEST_RETRY_AFTER);
     }
 
     proptest! {
         #[test]
         fn every_wait_is_within_its_bounds(failures in 0_u32.., random in 0.0_f64..=1.0) {
-            let wait = after(failures).next(random, None);
+            let wait = after(failures).next(None, random);
             if failures == 0 {
                 prop_assert!(wait <= FIRST);
             } else {
@@ -82,7 +71,7 @@ mod tests {
 
         #[test]
         fn chance_spreads_the_longest_wait_too(failures in 0_u32.., a in 0.0_f64..=1.0, b in 0.0_f64..=1.0) {
-            let (one, other) = (after(failures).next(a, None), after(failures).next(b, None));
+            let (one, other) = (after(failures).next(None, a), after(failures).next(None, b));
             prop_assert!((a - b).abs() <= 1e-6 || one.abs_diff(other) > Duration::from_nanos(500));
         }
 
@@ -91,12 +80,12 @@ mod tests {
             failures in 0_u32..40, random in 0.001_f64..=1.0, asked in 0_u64..3_600,
         ) {
             let asked = Duration::from_secs(asked);
-            prop_assert!(after(failures).next(random, Some(asked)) > asked);
+            prop_assert!(after(failures).next(Some(asked), random) > asked);
         }
 
         #[test]
         fn strange_chances_do_no_harm(random in prop::num::f64::ANY) {
-            prop_assert!(after(9).next(random, None) <= LONGEST * 3 / 2);
+            prop_assert!(after(9).next(None, random) <= LONGEST * 3 / 2);
         }
     }
 }

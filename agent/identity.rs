@@ -28,6 +28,36 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
+    /// The identity that is here, if any.
+    pub(crate) fn read(dir: &Path) -> Result<Option<Self>, IdentityError> {
+        let path = path(dir);
+        let bytes = match std::fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(FileError::of("read", &path)).map_err(IdentityError::File)?,
+        };
+        // Not `json_file::read`, which would set a damaged file aside and so make room for another credential.
+        serde_json::from_slice(&bytes).map(Some).map_err(|_| IdentityError::Damaged(path))
+    }
+
+    /// The identity to enroll with: the one that is here when it is of this host and server, so that a retry is the same
+    /// request; else a new one, durable when this returns.
+    pub(crate) fn read_or_make(dir: &Path, host: &HostName, server: &str) -> Result<Self, IdentityError> {
+        match Self::read(dir)? {
+            None => Self::make_anew(dir, host, server),
+            Some(identity) if identity.host == *host && identity.server == server => Ok(identity),
+            Some(Self { host, server, .. }) => Err(IdentityError::Other { host, server }),
+        }
+    }
+
+    /// A new identity in place of the one that may be here: to enroll anew after the credential was revoked.
+    pub(crate) fn make_anew(dir: &Path, host: &HostName, server: &str) -> Result<Self, IdentityError> {
+        let credential = new_credential()?;
+        let enrollment_id = EnrollmentId(uuid::Uuid::new_v4());
+        let identity = Self { enrollment_id, credential, host: host.clone(), server: server.to_owned() };
+        json_file::write(&path(dir), &identity).map_err(IdentityError::File)?;
+        Ok(identity)
+    }
+
     /// What the enroll request tells of the credential, in lower-case hexadecimal.
     pub(crate) fn credential_sha256(&self) -> String {
         hex_sha256(self.credential.reveal().as_bytes())
@@ -74,36 +104,6 @@ impl std::error::Error for IdentityError {
     }
 }
 
-/// The identity that is here, if any.
-pub(crate) fn load(dir: &Path) -> Result<Option<Identity>, IdentityError> {
-    let path = path(dir);
-    let bytes = match std::fs::read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        read => read.map_err(FileError::of("read", &path)).map_err(IdentityError::File)?,
-    };
-    // Not `json_file::read`, which would set a damaged file aside and so make room for another credential.
-    serde_json::from_slice(&bytes).map(Some).map_err(|_| IdentityError::Damaged(path))
-}
-
-/// The identity to enroll with: the one that is here when it is of this host and server, so that a retry is the same
-/// request; else a new one, durable when this returns.
-pub(crate) fn load_or_create(dir: &Path, host: &HostName, server: &str) -> Result<Identity, IdentityError> {
-    match load(dir)? {
-        None => create(dir, host, server),
-        Some(identity) if identity.host == *host && identity.server == server => Ok(identity),
-        Some(Identity { host, server, .. }) => Err(IdentityError::Other { host, server }),
-    }
-}
-
-/// A new identity in place of the one that may be here: to enroll anew after the credential was revoked.
-pub(crate) fn create(dir: &Path, host: &HostName, server: &str) -> Result<Identity, IdentityError> {
-    let credential = new_credential()?;
-    let enrollment_id = EnrollmentId(uuid::Uuid::new_v4());
-    let identity = Identity { enrollment_id, credential, host: host.clone(), server: server.to_owned() };
-    json_file::write(&path(dir), &identity).map_err(IdentityError::File)?;
-    Ok(identity)
-}
-
 fn path(dir: &Path) -> PathBuf {
     dir.join("identity.json")
 }
@@ -112,6 +112,15 @@ fn new_credential() -> Result<Secret, IdentityError> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(IdentityError::NoRandomness)?;
     Ok(Secret::new(format!("rma_{}", data_encoding::BASE64URL_NOPAD.encode(&bytes))))
+}
+
+/// A random share from 0 to 1, for waits that must differ between hosts. Without randomness the middle: no harm.
+pub(crate) fn random_unit() -> f64 {
+    let mut bytes = [0; 4];
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
+        Err(_) => 0.5,
+    }
 }
 
 /// A hash that tells this machine from a clone of it; absent where the system has no id of the machine.
@@ -168,10 +177,10 @@ mod tests {
     #[test]
     fn a_retry_enrolls_with_the_same_identity() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        assert_eq!(load(dir.path()).expect("fine"), None);
-        let first = load_or_create(dir.path(), &host("web-1"), SERVER).expect("created");
-        assert_eq!(load_or_create(dir.path(), &host("web-1"), SERVER).expect("loaded"), first);
-        assert_eq!(load(dir.path()).expect("fine"), Some(first.clone()));
+        assert_eq!(Identity::read(dir.path()).expect("fine"), None);
+        let first = Identity::read_or_make(dir.path(), &host("web-1"), SERVER).expect("created");
+        assert_eq!(Identity::read_or_make(dir.path(), &host("web-1"), SERVER).expect("loaded"), first);
+        assert_eq!(Identity::read(dir.path()).expect("fine"), Some(first.clone()));
         let secret = first.credential.reveal().strip_prefix("rma_").expect("the prefix");
         assert_eq!(data_encoding::BASE64URL_NOPAD.decode(secret.as_bytes()).map(|bytes| bytes.len()), Ok(32));
         assert_eq!((secret.len(), first.credential_sha256().len()), (43, 64));
@@ -186,21 +195,21 @@ mod tests {
     #[test]
     fn the_identity_of_another_host_or_server_is_not_replaced_unless_asked() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let first = load_or_create(dir.path(), &host("web-1"), SERVER).expect("created");
+        let first = Identity::read_or_make(dir.path(), &host("web-1"), SERVER).expect("created");
         for (name, server) in [("web-2", SERVER), ("web-1", "https://other.example.org")] {
-            let error = load_or_create(dir.path(), &host(name), server).expect_err("another");
+            let error = Identity::read_or_make(dir.path(), &host(name), server).expect_err("another");
             assert!(error.to_string().contains("web-1 of https://backup.example.org"), "{error}");
         }
-        let second = create(dir.path(), &host("web-2"), SERVER).expect("created");
+        let second = Identity::make_anew(dir.path(), &host("web-2"), SERVER).expect("created");
         assert!(second.credential != first.credential && second.enrollment_id != first.enrollment_id);
-        assert_eq!(load(dir.path()).expect("fine"), Some(second));
+        assert_eq!(Identity::read(dir.path()).expect("fine"), Some(second));
     }
 
     #[test]
     fn a_damaged_identity_is_an_error_and_stays_where_it_is() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         std::fs::write(path(dir.path()), "{\"credential\": \"rma_x\"").expect("written");
-        let error = load_or_create(dir.path(), &host("web-1"), SERVER).expect_err("damaged");
+        let error = Identity::read_or_make(dir.path(), &host("web-1"), SERVER).expect_err("damaged");
         assert!(matches!(error, IdentityError::Damaged(_)) && !error.to_string().contains("rma_x"), "{error}");
         assert!(path(dir.path()).exists());
     }

@@ -184,7 +184,7 @@ impl LogSpool {
     }
 
     /// Deletes the file.
-    pub(crate) fn remove(self) -> Result<(), FileError> {
+    pub(crate) fn delete(&self) -> Result<(), FileError> {
         atomic_file::remove(&self.path)
     }
 

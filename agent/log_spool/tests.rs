@@ -89,7 +89,7 @@ fn lines_and_progress_share_numbers_and_survive_a_restart() {
     server.drain(&mut spool, 200);
     assert_eq!(server.texts(), ["one", "progress", "two", "three"]);
     assert!(spool.is_sent());
-    spool.remove().expect("removed");
+    spool.delete().expect("removed");
     assert!(list(dir.path()).expect("listed").is_empty());
 }
 
