@@ -23,7 +23,7 @@ pub(crate) struct Identity {
     /// The bearer token: `rma_` and 43 base64url characters.
     pub(crate) credential: Secret,
     pub(crate) host: HostName,
-    /// The server's URL, as in agent.toml.
+    /// The server's URL, without a slash at its end.
     pub(crate) server: String,
 }
 
@@ -42,6 +42,7 @@ impl Identity {
     /// The identity to enroll with: the one that is here when it is of this host and server, so that a retry is the same
     /// request; else a new one, durable when this returns.
     pub(crate) fn read_or_make(dir: &Path, host: &HostName, server: &str) -> Result<Self, IdentityError> {
+        let server = server.trim_end_matches('/');
         match Self::read(dir)? {
             None => Self::make_anew(dir, host, server),
             Some(identity) if identity.host == *host && identity.server == server => Ok(identity),
@@ -53,7 +54,8 @@ impl Identity {
     pub(crate) fn make_anew(dir: &Path, host: &HostName, server: &str) -> Result<Self, IdentityError> {
         let credential = new_credential()?;
         let enrollment_id = EnrollmentId(uuid::Uuid::new_v4());
-        let identity = Self { enrollment_id, credential, host: host.clone(), server: server.to_owned() };
+        let identity =
+            Self { enrollment_id, credential, host: host.clone(), server: server.trim_end_matches('/').to_owned() };
         json_file::write(&path(dir), &identity).map_err(IdentityError::File)?;
         Ok(identity)
     }
@@ -180,6 +182,8 @@ mod tests {
         assert_eq!(Identity::read(dir.path()).expect("fine"), None);
         let first = Identity::read_or_make(dir.path(), &host("web-1"), SERVER).expect("created");
         assert_eq!(Identity::read_or_make(dir.path(), &host("web-1"), SERVER).expect("loaded"), first);
+        let slashed = Identity::read_or_make(dir.path(), &host("web-1"), "https://backup.example.org/");
+        assert_eq!(slashed.expect("loaded"), first);
         assert_eq!(Identity::read(dir.path()).expect("fine"), Some(first.clone()));
         let secret = first.credential.reveal().strip_prefix("rma_").expect("the prefix");
         assert_eq!(data_encoding::BASE64URL_NOPAD.decode(secret.as_bytes()).map(|bytes| bytes.len()), Ok(32));
