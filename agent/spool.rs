@@ -196,7 +196,6 @@ impl Spool {
         self.mark.stream
     }
 
-    #[cfg(test)]
     pub(crate) fn acked(&self) -> u64 {
         self.mark.acked
     }
