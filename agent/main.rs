@@ -1,11 +1,21 @@
-#![allow(dead_code, unused_imports)] // The loops that use the modules come with the real main.
+//! Edge. The agent's program: arguments and exit codes, no logic.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
 mod backoff;
+mod commands;
+mod core;
+mod enroll;
 mod host_path;
 mod identity;
 mod json_file;
 mod ledger;
 mod log_spool;
 mod policy;
+mod poll;
 mod received;
 mod repository_url;
 mod restic_args;
@@ -14,7 +24,14 @@ mod restic_json;
 mod restic_probe;
 mod restic_run;
 mod restic_version;
+mod run;
+mod runner;
+mod scheduler;
+mod sender;
+mod settings;
+mod snapshots;
 mod spool;
+mod status;
 
 /// The restic-manager agent: backs this host up as its schedules say
 #[derive(Parser)]

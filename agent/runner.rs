@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use restic_manager::clock;
+use restic_manager::file_error::chain;
 use restic_manager::id::ScheduleId;
 use restic_manager::protocol::agent_event::{AgentEvent, JobOutcome, JobStarted};
 use restic_manager::protocol::job_options::{JobKind, JobSpec};
@@ -33,6 +34,9 @@ pub(crate) async fn run(agent: Rc<Agent>, mut unlock_first: bool) {
             restic_run::unlock(&agent, version).await;
         }
         run_job(&agent, &job).await;
+        if let Err(error) = agent.ledger.borrow_mut().compact_if_large(clock::now()) {
+            tracing::warn!("the ledger stays large: {}", chain(&error));
+        }
     }
 }
 

@@ -196,6 +196,7 @@ impl Spool {
         self.mark.stream
     }
 
+    #[cfg(test)]
     pub(crate) fn acked(&self) -> u64 {
         self.mark.acked
     }

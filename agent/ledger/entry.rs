@@ -108,6 +108,7 @@ impl LedgerJob {
         matches!(self.progress, Progress::Rejected { .. } | Progress::Finished(_))
     }
 
+    #[cfg(test)]
     pub(crate) fn is_offline(&self) -> bool {
         matches!(self.work, Work::Offline(_))
     }
