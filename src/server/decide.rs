@@ -290,11 +290,14 @@ pub fn decide_abandon(
     Ok(Some(Fact::JobAbandoned(JobAndActor { job_id, actor })))
 }
 
-/// Jobs that nobody took in time.
+/// Jobs that nobody took in time end; queued ones that are no command yet become one (power loss may keep the line that
+/// queued a job without the next one).
 pub fn decide_tick(state: &HostState, now: DateTime<Utc>) -> Vec<Fact> {
-    let overdue =
-        state.jobs.values().filter(|job| !job.accepted && job.dispatch.as_ref().is_some_and(|d| d.expires_at < now));
-    overdue.map(|job| Fact::JobExpired(JobExpired { job_id: job.id })).collect()
+    let due = state.jobs.values().filter(|job| !job.accepted).filter_map(|job| match &job.dispatch {
+        Some(dispatch) => (dispatch.expires_at < now).then(|| Fact::JobExpired(JobExpired { job_id: job.id })),
+        None => Some(dispatched(job.id, now)),
+    });
+    due.collect()
 }
 
 /// Enrolls the host with a token that was found good. The same agent asking again is told the same.
