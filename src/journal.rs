@@ -299,10 +299,12 @@ impl<S: Fold> Batch<'_, S> {
         journal.stale = true;
         let seq = journal.head.seq + 1;
         let (bytes, crc) = line::encode(seq, received_at, new);
+        // Memory holds what reading the line again gives.
+        let (ts, received_at) = (line::written_time(new.ts), line::written_time(received_at));
         self.bytes.extend_from_slice(&bytes);
         let (stream, stream_seq) = new.stream.unzip();
         let (kind, payload) = (new.kind.clone(), new.payload.clone());
-        journal.take_in(&Line { seq, ts: new.ts, received_at, kind, stream, stream_seq, payload, crc });
+        journal.take_in(&Line { seq, ts, received_at, kind, stream, stream_seq, payload, crc });
         seq
     }
 
