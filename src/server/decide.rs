@@ -53,9 +53,14 @@ pub struct AgentHas<'a> {
     pub config: Option<(u64, &'a str)>,
 }
 
+/// A version that no agent can have got from a server, and from which counting on might overflow: 2^53, where JSON's numbers
+/// end for many readers.
+const ABSURD_VERSION: u64 = 1 << 53;
+
 fn next_version(wanted: Option<&Versioned>, hash: &str, agent_has: Option<(u64, &str)>) -> Option<u64> {
     let ours = wanted.map_or(0, |w| w.version);
-    let agents = agent_has.filter(|(version, its)| *version >= ours && *version > 0 && *its != hash).map(|(v, _)| v);
+    let believed = agent_has.filter(|(version, _)| (1..ABSURD_VERSION).contains(version));
+    let agents = believed.filter(|(version, its)| *version >= ours && *its != hash).map(|(v, _)| v);
     match (wanted, agents) {
         (_, Some(agents)) => Some(agents + 1),
         (Some(wanted), None) if wanted.hash == hash => None,
