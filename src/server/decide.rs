@@ -212,7 +212,8 @@ pub fn decide_job(
         kind: spec.kind(),
         options: spec.options_json(),
         actor: request.actor.clone(),
-        schedule_id: request.schedule_id.clone(),
+        // The success of another kind of job (a forget by a backup schedule's rules) is not the schedule's.
+        schedule_id: schedule.filter(|schedule| schedule.kind == spec.kind()).map(|schedule| schedule.id.clone()),
         scheduled_at: None,
         idempotency: request.idempotency.clone(),
     };

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::fact::{Fact, Idempotency, JobQueued, Versioned};
 use crate::id::{InstanceId, JobId, ScheduleId, StreamId};
@@ -122,7 +123,8 @@ impl HostState {
             self.jobs.insert(id, job);
             return;
         }
-        if let Some(schedule) = &job.schedule_id {
+        let is_dry_run = job.options.get("dry_run") == Some(&Value::Bool(true));
+        if let Some(schedule) = job.schedule_id.as_ref().filter(|_| !is_dry_run) {
             let memory = self.schedules.entry(schedule.clone()).or_default();
             memory.last_status = Some(job.status);
             if job.status == JobStatus::Succeeded {
