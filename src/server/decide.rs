@@ -205,8 +205,7 @@ pub fn decide_job(
     };
     let spec = requested_spec(request, schedule)?;
     check_spec(&spec)?;
-    let without = |c: &HostContent| c.config.repo_url.as_ref().is_some_and(String::is_empty);
-    if content.is_none_or(without) {
+    if content.is_none_or(|c| c.config.repo_url.as_deref().unwrap_or_default().is_empty()) {
         return Err(Refusal::Invalid(
             "the host has no repository: set `repository` in its file or its group's".to_owned(),
         ));
