@@ -46,7 +46,7 @@ fn first_sentence(text: &str) -> String {
     let about = about.join(" ");
     let about = about.trim_start_matches("Pure itself.").trim_start_matches("Pure.").trim_start_matches("Edge.").trim();
     let end = about.find(". ").unwrap_or(about.trim_end_matches('.').len());
-    about[..end].to_owned()
+    if about.is_empty() { "its tests".to_owned() } else { about[..end].to_owned() }
 }
 
 fn blessed(tree: &BTreeMap<String, String>, sources: &[String]) -> String {
@@ -55,7 +55,7 @@ fn blessed(tree: &BTreeMap<String, String>, sources: &[String]) -> String {
         lines.entry(path.clone()).or_insert_with(|| first_sentence(&read(path)));
         let parents = path.match_indices('/').map(|(at, _)| path[..=at].to_owned());
         for parent in parents.collect::<Vec<_>>() {
-            lines.entry(parent).or_insert_with(|| "?".to_owned());
+            lines.entry(parent).or_default();
         }
     }
     // A module's file stands before its directory: `fleet.rs`, then `fleet/`.
@@ -67,7 +67,7 @@ fn blessed(tree: &BTreeMap<String, String>, sources: &[String]) -> String {
         let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
         let slash = if path.ends_with('/') { "/" } else { "" };
         let shown = format!("{}{name}{slash}", "  ".repeat(depth));
-        let _ = writeln!(text, "{shown:<27} {words}");
+        let _ = writeln!(text, "{}", format!("{shown:<27} {words}").trim_end());
     }
     text
 }
