@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 /// What there was to read.
 #[derive(Debug, PartialEq)]
-pub enum Content<T> {
+pub(crate) enum Content<T> {
     Is(T),
     Absent,
     /// Set aside as `<name>.damaged`; the text says so, for a log or a report.
@@ -20,7 +20,7 @@ pub enum Content<T> {
 
 impl<T> Content<T> {
     /// The value, if there is one; what is damaged is told to `damage` and counts as absent.
-    pub fn or_tell(self, damage: &mut Vec<String>) -> Option<T> {
+    pub(crate) fn or_tell(self, damage: &mut Vec<String>) -> Option<T> {
         match self {
             Self::Is(value) => Some(value),
             Self::Absent => None,
@@ -33,7 +33,7 @@ impl<T> Content<T> {
 }
 
 /// Reads a file that `write` wrote.
-pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Content<T>, FileError> {
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Content<T>, FileError> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Content::Absent),
@@ -58,7 +58,7 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Content<T>, FileError> {
 }
 
 /// Replaces the file, readable by its owner only; durable when this returns.
-pub fn write(path: &Path, value: &impl Serialize) -> Result<(), FileError> {
+pub(crate) fn write(path: &Path, value: &impl Serialize) -> Result<(), FileError> {
     let mut bytes = serde_json::to_vec(value).map_err(|error| FileError::of("write", path)(error.into()))?;
     bytes.push(b'\n');
     atomic_file::replace(path, &bytes)

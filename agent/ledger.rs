@@ -9,37 +9,38 @@ use restic_manager::append_file::{AppendFile, open_after_whole_lines};
 use restic_manager::atomic_file;
 use restic_manager::file_error::FileError;
 use restic_manager::id::JobId;
+#[cfg(test)]
 use restic_manager::protocol::agent_event::JobFinished;
 use restic_manager::protocol::command::CommandRun;
 
-pub mod entry;
+pub(crate) mod entry;
 
-pub use entry::{Entry, LedgerJob, LedgerState, OfflineJob, Progress, Stage, Work};
+pub(crate) use entry::{Entry, LedgerJob, LedgerState, OfflineJob, Progress, Stage, Work};
 
 /// A smaller file is not worth compacting, in bytes.
 const COMPACT_ABOVE: u64 = 256 * 1024;
 
 /// What a poll's answer asks for.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Command {
+pub(crate) enum Command {
     Run(CommandRun),
     Cancel(JobId),
 }
 
 /// What a batch of commands came to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Receipt {
+pub(crate) struct Receipt {
     /// To be accepted or rejected now.
-    pub new: Vec<JobId>,
+    pub(crate) new: Vec<JobId>,
     /// Delivered again: to be answered again from what the ledger knows, never run again.
-    pub known: Vec<JobId>,
+    pub(crate) known: Vec<JobId>,
     /// To be cancelled if they run; each has not ended.
-    pub cancel: Vec<JobId>,
+    pub(crate) cancel: Vec<JobId>,
 }
 
 /// The open ledger. One process has it at a time.
 #[derive(Debug)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     path: PathBuf,
     /// None: not open, since the file was replaced and could not be opened again yet.
     file: Option<AppendFile>,
@@ -49,7 +50,7 @@ pub struct Ledger {
 impl Ledger {
     /// Opens `<dir>/ledger.jsonl`. A torn last line is cut off; other lines that cannot be read are skipped and
     /// described, one text each.
-    pub fn open(dir: &Path, now: DateTime<Utc>) -> Result<(Self, Vec<String>), FileError> {
+    pub(crate) fn open(dir: &Path, now: DateTime<Utc>) -> Result<(Self, Vec<String>), FileError> {
         let path = dir.join("ledger.jsonl");
         let mut file = open_after_whole_lines(&path)?;
         let bytes = file.read_from(0)?;
@@ -70,7 +71,12 @@ impl Ledger {
 
     /// Puts a batch of commands and the cursor after them into the ledger, in one durable write. After an error
     /// nothing was received and the cursor has not moved.
-    pub fn receive(&mut self, now: DateTime<Utc>, commands: &[Command], cursor: &str) -> Result<Receipt, FileError> {
+    pub(crate) fn receive(
+        &mut self,
+        now: DateTime<Utc>,
+        commands: &[Command],
+        cursor: &str,
+    ) -> Result<Receipt, FileError> {
         let mut receipt = Receipt::default();
         let mut entries = Vec::new();
         for command in commands {
@@ -102,42 +108,43 @@ impl Ledger {
     }
 
     /// Records what happened to a job; durable when this returns.
-    pub fn record(&mut self, now: DateTime<Utc>, job_id: JobId, stage: Stage) -> Result<(), FileError> {
+    pub(crate) fn record(&mut self, now: DateTime<Utc>, job_id: JobId, stage: Stage) -> Result<(), FileError> {
         self.write(&[Entry::Job { ts: now, job_id, stage }])
     }
 
-    pub fn job(&self, id: JobId) -> Option<&LedgerJob> {
+    pub(crate) fn job(&self, id: JobId) -> Option<&LedgerJob> {
         self.state.job(id)
     }
 
     /// What the next poll continues after; none: from the beginning.
-    pub fn cursor(&self) -> Option<&str> {
+    pub(crate) fn cursor(&self) -> Option<&str> {
         self.state.cursor()
     }
 
     /// Jobs that have not ended, in order of receipt.
-    pub fn unfinished(&self) -> Vec<&LedgerJob> {
+    pub(crate) fn unfinished(&self) -> Vec<&LedgerJob> {
         self.state.jobs().filter(|job| !job.has_ended()).collect()
     }
 
     /// Jobs whose end the server has not acknowledged, in order of receipt: hello's `running_jobs`.
-    pub fn unsettled(&self) -> Vec<&LedgerJob> {
+    pub(crate) fn unsettled(&self) -> Vec<&LedgerJob> {
         self.state.jobs().filter(|job| !job.settled).collect()
     }
 
     /// Ends that the server may not know of. After a start, those that the spool does not hold are spooled again: the
     /// agent may have died between the two files.
-    pub fn unsettled_ends(&self) -> Vec<&LedgerJob> {
+    pub(crate) fn unsettled_ends(&self) -> Vec<&LedgerJob> {
         self.state.jobs().filter(|job| !job.settled && job.has_ended()).collect()
     }
 
     /// At a start: jobs that the last run of the agent died with. They are never run again.
-    pub fn started_without_end(&self) -> Vec<JobId> {
+    pub(crate) fn started_without_end(&self) -> Vec<JobId> {
         self.state.jobs().filter(|job| job.progress == Progress::Started).map(|job| job.id).collect()
     }
 
+    #[cfg(test)]
     /// The end of a finished job, for one that is delivered again.
-    pub fn end_of(&self, id: JobId) -> Option<&JobFinished> {
+    pub(crate) fn end_of(&self, id: JobId) -> Option<&JobFinished> {
         match &self.state.job(id)?.progress {
             Progress::Finished(finished) => Some(finished),
             _ => None,
@@ -145,7 +152,7 @@ impl Ledger {
     }
 
     /// Rewrites a large file without what is no longer needed, when that saves much. Also for a quiet moment once a day.
-    pub fn compact_if_large(&mut self, now: DateTime<Utc>) -> Result<bool, FileError> {
+    pub(crate) fn compact_if_large(&mut self, now: DateTime<Utc>) -> Result<bool, FileError> {
         let len = self.file()?.len();
         if len <= COMPACT_ABOVE {
             return Ok(false);

@@ -1,12 +1,94 @@
+//! Edge. The agent's program: arguments and exit codes, no logic.
+
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests set their files and times up by hand"))]
-#![allow(dead_code, unused_imports, unreachable_pub)] // The loops that use the modules come with the real main.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod backoff;
+mod commands;
+mod core;
+mod enroll;
 mod host_path;
+mod identity;
 mod json_file;
 mod ledger;
+mod log_spool;
 mod policy;
+mod poll;
+mod received;
 mod repository_url;
 mod restic_args;
 mod restic_environment;
+mod restic_json;
+mod restic_probe;
+mod restic_run;
 mod restic_version;
+mod run;
+mod runner;
+mod scheduler;
+mod sender;
+mod settings;
+mod snapshots;
+mod spool;
+mod status;
 
-fn main() {}
+/// The restic-manager agent: backs this host up as its schedules say
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make this host's credential and enroll it with a one-time token
+    Enroll(enroll::EnrollArguments),
+    /// Run the agent
+    Run(Directory),
+    /// What the agent knows: enrollment, versions applied, next fires, spool, last error
+    Status(status::StatusArguments),
+}
+
+/// Where the agent keeps its files.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Directory {
+    /// The agent's own directory
+    #[arg(long, default_value = default_directory())]
+    pub(crate) dir: PathBuf,
+}
+
+const fn default_directory() -> &'static str {
+    if cfg!(windows) { r"C:\ProgramData\restic-manager-agent" } else { "/var/lib/restic-manager-agent" }
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Enroll(arguments) => enroll::run(&arguments),
+        Command::Run(directory) => run::run(&directory.dir),
+        Command::Status(arguments) => status::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { code, text }) => {
+            eprintln!("restic-manager-agent: {text}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Why a command failed, with its exit code (cli.md "Exit codes").
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: u8,
+    pub(crate) text: String,
+}
+
+impl From<String> for Failure {
+    fn from(text: String) -> Self {
+        Self { code: 1, text }
+    }
+}

@@ -191,6 +191,7 @@ impl Policy {
         self.restore_roots.first().map(|(text, _)| text.as_str())
     }
 
+    #[cfg(test)]
     pub(crate) fn hooks(&self) -> Hooks {
         self.hooks
     }

@@ -72,6 +72,7 @@ pub(crate) fn snapshots_arguments(context: &ArgumentContext<'_>) -> Vec<String> 
     arguments.list
 }
 
+#[cfg(test)]
 /// The snapshots with this job's tag, as JSON: whether a backup whose end is unknown made one.
 pub(crate) fn job_snapshots_arguments(context: &ArgumentContext<'_>) -> Vec<String> {
     let mut arguments = Arguments::of("snapshots", context);

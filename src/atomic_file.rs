@@ -72,6 +72,11 @@ pub fn touch(path: &Path) -> Result<(), FileError> {
     touched.map_err(FileError::of("touch", path))
 }
 
+/// Opens a file for an advisory lock, makes it if it is missing.
+pub fn open_lock(path: &Path) -> Result<File, FileError> {
+    private_options().create(true).append(true).open(path).map_err(FileError::of("open", path))
+}
+
 /// Makes a new or renamed entry of the parent directory durable.
 pub fn sync_parent(path: &Path) -> Result<(), FileError> {
     let parent = match path.parent() {

@@ -138,8 +138,7 @@ impl<S: Fold> Journal<S> {
 
     fn lock(&self) -> Result<File, FileError> {
         let path = self.dir.join(".lock");
-        let lock = atomic_file::private_options().create(true).append(true).open(&path);
-        let lock = lock.map_err(FileError::of("open", &path))?;
+        let lock = atomic_file::open_lock(&path)?;
         lock.lock().map_err(FileError::of("lock", &path))?;
         Ok(lock)
     }

@@ -17,6 +17,7 @@ pub mod cli;
 pub mod clock;
 pub mod cron_time;
 pub mod file_error;
+pub mod http_client;
 pub mod id;
 pub mod job;
 pub mod journal;
@@ -25,6 +26,7 @@ pub mod problem;
 pub mod process;
 pub mod protocol;
 pub mod retention;
+pub mod schedule;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod tls;

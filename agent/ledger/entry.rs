@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 #[allow(clippy::large_enum_variant, reason = "short-lived, and nearly always the large one")]
-pub enum Entry {
+pub(crate) enum Entry {
     /// Something happened to a job.
     Job {
         ts: DateTime<Utc>,
@@ -29,7 +29,7 @@ pub enum Entry {
 /// What happened to a job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "stage", rename_all = "snake_case")]
-pub enum Stage {
+pub(crate) enum Stage {
     Received {
         command: CommandRun,
     },
@@ -52,16 +52,16 @@ pub enum Stage {
 
 /// A fire that the agent runs without the server's answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OfflineJob {
-    pub schedule_id: ScheduleId,
-    pub scheduled_at: DateTime<Utc>,
+pub(crate) struct OfflineJob {
+    pub(crate) schedule_id: ScheduleId,
+    pub(crate) scheduled_at: DateTime<Utc>,
     #[serde(flatten)]
-    pub spec: JobSpec,
+    pub(crate) spec: JobSpec,
 }
 
 /// Where a job's content comes from.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Work {
+pub(crate) enum Work {
     Command(CommandRun),
     Offline(OfflineJob),
     /// No longer known: the job ended long ago, or its line was damaged. Such a job is never run.
@@ -70,7 +70,7 @@ pub enum Work {
 
 /// How far a job is.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Progress {
+pub(crate) enum Progress {
     Received,
     Accepted,
     Started,
@@ -91,24 +91,25 @@ impl Progress {
 
 /// What the ledger knows of a job.
 #[derive(Debug, Clone, PartialEq)]
-pub struct LedgerJob {
-    pub id: JobId,
-    pub work: Work,
-    pub progress: Progress,
-    pub cancel_requested: bool,
+pub(crate) struct LedgerJob {
+    pub(crate) id: JobId,
+    pub(crate) work: Work,
+    pub(crate) progress: Progress,
+    pub(crate) cancel_requested: bool,
     /// The server has acknowledged the end.
-    pub settled: bool,
-    pub received_at: DateTime<Utc>,
+    pub(crate) settled: bool,
+    pub(crate) received_at: DateTime<Utc>,
     /// The last line about it.
-    pub changed_at: DateTime<Utc>,
+    pub(crate) changed_at: DateTime<Utc>,
 }
 
 impl LedgerJob {
-    pub const fn has_ended(&self) -> bool {
+    pub(crate) const fn has_ended(&self) -> bool {
         matches!(self.progress, Progress::Rejected { .. } | Progress::Finished(_))
     }
 
-    pub fn is_offline(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_offline(&self) -> bool {
         matches!(self.work, Work::Offline(_))
     }
 
@@ -121,7 +122,7 @@ impl LedgerJob {
 
 /// Everything that the lines say.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct LedgerState {
+pub(crate) struct LedgerState {
     /// By order of receipt.
     jobs: BTreeMap<u64, LedgerJob>,
     places: HashMap<JobId, u64>,
@@ -130,16 +131,16 @@ pub struct LedgerState {
 }
 
 impl LedgerState {
-    pub fn job(&self, id: JobId) -> Option<&LedgerJob> {
+    pub(crate) fn job(&self, id: JobId) -> Option<&LedgerJob> {
         self.jobs.get(self.places.get(&id)?)
     }
 
     /// All jobs in order of receipt.
-    pub fn jobs(&self) -> impl DoubleEndedIterator<Item = &LedgerJob> {
+    pub(crate) fn jobs(&self) -> impl DoubleEndedIterator<Item = &LedgerJob> {
         self.jobs.values()
     }
 
-    pub fn cursor(&self) -> Option<&str> {
+    pub(crate) fn cursor(&self) -> Option<&str> {
         self.cursor.as_deref()
     }
 
@@ -164,7 +165,7 @@ impl LedgerState {
 }
 
 /// What the state is after one more line.
-pub fn apply(state: &mut LedgerState, entry: &Entry) {
+pub(crate) fn apply(state: &mut LedgerState, entry: &Entry) {
     let (ts, id, stage) = match entry {
         Entry::Cursor { cursor } => {
             state.cursor = Some(cursor.clone());
@@ -204,7 +205,7 @@ const REMEMBERED_FOR: TimeDelta = TimeDelta::days(90);
 
 /// The fewest lines that say the same, but for settled jobs of long ago: of those the id and the end remain
 /// (without warnings and statistics), and of the oldest nothing.
-pub fn compacted(state: &LedgerState, now: DateTime<Utc>) -> Vec<Entry> {
+pub(crate) fn compacted(state: &LedgerState, now: DateTime<Utc>) -> Vec<Entry> {
     let settled: Vec<JobId> = state.jobs().rev().filter(|job| job.settled).map(|job| job.id).collect();
     let age_rank: HashMap<JobId, usize> = settled.into_iter().enumerate().map(|(rank, id)| (id, rank)).collect();
     let mut entries = Vec::new();

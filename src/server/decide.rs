@@ -37,7 +37,10 @@ pub enum Refusal {
 /// is older than the agent's, so the new version goes above.
 pub fn decide_versions(state: &HostState, content: &HostContent, agent_has: AgentHas<'_>) -> Vec<Fact> {
     let schedule = next_version(state.schedule_wanted.as_ref(), &content.schedule_hash, agent_has.schedule);
-    let config = next_version(state.config_wanted.as_ref(), &content.config_hash, agent_has.config);
+    // No hash: the settings cannot be known at the moment (a secret's file is missing), so there is nothing to tell.
+    let known = !content.config_hash.is_empty();
+    let config =
+        known.then(|| next_version(state.config_wanted.as_ref(), &content.config_hash, agent_has.config)).flatten();
     let versioned =
         |version: u64, hash: &str| Versioned { version, hash: hash.to_owned(), commit: content.commit.clone() };
     let schedule = schedule.map(|version| Fact::ScheduleVersioned(versioned(version, &content.schedule_hash)));
@@ -197,7 +200,8 @@ pub fn decide_job(
     };
     let spec = requested_spec(request, schedule)?;
     check_spec(&spec)?;
-    if content.is_none_or(|c| c.config.repo_url.as_deref().unwrap_or_default().is_empty()) {
+    let without = |c: &HostContent| c.config.repo_url.as_ref().is_some_and(String::is_empty);
+    if content.is_none_or(without) {
         return Err(Refusal::Invalid(
             "the host has no repository: set `repository` in its file or its group's".to_owned(),
         ));

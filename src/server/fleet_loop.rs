@@ -20,6 +20,7 @@ use super::fleet::schedule_set::{HostSecrets, config_hash, config_update_of, sch
 use super::fleet::secrets::read_secrets;
 use super::fleet::{Fleet, Host as FleetHost};
 use super::fleet_state::{ConfigAdopted, ConfigRejected};
+use super::host::Host;
 use super::host_content::HostContent;
 use super::slot::{WriteError, line_time};
 use crate::atomic_file;
@@ -228,6 +229,7 @@ async fn keep_adopted(app: &Arc<App>, tree: &Tree) -> Result<(), FileError> {
 async fn install(app: &Arc<App>, directory: &Path, tree: &Tree) -> Result<Vec<Problem>, StartError> {
     let (fleet, path, key) = (tree.fleet.clone(), directory.to_owned(), app.state_dir.hash_key);
     let commit = tree.commit.clone();
+    let known: BTreeMap<HostName, Arc<Host>> = app.hosts().into_iter().map(|host| (host.name.clone(), host)).collect();
     let (contents, problems) = blocking(move || {
         let mut problems = Vec::new();
         let mut contents = Vec::new();
@@ -236,6 +238,8 @@ async fn install(app: &Arc<App>, directory: &Path, tree: &Tree) -> Result<Vec<Pr
                 Ok(secrets) => contents.push((name.clone(), content_of(&fleet, host, &secrets, &key, commit.as_ref()))),
                 Err(unread) => {
                     problems.extend(unread.into_iter().map(|p| Problem { severity: Severity::Warning, ..p }));
+                    let content = content_of(&fleet, host, &HostSecrets::default(), &key, commit.as_ref());
+                    contents.push((name.clone(), keeping_settings(content, &known, name)));
                 }
             }
         }
@@ -246,13 +250,6 @@ async fn install(app: &Arc<App>, directory: &Path, tree: &Tree) -> Result<Vec<Pr
         tracing::warn!("{problem}");
     }
     let mut writers = JoinSet::new();
-    let unreadable: Vec<&HostName> =
-        tree.fleet.hosts.keys().filter(|name| !contents.iter().any(|(n, _)| n == *name)).collect();
-    for name in unreadable {
-        // Known, so that it can be seen and enrolled; what it had stays.
-        let (app, name) = (Arc::clone(app), name.clone());
-        blocking(move || app.open_host(&name)).await?;
-    }
     let gone = app.hosts().into_iter().filter(|host| !tree.fleet.hosts.contains_key(&host.name));
     let gone = gone.map(|host| (host.name.clone(), no_content(&app.state_dir.hash_key, tree.commit.as_ref())));
     for (name, content) in contents.into_iter().chain(gone.collect::<Vec<_>>()) {
@@ -303,6 +300,20 @@ fn content_of(
         max_age: max_age.collect(),
         commit: commit.cloned(),
         configured: true,
+    }
+}
+
+/// A host whose secrets cannot be read keeps the settings that it has; its schedules are not touched by that.
+fn keeping_settings(content: HostContent, known: &BTreeMap<HostName, Arc<Host>>, name: &HostName) -> HostContent {
+    let host = known.get(name);
+    if let Some(present) = host.and_then(|host| host.content()) {
+        return HostContent { config: present.config.clone(), config_hash: present.config_hash.clone(), ..content };
+    }
+    // After a restart: what the agent has stays, and that is what the journal knows by its hash.
+    let wanted = host.and_then(|host| host.slot.durable().state.config_wanted.clone());
+    match wanted {
+        Some(wanted) => HostContent { config: ConfigUpdate::default(), config_hash: wanted.hash, ..content },
+        None => HostContent { config: ConfigUpdate::default(), config_hash: String::new(), ..content },
     }
 }
 

@@ -1,0 +1,136 @@
+//! Edge. What the agent's loops share: its files, its client, the jobs that run, and the bells by which loops wake each other.
+//! One thread runs all loops, so nothing here is locked; nothing is borrowed across an await.
+//! Does not loop or decide.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use restic_manager::clock;
+use restic_manager::file_error::{FileError, chain};
+use restic_manager::http_client::HttpClient;
+use restic_manager::id::{HostName, InstanceId, JobId};
+use restic_manager::protocol::agent_event::{AgentEvent, CommandResult};
+use tokio::sync::Notify;
+
+use crate::ledger::{Ledger, Stage};
+use crate::log_spool::LogSpool;
+use crate::policy::Policy;
+use crate::received::Received;
+use crate::restic_version::ResticVersion;
+use crate::scheduler::PendingFires;
+use crate::settings::AgentSettings;
+use crate::spool::Spool;
+
+/// A job's log as runner and sender share it.
+pub(crate) type SharedLog = Rc<RefCell<LogSpool>>;
+
+/// The running agent.
+pub(crate) struct Agent {
+    pub(crate) dir: PathBuf,
+    pub(crate) host: HostName,
+    pub(crate) settings: AgentSettings,
+    pub(crate) policy: Policy,
+    pub(crate) client: HttpClient,
+    pub(crate) instance: InstanceId,
+    /// The host's own zone, an IANA name.
+    pub(crate) zone: String,
+    pub(crate) ledger: RefCell<Ledger>,
+    pub(crate) spool: RefCell<Spool>,
+    pub(crate) received: RefCell<Received>,
+    pub(crate) pending_fires: RefCell<PendingFires>,
+    /// What `restic version` said last.
+    pub(crate) restic: RefCell<Result<ResticVersion, String>>,
+    /// Jobs that run, with the bell that cancels each.
+    pub(crate) running: RefCell<BTreeMap<JobId, Rc<Notify>>>,
+    /// The logs that are open: the runner writes and the sender reads through one handle.
+    pub(crate) logs: RefCell<BTreeMap<JobId, SharedLog>>,
+    /// The server's clock less ours, as the last answer told.
+    pub(crate) clock_offset: Cell<TimeDelta>,
+    /// Events or log lines wait to be sent.
+    pub(crate) send_bell: Notify,
+    /// The schedule set changed.
+    pub(crate) schedule_bell: Notify,
+    /// A job was accepted.
+    pub(crate) job_bell: Notify,
+    /// The server no longer takes this instance for the newest: hello is due.
+    pub(crate) hello_due: Cell<bool>,
+    pub(crate) hello_bell: Notify,
+    /// For `status`.
+    pub(crate) last_contact: Cell<Option<DateTime<Utc>>>,
+    pub(crate) last_error: RefCell<Option<String>>,
+}
+
+impl Agent {
+    /// The server's clock, as far as is known.
+    pub(crate) fn server_now(&self) -> DateTime<Utc> {
+        clock::now() + self.clock_offset.get()
+    }
+
+    /// Puts an event into the spool, durably, and wakes the sender. An event that cannot be kept is told in the log: the
+    /// disk is full or broken, and there is nobody else to tell.
+    pub(crate) fn tell(&self, event: &AgentEvent) -> bool {
+        let appended = self.spool.borrow_mut().append(clock::now(), event);
+        self.send_bell.notify_one();
+        match appended {
+            Ok(_) => true,
+            Err(error) => {
+                self.note_error(&format!("{} could not be kept for the server: {}", event.type_name(), chain(&error)));
+                false
+            }
+        }
+    }
+
+    /// The job's log, opened or made.
+    pub(crate) fn log(&self, job: JobId) -> Result<SharedLog, FileError> {
+        if let Some(log) = self.logs.borrow().get(&job) {
+            return Ok(Rc::clone(log));
+        }
+        let log = Rc::new(RefCell::new(LogSpool::open(&self.dir, job)?));
+        self.logs.borrow_mut().insert(job, Rc::clone(&log));
+        Ok(log)
+    }
+
+    /// The job's log is with the server.
+    pub(crate) fn remove_log(&self, job: JobId) {
+        let removed = self.log(job).and_then(|log| log.borrow().delete());
+        self.logs.borrow_mut().remove(&job);
+        if let Err(error) = removed {
+            tracing::warn!(%job, "the log that was sent: {}", chain(&error));
+        }
+    }
+
+    /// Records a stage of a job, durably.
+    pub(crate) fn record(&self, job: JobId, stage: Stage) -> bool {
+        let recorded = self.ledger.borrow_mut().record(clock::now(), job, stage);
+        if let Err(error) = &recorded {
+            self.note_error(&format!("job {job}: {}", chain(error)));
+        }
+        recorded.is_ok()
+    }
+
+    /// Answers a command.
+    pub(crate) fn answer(&self, job_id: JobId, error: Option<String>) {
+        self.tell(&AgentEvent::CommandResult(CommandResult { job_id, accepted: error.is_none(), error }));
+    }
+
+    /// Logs an error and keeps it for `status`.
+    pub(crate) fn note_error(&self, text: &str) {
+        tracing::error!("{text}");
+        *self.last_error.borrow_mut() = Some(text.to_owned());
+    }
+
+    /// The secrets that no line may show.
+    pub(crate) fn secrets(&self) -> Vec<String> {
+        let received = self.received.borrow();
+        let config = received.config();
+        [&config.repo_password, &config.repo_credential]
+            .into_iter()
+            .flatten()
+            .map(|secret| secret.reveal().to_owned())
+            .filter(|secret| !secret.is_empty())
+            .collect()
+    }
+}

@@ -1,0 +1,212 @@
+//! Edge. The long poll: hello, then one request after the other, each answer applied before the next is asked.
+//! A command is in the ledger, durably, before the cursor moves. Only answers that prove to be the server's change anything.
+//! Does not run jobs or send events.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use hyper::Method;
+use restic_manager::clock;
+use restic_manager::file_error::chain;
+use restic_manager::http_client::ClientError;
+use restic_manager::id::JobId;
+use restic_manager::protocol::agent_event::{AgentEvent, ConfigAck, Hello, ScheduleAck};
+use restic_manager::protocol::command::{
+    CommandCancel, CommandRun, ConfigUpdate, FireResult, HelloAnswer, ScheduleSet,
+};
+use restic_manager::protocol::{PROTOCOL_VERSION, PollAnswer, PollMessage, agent_path};
+
+use crate::backoff::Backoff;
+use crate::commands;
+use crate::core::Agent;
+use crate::identity;
+use crate::ledger::Command;
+
+/// Beyond the wait that was asked for, in seconds.
+const ANSWER_GRACE_SECS: u64 = 15;
+const HELLO_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a superseded instance stays away.
+const SUPERSEDED_WAIT: Duration = Duration::from_secs(60);
+
+/// Polls until the agent stops.
+pub(crate) async fn run(agent: Rc<Agent>) {
+    let mut backoff = Backoff::default();
+    let mut poll_wait = None;
+    loop {
+        let result = match poll_wait {
+            Some(wait) if !agent.hello_due.get() => poll(&agent, wait).await,
+            _ => hello(&agent).await.map(|answer| {
+                agent.hello_due.set(false);
+                poll_wait = Some(answer.poll_wait.clamp(5, 300));
+                Outcome::Applied
+            }),
+        };
+        match result {
+            Ok(Outcome::Applied) => {
+                backoff = Backoff::default();
+                agent.last_contact.set(Some(clock::now()));
+            }
+            Ok(Outcome::Superseded) => {
+                agent.note_error("another agent uses this host's identity: waiting 60 s; if this machine was cloned, enroll one of the two under its own name");
+                tokio::time::sleep(SUPERSEDED_WAIT).await;
+                agent.hello_due.set(true);
+            }
+            Err(error) => {
+                let code = if let ClientError::Problem { body, .. } = &error { body.code.as_str() } else { "" };
+                if matches!(code, "hello-first" | "not-current") {
+                    agent.hello_due.set(true);
+                }
+                let retry_after = match &error {
+                    ClientError::Problem { retry_after, .. } | ClientError::Intermediary { retry_after, .. } => {
+                        *retry_after
+                    }
+                    _ => None,
+                };
+                let pause = backoff.next(retry_after, identity::random_unit());
+                agent.note_error(&format!("the server: {}; next try in {} s", chain(&error), pause.as_secs()));
+                tokio::time::sleep(pause).await;
+                agent.hello_due.set(true);
+            }
+        }
+    }
+}
+
+enum Outcome {
+    Applied,
+    Superseded,
+}
+
+async fn hello(agent: &Agent) -> Result<HelloAnswer, ClientError> {
+    let hello = Hello {
+        protocol_version: PROTOCOL_VERSION,
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        restic_version: agent.restic.borrow().as_ref().ok().map(ToString::to_string),
+        hostname: identity::hostname(),
+        os: identity::os(),
+        arch: identity::arch(),
+        boot_time: identity::boot_time(),
+        instance_id: agent.instance,
+        machine_fingerprint: identity::fingerprint(),
+        stream: agent.spool.borrow().stream(),
+        timezone: Some(agent.zone.clone()),
+        running_jobs: agent.ledger.borrow().unsettled().iter().map(|job| job.id).collect(),
+    };
+    let before = clock::now();
+    let answer: HelloAnswer = agent.client.post_json(&agent_path(&agent.host, "hello"), &hello, HELLO_DEADLINE).await?;
+    agent.clock_offset.set(answer.server_time - (before + (clock::now() - before) / 2));
+    if answer.host != agent.host {
+        return Err(ClientError::Request("the server takes us for another host"));
+    }
+    // What the server has needs no sending again.
+    let stream = agent.spool.borrow().stream();
+    if let Some(acked) = answer.acked.get(&stream) {
+        commands::acknowledged(agent, *acked);
+    }
+    tracing::info!(host = %agent.host, "connected");
+    agent.send_bell.notify_one();
+    Ok(answer)
+}
+
+async fn poll(agent: &Agent, wait: u64) -> Result<Outcome, ClientError> {
+    let query = {
+        let received = agent.received.borrow();
+        let ledger = agent.ledger.borrow();
+        format!(
+            "{}?instance={}&after={}&schedule_version={}&schedule_hash={}&config_version={}&config_hash={}&wait={wait}&sent_at={}",
+            agent_path(&agent.host, "commands"),
+            agent.instance,
+            ledger.cursor().unwrap_or_default(),
+            received.schedules().map_or(0, |set| set.version),
+            received.schedules().map_or("", |set| set.hash.as_str()),
+            received.config().version,
+            received.config().hash,
+            clock::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+        )
+    };
+    // The server adds up to 3 s to the wait.
+    let deadline = Duration::from_secs(wait + 3 + ANSWER_GRACE_SECS);
+    let request = agent.client.request(Method::GET, &query, &[], None, deadline);
+    let answer: PollAnswer = tokio::select! {
+        answer = request => answer?.json()?,
+        () = agent.hello_bell.notified() => return Ok(Outcome::Applied),
+    };
+    if answer.superseded {
+        return Ok(Outcome::Superseded);
+    }
+    apply(agent, &answer);
+    Ok(Outcome::Applied)
+}
+
+/// Applies an answer's messages in order. A message that cannot be read is told, and the others are applied; its command
+/// gets a rejecting result where it names a job.
+fn apply(agent: &Agent, answer: &PollAnswer) {
+    let mut received_commands = Vec::new();
+    for message in &answer.messages {
+        let payload = message.payload.get();
+        match message.kind.as_str() {
+            ConfigUpdate::TYPE => with(agent, message, |update: ConfigUpdate| apply_config(agent, update)),
+            ScheduleSet::TYPE => with(agent, message, |set: ScheduleSet| apply_schedules(agent, set)),
+            FireResult::TYPE => with(agent, message, |result: FireResult| {
+                tracing::info!(schedule = %result.schedule_id, outcome = ?result.outcome, reason = result.reason, "fire answered");
+                crate::scheduler::answered(agent, &result);
+            }),
+            CommandRun::TYPE => match serde_json::from_str::<CommandRun>(payload) {
+                Ok(command) => received_commands.push(Command::Run(command)),
+                Err(error) => reject_unreadable(agent, payload, &error),
+            },
+            CommandCancel::TYPE => {
+                with(agent, message, |cancel: CommandCancel| received_commands.push(Command::Cancel(cancel.job_id)));
+            }
+            other => tracing::warn!(kind = other, "a message of a later version is ignored"),
+        }
+    }
+    commands::receive(agent, &received_commands, &answer.cursor);
+}
+
+fn with<T: serde::de::DeserializeOwned>(agent: &Agent, message: &PollMessage, apply: impl FnOnce(T)) {
+    match serde_json::from_str(message.payload.get()) {
+        Ok(parsed) => apply(parsed),
+        Err(error) => agent.note_error(&format!("the server's {} cannot be read: {error}", message.kind)),
+    }
+}
+
+fn reject_unreadable(agent: &Agent, payload: &str, error: &serde_json::Error) {
+    #[derive(serde::Deserialize)]
+    struct IdOnly {
+        job_id: JobId,
+    }
+    agent.note_error(&format!("a command cannot be read: {error}"));
+    if let Ok(IdOnly { job_id }) = serde_json::from_str(payload) {
+        agent.answer(
+            job_id,
+            Some(format!("this agent ({}) cannot read the command: {error}", env!("CARGO_PKG_VERSION"))),
+        );
+    }
+}
+
+fn apply_config(agent: &Agent, update: ConfigUpdate) {
+    let version = update.version;
+    let applied = agent.received.borrow_mut().apply_config(update);
+    match applied {
+        Ok(true) => {
+            tracing::info!(version, "settings applied");
+            agent.tell(&AgentEvent::ConfigAck(ConfigAck { version, applied_at: clock::now() }));
+        }
+        Ok(false) => {}
+        Err(error) => agent.note_error(&format!("settings version {version}: {}", chain(&error))),
+    }
+}
+
+fn apply_schedules(agent: &Agent, set: ScheduleSet) {
+    let version = set.version;
+    let applied = agent.received.borrow_mut().apply_schedules(set);
+    match applied {
+        Ok(true) => {
+            tracing::info!(version, "schedule set applied");
+            agent.tell(&AgentEvent::ScheduleAck(ScheduleAck { version, applied_at: clock::now() }));
+            agent.schedule_bell.notify_one();
+        }
+        Ok(false) => {}
+        Err(error) => agent.note_error(&format!("schedule set version {version}: {}", chain(&error))),
+    }
+}

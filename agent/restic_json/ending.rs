@@ -1,0 +1,347 @@
+//! Pure. How a job ended: from restic's exit code, its version and what it said. The exit code decides, but for what old
+//! versions only tell in text, and for two runs in which 0.18 says 0 and has not done what it was asked.
+//! Does not know of cancelling: whether a job was cancelled is what the agent did, not what restic says.
+
+use std::collections::VecDeque;
+
+use restic_manager::protocol::agent_event::JobOutcome;
+use restic_manager::protocol::job_options::{IncompleteMeans, JobKind};
+use serde_json::Value;
+
+use super::cause::{Cause, cause_in_old_text, cause_in_text};
+use super::stderr::{StderrLine, is_missing_source, is_stack, stderr_line};
+use super::{StdoutLine, Summary, document, stdout_line};
+use crate::restic_version::ResticVersion;
+
+/// How the process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Code(i32),
+    /// Unix only.
+    Signal(i32),
+}
+
+/// How a job ended, as far as restic says.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct JobEnd {
+    pub(crate) outcome: JobOutcome,
+    /// A snapshot was made, without some of the sources.
+    pub(crate) incomplete: bool,
+    /// Absent: a signal ended it.
+    pub(crate) exit_code: Option<i32>,
+    /// Errors about single files and the like; the first ones, and how many more.
+    pub(crate) warnings: Vec<String>,
+    pub(crate) cause: Option<Cause>,
+    /// For a person; there whenever the job failed.
+    pub(crate) error: Option<String>,
+    /// restic's summary.
+    pub(crate) stats: Option<Summary>,
+}
+
+impl JobEnd {
+    /// What an incomplete backup means for this schedule.
+    pub(crate) fn with_incomplete_as(mut self, means: IncompleteMeans) -> Self {
+        if self.incomplete && self.outcome == JobOutcome::Succeeded && means == IncompleteMeans::Fail {
+            self.outcome = JobOutcome::Failed;
+            self.error = Some("some sources could not be read, which this schedule counts as a failure".to_owned());
+        }
+        self
+    }
+
+    /// Everything that restic wrote goes through `mask`, before anyone sees it.
+    pub(crate) fn masked(mut self, mask: impl Fn(&str) -> String) -> Self {
+        self.warnings.iter_mut().for_each(|warning| *warning = mask(warning));
+        self.error = self.error.as_deref().map(&mask);
+        for value in self.stats.iter_mut().flat_map(Summary::values_mut) {
+            if let Value::String(text) = value {
+                *text = mask(text);
+            }
+        }
+        self
+    }
+}
+
+/// So many errors about single files are kept; all are counted.
+const MOST_WARNINGS: usize = 20;
+/// So many lines of stderr are kept for the error's text: 0.14's stack traces need some.
+const TAIL_LINES: usize = 60;
+const LONGEST_WARNING_BYTES: usize = 1024;
+const LONGEST_ERROR_BYTES: usize = 4096;
+
+/// What restic has said so far in one run.
+#[derive(Debug)]
+pub(crate) struct Transcript {
+    kind: Option<JobKind>,
+    summary: Option<Summary>,
+    exit_error: Option<String>,
+    warnings: Vec<String>,
+    warning_count: usize,
+    missing_source: bool,
+    /// A snapshot that forget should remove is still there.
+    removal_refused: bool,
+    tail: VecDeque<String>,
+    unknown_lines: u64,
+}
+
+impl Transcript {
+    /// Of a job, or of a query (`None`).
+    pub(crate) fn new(kind: Option<JobKind>) -> Self {
+        Self {
+            kind,
+            summary: None,
+            exit_error: None,
+            warnings: Vec::new(),
+            warning_count: 0,
+            missing_source: false,
+            removal_refused: false,
+            tail: VecDeque::new(),
+            unknown_lines: 0,
+        }
+    }
+
+    /// Takes a line of stdout, without its line end, and says what it is.
+    pub(crate) fn stdout(&mut self, line: &[u8]) -> StdoutLine {
+        let line = stdout_line(self.kind, line);
+        match &line {
+            StdoutLine::Summary(summary) => self.summary = Some(summary.clone()),
+            StdoutLine::Unknown(_) => self.unknown_lines += 1,
+            StdoutLine::Progress(_) | StdoutLine::Text(_) | StdoutLine::Snapshots | StdoutLine::Nothing => {}
+        }
+        line
+    }
+
+    /// Takes a line of stderr, without its line end, and says what it is.
+    pub(crate) fn stderr(&mut self, line: &[u8]) -> StderrLine {
+        let line = stderr_line(line);
+        match &line {
+            StderrLine::Item(text) => {
+                self.missing_source |= self.kind == Some(JobKind::Backup) && is_missing_source(text);
+                self.warning_count += 1;
+                if self.warnings.len() < MOST_WARNINGS {
+                    self.warnings.push(cut(text, LONGEST_WARNING_BYTES));
+                }
+            }
+            StderrLine::ExitError(message) => self.exit_error = Some(message.clone()),
+            StderrLine::Text(text) => {
+                self.removal_refused |=
+                    self.kind == Some(JobKind::Forget) && text.starts_with("unable to remove snapshot/");
+                if self.tail.len() == TAIL_LINES {
+                    self.tail.pop_front();
+                }
+                self.tail.push_back(cut(text, LONGEST_ERROR_BYTES));
+            }
+            StderrLine::Unknown(_) => self.unknown_lines += 1,
+            StderrLine::Nothing => {}
+        }
+        line
+    }
+
+    /// Lines of JSON that no known version prints: a sign of a restic newer than this agent.
+    pub(crate) fn unknown_lines(&self) -> u64 {
+        self.unknown_lines
+    }
+
+    /// How the job ended, once both streams have ended too.
+    pub(crate) fn end(self, exit: Exit, version: ResticVersion) -> JobEnd {
+        let backup = self.kind == Some(JobKind::Backup);
+        let ok = match exit {
+            Exit::Code(0) => !self.removal_refused,
+            // restic's "a snapshot was made" is backup's alone: forget says 3 for snapshots that it could not remove.
+            Exit::Code(3) => backup,
+            Exit::Code(_) | Exit::Signal(_) => false,
+        };
+        let incomplete = ok && backup && (exit == Exit::Code(3) || self.missing_source);
+        let mut warnings = self.warnings.clone();
+        if self.warning_count > warnings.len() {
+            warnings.push(format!("and {} more", self.warning_count - warnings.len()));
+        }
+        if incomplete && warnings.is_empty() {
+            warnings.push("restic could not read all sources and does not say which".to_owned());
+        }
+        let cause = if ok { None } else { self.cause(exit, version) };
+        let error = (!ok).then(|| self.error_text(exit, cause));
+        let stats = match self.summary {
+            // It lists what should have been removed.
+            Some(_) if self.removal_refused => None,
+            // Nothing matched, and restic said nothing.
+            None if ok && self.kind == Some(JobKind::Forget) => Some(document::forget(&[])),
+            summary => summary,
+        };
+        let outcome = if ok { JobOutcome::Succeeded } else { JobOutcome::Failed };
+        let exit_code = match exit {
+            Exit::Code(code) => Some(code),
+            Exit::Signal(_) => None,
+        };
+        JobEnd { outcome, incomplete, exit_code, warnings, cause, error, stats }
+    }
+
+    fn cause(&self, exit: Exit, version: ResticVersion) -> Option<Cause> {
+        let Exit::Code(code) = exit else { return None };
+        let said = self.last_words();
+        if version.has_distinct_exit_codes() {
+            match code {
+                10 => return Some(Cause::NoRepository),
+                11 => return Some(Cause::Locked),
+                12 => return Some(Cause::WrongPassword),
+                _ => {}
+            }
+        } else if code == 1
+            && let Some(cause) = cause_in_old_text(&said)
+        {
+            return Some(cause);
+        }
+        if code == 130 {
+            return None;
+        }
+        // What forget says last is only that it failed; why stands with each snapshot.
+        let everything = || self.tail.iter().map(String::as_str).collect::<Vec<_>>().join("\n");
+        cause_in_text(&said).or_else(|| self.removal_refused.then(everything).and_then(|text| cause_in_text(&text)))
+    }
+
+    /// The lines in which restic says why it failed.
+    fn last_words(&self) -> String {
+        if let Some(message) = &self.exit_error {
+            return joined(message.lines());
+        }
+        let fatal = self.tail.iter().rposition(|line| line.starts_with("Fatal: "));
+        if let Some(at) = fatal {
+            return joined(self.tail.range(at..=at).map(String::as_str));
+        }
+        let telling: Vec<&str> = self.tail.iter().map(String::as_str).filter(|line| is_telling(line)).collect();
+        joined(telling[telling.len().saturating_sub(4)..].iter().copied())
+    }
+
+    fn error_text(&self, exit: Exit, cause: Option<Cause>) -> String {
+        let ending = match exit {
+            Exit::Signal(signal) => return format!("restic died of signal {signal}"),
+            Exit::Code(0) => "restic could not remove snapshots, and exited with 0 all the same".to_owned(),
+            Exit::Code(code) => format!("restic exited with {code}"),
+        };
+        let said = cut(&self.last_words(), LONGEST_ERROR_BYTES);
+        let said = if said.is_empty() { ending } else { said };
+        cause.map_or_else(|| said.clone(), |cause| format!("{said} ({cause})"))
+    }
+}
+
+/// Where the lines of one message become one line, without restic's advice for someone at a terminal.
+fn joined<'a>(lines: impl Iterator<Item = &'a str>) -> String {
+    let mut words: Vec<&str> = Vec::new();
+    for line in lines.filter(|line| is_telling(line)) {
+        let mut line = line.trim();
+        while let Some(rest) = line.strip_prefix("Fatal: ") {
+            line = rest;
+        }
+        words.push(line);
+    }
+    words.join("; ")
+}
+
+/// Neither a stack trace, nor a retry, nor advice.
+fn is_telling(line: &str) -> bool {
+    let noise = ["Is there a repository at the following location?", "the `unlock` command can be used", "storage ID "];
+    let interrupted = line.starts_with("signal ") && line.contains(" received, cleaning up");
+    let empty = line.trim().is_empty();
+    let retry = line.contains(" returned error, retrying after ");
+    !(empty || interrupted || retry || is_stack(line) || noise.iter().any(|noise| line.starts_with(noise)))
+}
+
+fn cut(text: &str, bytes: usize) -> String {
+    if text.len() <= bytes {
+        return text.to_owned();
+    }
+    let end = (0..=bytes).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    format!("{} ...", &text[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use restic_manager::mask::mask_url;
+
+    const NEW: ResticVersion = ResticVersion::new(0, 18, 0);
+    const OLD: ResticVersion = ResticVersion::new(0, 14, 0);
+
+    fn end(kind: JobKind, exit: Exit, version: ResticVersion, stderr: &[&str]) -> JobEnd {
+        let mut transcript = Transcript::new(Some(kind));
+        for line in stderr {
+            transcript.stderr(line.as_bytes());
+        }
+        transcript.end(exit, version)
+    }
+
+    #[test]
+    fn exit_codes_mean_what_the_version_means_by_them() {
+        use JobKind::{Backup, Forget, Prune};
+        for (kind, code, version, outcome, incomplete, cause) in [
+            (Backup, 0, NEW, JobOutcome::Succeeded, false, None),
+            (Backup, 3, NEW, JobOutcome::Succeeded, true, None),
+            (Forget, 3, NEW, JobOutcome::Failed, false, None),
+            (Backup, 1, NEW, JobOutcome::Failed, false, None),
+            (Backup, 2, NEW, JobOutcome::Failed, false, None),
+            (Prune, 10, NEW, JobOutcome::Failed, false, Some(Cause::NoRepository)),
+            (Prune, 11, NEW, JobOutcome::Failed, false, Some(Cause::Locked)),
+            (Prune, 12, NEW, JobOutcome::Failed, false, Some(Cause::WrongPassword)),
+            (Prune, 12, OLD, JobOutcome::Failed, false, None),
+            (Backup, 130, NEW, JobOutcome::Failed, false, None),
+            (Backup, -1_073_741_510, NEW, JobOutcome::Failed, false, None),
+        ] {
+            let end = end(kind, Exit::Code(code), version, &[]);
+            assert_eq!((end.outcome, end.incomplete, end.cause), (outcome, incomplete, cause), "{kind} {code}");
+            assert_eq!(end.error.is_some(), outcome == JobOutcome::Failed);
+            assert_eq!(end.exit_code, Some(code));
+        }
+        let killed = end(Backup, Exit::Signal(9), NEW, &[]);
+        assert_eq!((killed.exit_code, killed.error.as_deref()), (None, Some("restic died of signal 9")));
+    }
+
+    #[test]
+    fn a_forget_that_removed_nothing_failed_also_when_restic_says_0() {
+        let stderr = [
+            "Remove(<snapshot/0a>) failed: unexpected HTTP response (403): 403 Forbidden",
+            "unable to remove snapshot/0a from the repository",
+        ];
+        let end = end(JobKind::Forget, Exit::Code(0), NEW, &stderr);
+        assert_eq!((end.outcome, end.cause, end.stats), (JobOutcome::Failed, Some(Cause::AccessDenied), None));
+    }
+
+    #[test]
+    fn a_missing_source_makes_a_backup_incomplete_also_when_restic_says_0() {
+        let stderr = ["/nope does not exist, skipping"];
+        let backup = end(JobKind::Backup, Exit::Code(0), OLD, &stderr);
+        assert_eq!(
+            (backup.outcome, backup.incomplete, &backup.warnings[..]),
+            (JobOutcome::Succeeded, true, &["/nope does not exist, skipping".to_owned()][..])
+        );
+        let failed = backup.with_incomplete_as(IncompleteMeans::Fail);
+        assert!(failed.outcome == JobOutcome::Failed && failed.error.is_some());
+    }
+
+    #[test]
+    fn warnings_are_bounded_and_counted() {
+        let lines: Vec<String> = (0..100).map(|n| format!("ignoring error for /{n}: {}", "x".repeat(5000))).collect();
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let end = end(JobKind::Restore, Exit::Code(1), NEW, &lines);
+        assert_eq!((end.warnings.len(), end.warnings[20].as_str()), (21, "and 80 more"));
+        assert!(end.warnings.iter().map(String::len).sum::<usize>() < 32 * 1024);
+    }
+
+    #[test]
+    fn a_network_that_came_back_is_not_the_cause_of_a_later_failure() {
+        let stderr = [
+            "Save(<data/0a>) returned error, retrying after 1s: dial tcp: connect: connection refused",
+            "Fatal: something else",
+        ];
+        let end = end(JobKind::Backup, Exit::Code(1), OLD, &stderr);
+        assert_eq!((end.cause, end.error.as_deref()), (None, Some("something else")));
+    }
+
+    #[test]
+    fn what_restic_wrote_can_be_masked_as_a_whole() {
+        let mut transcript = Transcript::new(Some(JobKind::Init));
+        transcript.stdout(br#"{"message_type":"initialized","id":"x","repository":"rest:http://a:pw@h/"}"#);
+        transcript.stderr(b"ignoring error for http://a:pw@h/: x");
+        transcript.stderr(b"Fatal: http://a:pw@h/");
+        let shown = format!("{:?}", transcript.end(Exit::Code(1), NEW).masked(mask_url));
+        assert!(!shown.contains("pw") && shown.contains("a:***@h"), "{shown}");
+    }
+}

@@ -1,0 +1,156 @@
+//! Edge. `restic-manager-agent run`: opens the files, wires the loops, and waits for the end. One of the two places that know
+//! all tasks. One thread: restic dies with the thread that started it, so it must be the main one.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+
+use chrono::TimeDelta;
+use restic_manager::atomic_file;
+use restic_manager::clock;
+use restic_manager::file_error::{FileError, chain};
+use restic_manager::http_client::HttpClient;
+use restic_manager::id::{InstanceId, StreamId};
+use restic_manager::protocol::command::Secret;
+use restic_manager::tls;
+use tokio::sync::Notify;
+use tokio::task::LocalSet;
+
+use crate::core::Agent;
+use crate::identity::Identity;
+use crate::ledger::Ledger;
+use crate::policy::Policy;
+use crate::received::Received;
+use crate::scheduler::PendingFires;
+use crate::settings::{self, AgentSettings};
+use crate::spool::Spool;
+use crate::{Failure, commands, poll, restic_probe, runner, scheduler, sender, status};
+
+/// Runs until a signal says stop.
+pub(crate) fn run(dir: &Path) -> Result<(), Failure> {
+    start_logging();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
+    let local = LocalSet::new();
+    local.block_on(&runtime, serve(dir))
+}
+
+fn start_logging() {
+    use std::io::IsTerminal;
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let colored = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colored)
+        .with_target(false)
+        .try_init();
+}
+
+/// agent.toml of the directory.
+pub(crate) fn read_settings(dir: &Path) -> Result<AgentSettings, Failure> {
+    let path = dir.join("agent.toml");
+    let text = std::fs::read_to_string(&path).map_err(FileError::of("read", &path));
+    let text =
+        text.map_err(|error| format!("{}: enroll this host first, or name its directory with --dir", chain(&error)))?;
+    settings::parse("agent.toml", &text).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(|problem| format!("  {problem}")).collect();
+        Failure::from(format!("{} has errors:\n{}", path.display(), lines.join("\n")))
+    })
+}
+
+/// The client of the server that agent.toml names.
+pub(crate) fn client(settings: &AgentSettings, credential: Option<&Secret>) -> Result<HttpClient, Failure> {
+    let tls = tls::client_config(settings.ca_file.as_deref(), settings.pin).map_err(|error| chain(&error))?;
+    Ok(HttpClient::new(&settings.server, credential, tls, false).map_err(|error| chain(&error))?)
+}
+
+async fn serve(dir: &Path) -> Result<(), Failure> {
+    let settings = read_settings(dir)?;
+    let identity = Identity::read(dir).map_err(|error| chain(&error))?;
+    let identity = identity.ok_or_else(|| format!("{} holds no identity: enroll this host first", dir.display()))?;
+    let _one_agent = lock(dir)?;
+    let mut damage = Vec::new();
+    let (ledger, damaged) = Ledger::open(dir, clock::now()).map_err(|error| chain(&error))?;
+    damage.extend(damaged);
+    let (spool, damaged) = Spool::open(dir, StreamId(uuid::Uuid::new_v4())).map_err(|error| chain(&error))?;
+    damage.extend(damaged);
+    let (received, damaged) = Received::open(dir).map_err(|error| chain(&error))?;
+    damage.extend(damaged);
+    let pending_fires = PendingFires::read(dir, &mut damage).map_err(|error| chain(&error))?;
+    for text in &damage {
+        tracing::error!("{text}");
+    }
+    let agent = Rc::new(Agent {
+        dir: std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()),
+        host: identity.host.clone(),
+        policy: Policy::clone(&settings.policy),
+        client: client(&settings, Some(&identity.credential))?,
+        settings,
+        instance: InstanceId(uuid::Uuid::new_v4()),
+        zone: iana_time_zone::get_timezone().unwrap_or_else(|_| "UTC".to_owned()),
+        ledger: RefCell::new(ledger),
+        spool: RefCell::new(spool),
+        received: RefCell::new(received),
+        pending_fires: RefCell::new(pending_fires),
+        restic: RefCell::new(Err("not asked yet".to_owned())),
+        running: RefCell::new(BTreeMap::new()),
+        logs: RefCell::new(BTreeMap::new()),
+        clock_offset: Cell::new(TimeDelta::zero()),
+        send_bell: Notify::new(),
+        schedule_bell: Notify::new(),
+        job_bell: Notify::new(),
+        hello_due: Cell::new(false),
+        hello_bell: Notify::new(),
+        last_contact: Cell::new(None),
+        last_error: RefCell::new(None),
+    });
+    let unlock_first = commands::recover(&agent);
+    // Its error is told there, and told again by each job that needs it.
+    let _ = restic_probe::probe(&agent).await;
+    tracing::info!(host = %agent.host, server = %agent.settings.server, dir = %agent.dir.display(), "agent runs");
+    tokio::task::spawn_local(poll::run(Rc::clone(&agent)));
+    tokio::task::spawn_local(sender::run(Rc::clone(&agent)));
+    tokio::task::spawn_local(scheduler::run(Rc::clone(&agent)));
+    tokio::task::spawn_local(runner::run(Rc::clone(&agent), unlock_first));
+    tokio::task::spawn_local(status::run_writer(Rc::clone(&agent)));
+    stop_signal().await;
+    tracing::info!("stopping");
+    // What runs is cancelled as an operator would, so that restic leaves no lock. What cannot end in time dies with us.
+    let running: Vec<_> = agent.running.borrow().values().cloned().collect();
+    running.iter().for_each(|bell| bell.notify_one());
+    let patience = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !agent.running.borrow().is_empty() && tokio::time::Instant::now() < patience {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+/// Two agents with one directory would run every job twice.
+fn lock(dir: &Path) -> Result<std::fs::File, Failure> {
+    let path = dir.join("agent.lock");
+    let file = atomic_file::open_lock(&path).map_err(|error| chain(&error))?;
+    file.try_lock().map_err(|_| format!("another agent runs with {}: stop it first", dir.display()))?;
+    Ok(file)
+}
+
+#[cfg(unix)]
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut terminate), Ok(mut interrupt)) => tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        },
+        _ => std::future::pending().await,
+    }
+}
+
+#[cfg(not(unix))]
+async fn stop_signal() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,126 @@
+//! Edge. Runs accepted jobs, one at a time, in order of receipt. Does not decide what is accepted.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use restic_manager::clock;
+use restic_manager::file_error::chain;
+use restic_manager::id::ScheduleId;
+use restic_manager::protocol::agent_event::{AgentEvent, JobOutcome, JobStarted};
+use restic_manager::protocol::job_options::{JobKind, JobSpec};
+use tokio::sync::Notify;
+
+use crate::commands::{ended, finish};
+use crate::core::Agent;
+use crate::ledger::{LedgerJob, Progress, Stage, Work};
+use crate::restic_run::{self, Task};
+use crate::{restic_probe, snapshots};
+
+/// How soon a job that found the repository locked is tried again, in seconds, times the number of the try.
+const LOCKED_RETRY_SECS: u64 = 20;
+
+/// Runs jobs until the agent stops. `unlock_first`: the last run died within a job, and restic with it.
+pub(crate) async fn run(agent: Rc<Agent>, mut unlock_first: bool) {
+    loop {
+        let next =
+            agent.ledger.borrow().unfinished().into_iter().find(|job| job.progress == Progress::Accepted).cloned();
+        let Some(job) = next else {
+            agent.job_bell.notified().await;
+            continue;
+        };
+        if std::mem::take(&mut unlock_first)
+            && let Ok(version) = restic_probe::probe(&agent).await
+        {
+            restic_run::unlock(&agent, version).await;
+        }
+        run_job(&agent, &job).await;
+        if let Err(error) = agent.ledger.borrow_mut().compact_if_large(clock::now()) {
+            tracing::warn!("the ledger stays large: {}", chain(&error));
+        }
+    }
+}
+
+/// What is known of a job that is about to run.
+struct Prepared {
+    spec: JobSpec,
+    schedule_id: Option<ScheduleId>,
+    scheduled_at: Option<chrono::DateTime<chrono::Utc>>,
+    offline: bool,
+}
+
+fn prepare(job: &LedgerJob) -> Result<Prepared, String> {
+    match &job.work {
+        Work::Command(command) => Ok(Prepared {
+            spec: JobSpec::parse(&command.kind, command.options.clone())?,
+            schedule_id: command.schedule_id.clone(),
+            scheduled_at: command.scheduled_at,
+            offline: false,
+        }),
+        Work::Offline(offline) => Ok(Prepared {
+            spec: offline.spec.clone(),
+            schedule_id: Some(offline.schedule_id.clone()),
+            scheduled_at: Some(offline.scheduled_at),
+            offline: true,
+        }),
+        Work::Forgotten => Err("the agent's ledger no longer knows what this job was to do".to_owned()),
+    }
+}
+
+async fn run_job(agent: &Rc<Agent>, job: &LedgerJob) {
+    let prepared = match prepare(job) {
+        Ok(prepared) => prepared,
+        Err(error) => return finish(agent, ended(job.id, JobOutcome::Failed, Some(&error))),
+    };
+    let kind = prepared.spec.kind();
+    let bell = Rc::new(Notify::new());
+    agent.running.borrow_mut().insert(job.id, Rc::clone(&bell));
+    // In the ledger before anything runs: an agent that dies now never runs this id again.
+    if !agent.record(job.id, Stage::Started) {
+        agent.running.borrow_mut().remove(&job.id);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        return;
+    }
+    tracing::info!(job = %job.id, %kind, "job begins");
+    agent.tell(&AgentEvent::JobStarted(JobStarted {
+        job_id: job.id,
+        kind,
+        started_at: clock::now(),
+        schedule_id: prepared.schedule_id.clone(),
+        scheduled_at: prepared.scheduled_at,
+        offline: prepared.offline,
+    }));
+    let version = restic_probe::probe(agent).await;
+    let task = Task { id: job.id, spec: &prepared.spec, schedule_id: prepared.schedule_id.as_ref(), cancel: &bell };
+    let finished = match version {
+        Ok(version) => run_with_retries(agent, &task, version).await,
+        Err(error) => ended(job.id, JobOutcome::Failed, Some(&error)),
+    };
+    let succeeded = finished.status == JobOutcome::Succeeded;
+    finish(agent, finished);
+    agent.running.borrow_mut().remove(&job.id);
+    agent.send_bell.notify_one();
+    if succeeded && matches!(kind, JobKind::Backup | JobKind::Forget) {
+        snapshots::report(agent).await;
+    }
+}
+
+/// A backup that found the repository locked changed nothing: it is tried again as often as its schedule says.
+async fn run_with_retries(
+    agent: &Rc<Agent>,
+    task: &Task<'_>,
+    version: crate::restic_version::ResticVersion,
+) -> restic_manager::protocol::agent_event::JobFinished {
+    let retries = if let JobSpec::Backup(options) = task.spec { u64::from(options.retries.min(10)) } else { 0 };
+    let mut attempt = 1;
+    loop {
+        let ran = restic_run::run(agent, task, version).await;
+        if !ran.locked || attempt > retries {
+            return ran.finished;
+        }
+        tracing::info!(job = %task.id, attempt, "the repository is locked: trying again");
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(LOCKED_RETRY_SECS * attempt)) => attempt += 1,
+            () = task.cancel.notified() => return ended(task.id, JobOutcome::Cancelled, None),
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Edge. `restic-manager-agent status`: what the running agent writes down every few seconds, for people and as JSON.
+
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use clap::Args;
+use restic_manager::clock;
+use restic_manager::file_error::chain;
+use restic_manager::schedule::{compile, next_wake};
+use serde::{Deserialize, Serialize};
+
+use crate::core::Agent;
+use crate::identity::Identity;
+use crate::{Directory, Failure, json_file, run};
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArguments {
+    #[command(flatten)]
+    directory: Directory,
+    /// For scripts
+    #[arg(long)]
+    json: bool,
+}
+
+const FILE: &str = "status.json";
+const WRITE_EVERY: Duration = Duration::from_secs(5);
+/// An agent that wrote nothing for this long does not run.
+const STALE_SECS: i64 = 30;
+
+/// What the agent writes down.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Status {
+    written_at: DateTime<Utc>,
+    host: String,
+    server: String,
+    agent_version: String,
+    restic_version: Option<String>,
+    last_contact: Option<DateTime<Utc>>,
+    schedule_version: u64,
+    config_version: u64,
+    next_fires: Vec<NextFire>,
+    running: Vec<String>,
+    waiting: usize,
+    spool_bytes: u64,
+    last_error: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct NextFire {
+    schedule: String,
+    at: DateTime<Utc>,
+}
+
+fn status_of(agent: &Agent) -> Status {
+    let received = agent.received.borrow();
+    let zone = agent.zone.parse().unwrap_or(chrono_tz::UTC);
+    let now = clock::now();
+    let state = agent.pending_fires.borrow();
+    let schedules = received.schedules().map_or(&[][..], |set| &set.schedules);
+    let next_fires = schedules.iter().filter_map(|schedule| {
+        let compiled = compile(schedule, &agent.host, zone).ok()?;
+        let at = next_wake(&compiled, state.memory.get(&schedule.id)?, now)?;
+        Some(NextFire { schedule: schedule.id.to_string(), at })
+    });
+    let running: Vec<String> = agent.running.borrow().keys().map(ToString::to_string).collect();
+    Status {
+        written_at: now,
+        host: agent.host.to_string(),
+        server: agent.settings.server.clone(),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        restic_version: agent.restic.borrow().as_ref().ok().map(ToString::to_string),
+        last_contact: agent.last_contact.get(),
+        schedule_version: received.schedules().map_or(0, |set| set.version),
+        config_version: received.config().version,
+        next_fires: next_fires.collect(),
+        waiting: agent.ledger.borrow().unfinished().len().saturating_sub(running.len()),
+        running,
+        spool_bytes: agent.spool.borrow().depth_bytes(),
+        last_error: agent.last_error.borrow().clone(),
+    }
+}
+
+/// Writes the status while the agent runs, when it changed or every half minute.
+pub(crate) async fn run_writer(agent: Rc<Agent>) {
+    let mut last: Option<Status> = None;
+    loop {
+        let status = status_of(&agent);
+        let comparable = |status: &Status| {
+            serde_json::to_string(&Status { written_at: DateTime::default(), last_contact: None, ..status.clone() })
+                .unwrap_or_default()
+        };
+        let due = last.as_ref().is_none_or(|last| {
+            comparable(last) != comparable(&status)
+                || (status.written_at - last.written_at).num_seconds() >= STALE_SECS / 2
+        });
+        if due {
+            if let Err(error) = json_file::write(&agent.dir.join(FILE), &status) {
+                tracing::warn!("the status is not written: {}", chain(&error));
+            }
+            last = Some(status);
+        }
+        tokio::time::sleep(WRITE_EVERY).await;
+    }
+}
+
+pub(crate) fn run(arguments: &StatusArguments) -> Result<(), Failure> {
+    let dir = &arguments.directory.dir;
+    let settings = run::read_settings(dir)?;
+    let identity = Identity::read(dir).map_err(|error| chain(&error))?;
+    if identity.is_none() {
+        return Err(Failure { code: 5, text: format!("{} holds no identity: enroll this host first", dir.display()) });
+    }
+    let status: Option<Status> = read(dir)?;
+    if arguments.json {
+        let text = serde_json::to_string_pretty(&status).map_err(|error| error.to_string())?;
+        println!("{text}");
+        return Ok(());
+    }
+    let Some(status) = status else {
+        println!(
+            "{:<18}{}\n{:<18}{}\n{:<18}never ran",
+            "enrolled as", settings.host, "server", settings.server, "agent"
+        );
+        return Ok(());
+    };
+    let at = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Secs, true);
+    let age = (clock::now() - status.written_at).num_seconds();
+    let alive = if age <= STALE_SECS {
+        "runs".to_owned()
+    } else {
+        format!("does not run (last seen {})", at(status.written_at))
+    };
+    let mut rows = vec![
+        ("enrolled as", status.host.clone()),
+        ("server", status.server.clone()),
+        ("agent", format!("{alive}, version {}", status.agent_version)),
+        ("restic", status.restic_version.clone().unwrap_or_else(|| "none that can be used".to_owned())),
+        ("last contact", status.last_contact.map_or("never".to_owned(), at)),
+        ("schedule set", version(status.schedule_version)),
+        ("settings", version(status.config_version)),
+    ];
+    rows.extend(status.next_fires.iter().map(|fire| ("next fire", format!("{}  {}", at(fire.at), fire.schedule))));
+    rows.extend(status.running.iter().map(|job| ("running", job.clone())));
+    rows.push(("waiting jobs", status.waiting.to_string()));
+    rows.push(("spool", format!("{} bytes", status.spool_bytes)));
+    rows.push(("last error", status.last_error.clone().unwrap_or_else(|| "none".to_owned())));
+    for (name, value) in rows {
+        println!("{name:<18}{value}");
+    }
+    Ok(())
+}
+
+fn version(version: u64) -> String {
+    if version == 0 { "none yet".to_owned() } else { format!("version {version}") }
+}
+
+fn read(dir: &Path) -> Result<Option<Status>, Failure> {
+    let mut damage = Vec::new();
+    let status = json_file::read(&dir.join(FILE)).map_err(|error| chain(&error))?.or_tell(&mut damage);
+    Ok(status)
+}

@@ -1,0 +1,282 @@
+//! A scratch fleet with a server and an agent, each a real process that its value owns and ends. Waits are for conditions, with a
+//! deadline. Requests are made with the real curl.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// The password of every scratch repository.
+pub(crate) const PASSWORD: &str = "correct-horse-battery";
+
+/// Waits until `probe` gives a value; fails the test after `deadline`.
+pub(crate) fn eventually<T>(what: &str, deadline: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + deadline;
+    loop {
+        if let Some(value) = probe() {
+            return value;
+        }
+        assert!(Instant::now() < until, "not within {} s: {what}", deadline.as_secs());
+        std::thread::sleep(Duration::from_millis(25));
+    }
+}
+
+/// Another restic than the one on the PATH, fetched by tests/tools/get-restic: `RESTIC_MANAGER_TEST_RESTICS` holds
+/// `:`-separated paths. The PATH's own is always first.
+pub(crate) fn restics() -> Vec<String> {
+    let more = std::env::var("RESTIC_MANAGER_TEST_RESTICS").unwrap_or_default();
+    std::iter::once("restic".to_owned()).chain(more.split(':').filter(|p| !p.is_empty()).map(str::to_owned)).collect()
+}
+
+/// A scratch directory with a fleet of the one host `web-1`, a server, and an agent.
+pub(crate) struct Fleet {
+    /// Removed when the value drops.
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) port: u16,
+    pub(crate) server: Option<Process>,
+    pub(crate) agent: Option<Process>,
+}
+
+/// A process that dies with its value.
+pub(crate) struct Process {
+    child: Child,
+}
+
+impl Process {
+    pub(crate) fn start(program: &str, arguments: &[&str], log: &Path, environment: &[(&str, &str)]) -> Self {
+        let log = fs::File::options().create(true).append(true).open(log).expect("a log file");
+        let child = Command::new(program)
+            .args(arguments)
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log file"))
+            .stderr(log)
+            .spawn()
+            .expect("the program starts");
+        Self { child }
+    }
+
+    /// SIGKILL, and wait.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// A signal by its name, as kill(1) takes it.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().expect("kill runs");
+        assert!(sent.success());
+    }
+
+    /// Waits for the end by itself and gives the exit code.
+    pub(crate) fn wait(&mut self, deadline: Duration) -> Option<i32> {
+        eventually("the process ends", deadline, || self.child.try_wait().expect("wait")).code()
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("wait").is_none()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+pub(crate) const SERVER: &str = env!("CARGO_BIN_EXE_restic-manager");
+pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_restic-manager-agent");
+
+impl Fleet {
+    /// The files only: a configuration with host `web-1`, a local repository, a few files to back up.
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+        let fleet = Self { dir, port, server: None, agent: None };
+        for sub in ["config/hosts", "config/repositories", "secrets", "data"] {
+            fs::create_dir_all(fleet.path(sub)).expect("a directory");
+        }
+        fleet.write("secrets/web-1", PASSWORD);
+        fleet.write("config/server.toml", "secret_roots = [\"../secrets\"]\n");
+        let repository = format!("url = {:?}\npassword = {{ file = \"../secrets/{{host}}\" }}\n", fleet.path("repo"));
+        fleet.write("config/repositories/main.toml", &repository);
+        fleet.set_cron("0 3 * * *");
+        for number in 0..20 {
+            fleet.write(&format!("data/file-{number}"), &format!("{number}\n").repeat(2000));
+        }
+        fleet
+    }
+
+    /// The fleet with its server, and its agent enrolled and online.
+    pub(crate) fn started() -> Self {
+        Self::started_with("restic")
+    }
+
+    /// The same with another restic.
+    pub(crate) fn started_with(restic: &str) -> Self {
+        let mut fleet = Self::new();
+        fleet.start_server();
+        fleet.enroll("agent");
+        fleet.permit_everything("agent", restic);
+        fleet.start_agent();
+        fleet
+    }
+
+    pub(crate) fn path(&self, relative: &str) -> PathBuf {
+        self.dir.path().join(relative)
+    }
+
+    pub(crate) fn write(&self, relative: &str, text: &str) {
+        fs::write(self.path(relative), text).expect("write");
+    }
+
+    pub(crate) fn read(&self, relative: &str) -> String {
+        fs::read_to_string(self.path(relative)).unwrap_or_default()
+    }
+
+    /// The host's file with one backup schedule `data` at this time.
+    pub(crate) fn set_cron(&self, cron: &str) {
+        let data = self.path("data");
+        self.write(
+            "config/hosts/web-1.toml",
+            &format!(
+                "repository = \"main\"\ntimezone = \"UTC\"\n[[schedule]]\nid = \"data\"\nkind = \"backup\"\ncron = {cron:?}\npaths = [{data:?}]\nretention = {{ keep_last = 3 }}\n"
+            ),
+        );
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn start_server(&mut self) {
+        let (config, state) = (self.path("config"), self.path("state"));
+        let listen = format!("127.0.0.1:{}", self.port);
+        let arguments = ["serve", "--config", text(&config), "--state", text(&state), "--listen", &listen];
+        self.server = Some(Process::start(SERVER, &arguments, &self.path("server.log"), &[("RUST_LOG", "debug")]));
+        eventually("the server is ready", Duration::from_secs(20), || {
+            self.curl(&["/readyz"]).filter(|(code, _)| *code == 200)
+        });
+    }
+
+    /// Enrolls web-1's agent into a directory.
+    pub(crate) fn enroll(&self, dir: &str) {
+        let answer = self.post("/v1/enrollment-tokens", r#"{"host":"web-1"}"#);
+        let token = answer["token"].as_str().expect("a token").to_owned();
+        let (url, dir) = (self.url(), self.path(dir));
+        let arguments = ["enroll", "--server", &url, "--token", &token, "--host", "web-1", "--dir", text(&dir)];
+        let enrolled = Command::new(AGENT).args(arguments).output().expect("enroll runs");
+        assert!(enrolled.status.success(), "{}", String::from_utf8_lossy(&enrolled.stderr));
+    }
+
+    /// agent.toml with all kinds, this restic, and a restore root in the scratch directory.
+    pub(crate) fn permit_everything(&self, dir: &str, restic: &str) {
+        let restore = self.path("restore");
+        self.write(
+            &format!("{dir}/agent.toml"),
+            &format!(
+                "server = {:?}\nhost = \"web-1\"\nrestic = {restic:?}\noffline_grace = \"3s\"\n[policy]\nkinds = [\"backup\", \"init\", \"forget\", \"prune\", \"check\", \"unlock\", \"restore\"]\nrestore_roots = [{restore:?}]\n",
+                self.url()
+            ),
+        );
+    }
+
+    pub(crate) fn start_agent(&mut self) {
+        self.agent = Some(self.agent_process("agent"));
+        eventually("the agent has its schedules", Duration::from_secs(30), || {
+            let host = self.get("/v1/hosts/web-1");
+            (host["online"] == true
+                && host["schedule"]["applied"] == host["schedule"]["wanted"]
+                && host["config"]["applied"] == host["config"]["wanted"])
+                .then_some(())
+        });
+    }
+
+    pub(crate) fn agent_process(&self, dir: &str) -> Process {
+        Process::start(
+            AGENT,
+            &["run", "--dir", text(&self.path(dir))],
+            &self.path("agent.log"),
+            &[("RUST_LOG", "debug")],
+        )
+    }
+
+    pub(crate) fn token(&self) -> String {
+        self.read("state/admin-token").trim().to_owned()
+    }
+
+    /// Runs curl on a path of the server, with the admin token: the status code and the body; `None`: no answer.
+    pub(crate) fn curl(&self, arguments: &[&str]) -> Option<(u16, String)> {
+        let authorization = format!("Authorization: Bearer {}", self.token());
+        self.curl_as(&authorization, arguments)
+    }
+
+    /// The same with a header of one's own instead of the token's.
+    pub(crate) fn curl_as(&self, header: &str, arguments: &[&str]) -> Option<(u16, String)> {
+        let (path, options) = arguments.split_last().expect("a path");
+        let output = Command::new("curl")
+            .args(["-sS", "-m", "120", "-w", "\n%{http_code}", "-H", header])
+            .args(options)
+            .arg(format!("{}{path}", self.url()))
+            .output()
+            .expect("curl runs");
+        let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (body, code) = answer.rsplit_once('\n')?;
+        Some((code.parse().ok().filter(|code| *code > 0)?, body.to_owned()))
+    }
+
+    /// GET, which must succeed, as JSON.
+    pub(crate) fn get(&self, path: &str) -> Value {
+        let (code, body) = self.curl(&[path]).expect("an answer");
+        assert_eq!(code, 200, "{path}: {body}");
+        serde_json::from_str(&body).expect("JSON")
+    }
+
+    /// POST of JSON, which must succeed, as JSON.
+    pub(crate) fn post(&self, path: &str, body: &str) -> Value {
+        let (code, answer) = self.try_post(path, body);
+        assert!((200..300).contains(&code), "{path}: {code} {answer}");
+        answer
+    }
+
+    /// POST of JSON: the code and the answer.
+    pub(crate) fn try_post(&self, path: &str, body: &str) -> (u16, Value) {
+        let (code, answer) =
+            self.curl(&["-X", "POST", "-H", "Content-Type: application/json", "-d", body, path]).expect("an answer");
+        (code, serde_json::from_str(&answer).unwrap_or(Value::String(answer)))
+    }
+
+    /// Runs a job to its end and gives it.
+    pub(crate) fn run_job(&self, body: &str) -> Value {
+        self.post("/v1/hosts/web-1/jobs?wait=120", body)
+    }
+
+    /// Waits for a job's end and gives it.
+    pub(crate) fn wait_for_job(&self, id: &str, deadline: Duration) -> Value {
+        eventually("the job ends", deadline, || {
+            let job = self.get(&format!("/v1/jobs/{id}"));
+            matches!(job["status"].as_str(), Some("succeeded" | "failed" | "cancelled")).then_some(job)
+        })
+    }
+
+    /// web-1's journal, line by line, all segments.
+    pub(crate) fn journal(&self) -> Vec<Value> {
+        let mut names: Vec<PathBuf> = fs::read_dir(self.path("state/hosts/web-1/journal"))
+            .expect("a journal")
+            .map(|entry| entry.expect("an entry").path())
+            .filter(|path| path.extension().is_some_and(|e| e == "jsonl"))
+            .collect();
+        names.sort();
+        let texts = names.iter().map(|name| fs::read_to_string(name).expect("a segment"));
+        texts
+            .flat_map(|text| text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect::<Vec<_>>())
+            .collect()
+    }
+}
+
+pub(crate) fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
