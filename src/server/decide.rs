@@ -300,7 +300,7 @@ pub fn decide_abandon(
 /// queued a job without the next one).
 pub fn decide_tick(state: &HostState, now: DateTime<Utc>) -> Vec<Fact> {
     let due = state.jobs.values().filter(|job| !job.accepted).filter_map(|job| match &job.dispatch {
-        Some(dispatch) => (dispatch.expires_at < now).then(|| Fact::JobExpired(JobExpired { job_id: job.id })),
+        Some(dispatch) => (dispatch.expires_at < now).then_some(Fact::JobExpired(JobExpired { job_id: job.id })),
         None => Some(dispatched(job.id, now)),
     });
     due.collect()
@@ -318,3 +318,6 @@ pub fn decide_enroll(state: &HostState, request: &HostEnrolled) -> Result<Option
         Some(_) => Err(Refusal::TokenUsed),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -111,14 +111,18 @@ impl HostState {
     }
 
     fn finish(&mut self, id: JobId, end: impl FnOnce(&mut Job)) {
-        let mut job = match self.jobs.remove(&id) {
-            Some(job) => job,
-            None => match self.recent.iter().position(|job| job.id == id).and_then(|at| self.recent.remove(at)) {
-                Some(job) => job,
-                None => return,
-            },
-        };
+        let recent = self.recent.iter().position(|job| job.id == id);
+        let Some(before) = self.jobs.get(&id).or_else(|| self.recent.get(recent?)) else { return };
+        let mut job = before.clone();
         end(&mut job);
+        // A repeated end is no news, also not of its schedule.
+        if job == *before {
+            return;
+        }
+        self.jobs.remove(&id);
+        if let Some(at) = recent {
+            self.recent.remove(at);
+        }
         if !job.status.is_final() {
             self.jobs.insert(id, job);
             return;
@@ -302,3 +306,6 @@ impl Fold for HostState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

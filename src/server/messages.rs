@@ -143,3 +143,6 @@ fn present_result(state: &HostState, result: &FireResult) -> FireResult {
     let outcome = if waits && result.outcome == FireOutcome::Queued { FireOutcome::Waiting } else { result.outcome };
     FireResult { outcome, ..result.clone() }
 }
+
+#[cfg(test)]
+mod tests;
