@@ -162,7 +162,7 @@ fn raise_descriptor_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    if setrlimit(Resource::Nofile, limit.clone()).is_err() || limit.current.is_some_and(|n| n < 4096) {
+    if setrlimit(Resource::Nofile, limit).is_err() || limit.current.is_some_and(|n| n < 4096) {
         tracing::warn!(limit = ?limit.current, "few file descriptors: many agents will be turned away (ulimit -n, LimitNOFILE=)");
     }
 }
