@@ -49,6 +49,11 @@ enum Step {
         which: usize,
         ok: bool,
     },
+    /// The agent sends what only the server may say.
+    Forge {
+        kind: usize,
+        which: usize,
+    },
     /// The agent runs a fire by itself.
     StartOffline {
         minute: u8,
@@ -99,6 +104,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..3usize, 0..6u8).prop_map(|(schedule, minute)| Step::Fire { schedule, minute }),
         3 => (0..4usize).prop_map(|which| Step::Start { which }),
         3 => (0..4usize, any::<bool>()).prop_map(|(which, ok)| Step::Finish { which, ok }),
+        1 => (0..FORGED.len(), 0..4usize).prop_map(|(kind, which)| Step::Forge { kind, which }),
         1 => (0..6u8).prop_map(|minute| Step::StartOffline { minute }),
         6 => (0..4usize, 1..8usize, fate()).prop_map(|(overlap, most, fate)| Step::Post { overlap, most, fate }),
         4 => fate().prop_map(|fate| Step::Poll { fate }),
@@ -111,6 +117,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// The server's own types, whose lines an agent must not be able to write.
+const FORGED: [&str; 4] = ["job.queued", "job.expired", "schedule.versioned", "segment.opened"];
 const SCHEDULES: [&str; 3] = ["system", "home", "db"];
 
 fn start_of_time() -> DateTime<Utc> {
@@ -353,6 +361,13 @@ fn take_step(server: &mut Server, agent: &mut Agent, number: u64, step: &Step) {
                 agent.say("job.finished", &finished);
             }
         }
+        Step::Forge { kind, which } => {
+            let job = agent.ledger.get(*which).map_or(JobId(Uuid::nil()), |(id, _)| *id);
+            // Fields for each of them.
+            let payload = json!({"job_id": job, "kind": "backup", "options": {}, "state": {}, "version": 99, "hash": "x",
+                "actor": {"kind": "operator", "name": "nobody"}});
+            agent.say(FORGED[*kind], &payload);
+        }
         Step::StartOffline { minute } => {
             let schedule_id: ScheduleId = SCHEDULES[0].parse().expect("an id");
             let due = start_of_time() + TimeDelta::minutes(i64::from(*minute));
@@ -464,7 +479,7 @@ fn judge(server: &Server, agent: &Agent) -> Result<(), String> {
         let payload: Value = serde_json::from_str(line.payload.get()).expect("JSON");
         let job = payload["job_id"].as_str().unwrap_or_default().to_owned();
         match line.kind.as_str() {
-            "job.queued" => {
+            "job.queued" if line.stream.is_none() => {
                 if !queued.insert(job.clone()) {
                     return Err(format!("job {job} was queued twice"));
                 }
