@@ -79,6 +79,8 @@ fn write_settings(dir: &Path, arguments: &EnrollArguments, host: &HostName) -> R
     if path.exists() {
         return Ok(());
     }
-    let text = settings::render(&arguments.server, host, arguments.ca_file.as_deref());
+    // Beside the agent's own files, wherever those are.
+    let restore_root = std::path::absolute(dir.join("restore")).unwrap_or_else(|_| dir.join("restore"));
+    let text = settings::render(&arguments.server, host, arguments.ca_file.as_deref(), &restore_root);
     Ok(atomic_file::replace(&path, text.as_bytes()).map_err(|error| chain(&error))?)
 }

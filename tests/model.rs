@@ -2,6 +2,7 @@
 //!
 //! The server is the real one from `events_in` down to the files; a crash reopens them, with any part of what was not
 //! acknowledged cut off. The agent is a model: a list of envelopes that grows, of which it forgets only what was acknowledged.
+#![allow(clippy::disallowed_methods, reason = "tests make scratch files as they like")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
