@@ -1,4 +1,5 @@
 //! The real programs over real sockets, with the real restic on real files. One module per promise.
 
+mod crash;
 mod harness;
 mod kinds;
