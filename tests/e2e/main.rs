@@ -2,6 +2,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests set their files and times up by hand, and start programs")]
 
+mod crash;
 mod harness;
 mod kinds;
+mod offline;
 mod tls;
