@@ -149,8 +149,8 @@ pub(crate) fn acknowledged(agent: &Agent, up_to: u64) {
 }
 
 /// After a start: jobs that ran when the agent died end here and are never run again, and ends that the spool lost are
-/// told again. Returns whether restic may have left a lock.
-pub(crate) fn recover(agent: &Agent) -> bool {
+/// told again.
+pub(crate) fn recover(agent: &Agent) {
     let died_with = agent.ledger.borrow().started_without_end();
     for id in &died_with {
         let last_log_seq = crate::sender::last_log_seq(agent, *id);
@@ -190,5 +190,4 @@ pub(crate) fn recover(agent: &Agent) -> bool {
     if schedules > 0 {
         agent.tell(&AgentEvent::ScheduleAck(ScheduleAck { version: schedules, applied_at }));
     }
-    !died_with.is_empty()
 }

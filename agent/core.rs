@@ -58,6 +58,8 @@ pub(crate) struct Agent {
     /// The server no longer takes this instance for the newest: hello is due.
     pub(crate) hello_due: Cell<bool>,
     pub(crate) hello_bell: Notify,
+    /// hello was answered: events may be sent.
+    pub(crate) greeted: Notify,
     /// For `status`.
     pub(crate) last_contact: Cell<Option<DateTime<Utc>>>,
     pub(crate) last_error: RefCell<Option<String>>,

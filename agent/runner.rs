@@ -19,8 +19,11 @@ use crate::{restic_probe, snapshots};
 /// How soon a job that found the repository locked is tried again, in seconds, times the number of the try.
 const LOCKED_RETRY_SECS: u64 = 20;
 
-/// Runs jobs until the agent stops. `unlock_first`: the last run died within a job, and restic with it.
-pub(crate) async fn run(agent: Rc<Agent>, mut unlock_first: bool) {
+/// Runs jobs until the agent stops.
+pub(crate) async fn run(agent: Rc<Agent>) {
+    // The last run may have died, and a restic with it, be it a job's or one that only listed snapshots. Plain unlock removes
+    // nothing but locks whose restic is gone.
+    let mut unlock_first = true;
     loop {
         let next =
             agent.ledger.borrow().unfinished().into_iter().find(|job| job.progress == Progress::Accepted).cloned();
