@@ -4,3 +4,4 @@ mod crash;
 mod harness;
 mod kinds;
 mod offline;
+mod secrets;
