@@ -3,7 +3,9 @@
 #![allow(clippy::disallowed_methods, reason = "tests set their files and times up by hand, and start programs")]
 
 mod crash;
+mod follow;
 mod harness;
 mod kinds;
 mod offline;
 mod tls;
+mod secrets;
