@@ -35,6 +35,7 @@ pub(crate) struct Agent {
     pub(crate) policy: Policy,
     pub(crate) client: HttpClient,
     pub(crate) instance: InstanceId,
+    pub(crate) started: tokio::time::Instant,
     /// The host's own zone, an IANA name.
     pub(crate) zone: String,
     pub(crate) ledger: RefCell<Ledger>,

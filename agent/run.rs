@@ -90,6 +90,7 @@ async fn serve(dir: &Path) -> Result<(), Failure> {
         client: client(&settings, Some(&identity.credential))?,
         settings,
         instance: InstanceId(uuid::Uuid::new_v4()),
+        started: tokio::time::Instant::now(),
         zone: iana_time_zone::get_timezone().unwrap_or_else(|_| "UTC".to_owned()),
         ledger: RefCell::new(ledger),
         spool: RefCell::new(spool),

@@ -7,5 +7,5 @@ mod follow;
 mod harness;
 mod kinds;
 mod offline;
-mod tls;
 mod secrets;
+mod tls;
