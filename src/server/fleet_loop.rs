@@ -72,6 +72,7 @@ pub async fn start(app: &Arc<App>, directory: &Path) -> Result<Fleet, StartError
         return Err(StartError::Problems(tree.problems));
     }
     tracing::error!("the configuration has errors: the last good one runs");
+    app.set_tokens(last_good.fleet.settings.tokens.clone())?;
     // Secrets lie beside the real directory, not beside the copy.
     install(app, directory, &last_good).await?;
     Ok(last_good.fleet)

@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests set their files and times up by hand, and start programs")]
 
+mod bad_input;
 mod crash;
 mod follow;
 mod harness;
