@@ -107,9 +107,15 @@ pub async fn run(app: Arc<App>, directory: PathBuf) {
 
 /// Watches the directory and its parent (a swapped symlink is an event of its parent). An event is a hint, never the truth.
 fn watch(directory: &Path, sender: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
+    let own = directory.to_owned();
     let handler = move |event: notify::Result<notify::Event>| {
-        // Reading the directory makes Access events: reloading on them would go on for ever.
-        if !matches!(event, Ok(notify::Event { kind: EventKind::Access(_), .. })) {
+        let is_hint = event.is_ok_and(|event| {
+            // Reading the directory makes Access events: reloading on them would go on for ever. And of the parent's entries
+            // only the directory's own counts: a log that is written beside it would never let it be quiet.
+            let own = event.need_rescan() || event.paths.iter().any(|path| path.starts_with(&own));
+            own && !matches!(event.kind, EventKind::Access(_))
+        });
+        if is_hint {
             let _ = sender.try_send(());
         }
     };

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod crash;
+mod edits;
 mod follow;
 mod harness;
 mod kinds;
