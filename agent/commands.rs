@@ -149,8 +149,8 @@ pub(crate) fn acknowledged(agent: &Agent, up_to: u64) {
 }
 
 /// After a start: jobs that ran when the agent died end here and are never run again, and ends that the spool lost are
-/// told again. Returns whether restic may have left a lock.
-pub(crate) fn recover(agent: &Agent) -> bool {
+/// told again.
+pub(crate) fn recover(agent: &Agent) {
     let died_with = agent.ledger.borrow().started_without_end();
     for id in &died_with {
         let last_log_seq = crate::sender::last_log_seq(agent, *id);
@@ -178,5 +178,4 @@ pub(crate) fn recover(agent: &Agent) -> bool {
     for id in cancelled {
         cancel(agent, id);
     }
-    !died_with.is_empty()
 }

@@ -107,14 +107,14 @@ async fn serve(dir: &Path) -> Result<(), Failure> {
         last_contact: Cell::new(None),
         last_error: RefCell::new(None),
     });
-    let unlock_first = commands::recover(&agent);
+    commands::recover(&agent);
     // Its error is told there, and told again by each job that needs it.
     let _ = restic_probe::probe(&agent).await;
     tracing::info!(host = %agent.host, server = %agent.settings.server, dir = %agent.dir.display(), "agent runs");
     tokio::task::spawn_local(poll::run(Rc::clone(&agent)));
     tokio::task::spawn_local(sender::run(Rc::clone(&agent)));
     tokio::task::spawn_local(scheduler::run(Rc::clone(&agent)));
-    tokio::task::spawn_local(runner::run(Rc::clone(&agent), unlock_first));
+    tokio::task::spawn_local(runner::run(Rc::clone(&agent)));
     tokio::task::spawn_local(status::run_writer(Rc::clone(&agent)));
     stop_signal().await;
     tracing::info!("stopping");

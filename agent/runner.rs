@@ -18,8 +18,10 @@ use crate::{restic_probe, snapshots};
 /// How soon a job that found the repository locked is tried again, in seconds, times the number of the try.
 const LOCKED_RETRY_SECS: u64 = 20;
 
-/// Runs jobs until the agent stops. `unlock_first`: the last run died within a job, and restic with it.
-pub(crate) async fn run(agent: Rc<Agent>, mut unlock_first: bool) {
+/// Runs jobs until the agent stops. Whatever restic the last life of the agent had died with it, be it a job's or not, and
+/// may have left its lock: stale locks are removed before the first job that could find one.
+pub(crate) async fn run(agent: Rc<Agent>) {
+    let mut unlock_first = true;
     loop {
         let next =
             agent.ledger.borrow().unfinished().into_iter().find(|job| job.progress == Progress::Accepted).cloned();
@@ -27,13 +29,21 @@ pub(crate) async fn run(agent: Rc<Agent>, mut unlock_first: bool) {
             agent.job_bell.notified().await;
             continue;
         };
-        if std::mem::take(&mut unlock_first)
-            && let Ok(version) = restic_probe::probe(&agent).await
-        {
-            restic_run::unlock(&agent, version).await;
+        if unlock_first && meets_locks(&job) {
+            unlock_first = false;
+            if let Ok(version) = restic_probe::probe(&agent).await {
+                restic_run::unlock(&agent, version).await;
+            }
+            // That took its time: the job may have been cancelled.
+            continue;
         }
         run_job(&agent, &job).await;
     }
+}
+
+/// Whether locks are in this job's way: not where there is no repository yet, nor where it is there to remove them.
+fn meets_locks(job: &LedgerJob) -> bool {
+    prepare(job).is_ok_and(|prepared| !matches!(prepared.spec.kind(), JobKind::Init | JobKind::Unlock))
 }
 
 /// What is known of a job that is about to run.
