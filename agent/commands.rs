@@ -5,7 +5,7 @@
 use restic_manager::clock;
 use restic_manager::file_error::chain;
 use restic_manager::id::JobId;
-use restic_manager::protocol::agent_event::{AgentEvent, JobFinished, JobOutcome};
+use restic_manager::protocol::agent_event::{AgentEvent, ConfigAck, JobFinished, JobOutcome, ScheduleAck};
 use restic_manager::protocol::command::CommandRun;
 use restic_manager::protocol::job_options::JobSpec;
 
@@ -177,5 +177,17 @@ pub(crate) fn recover(agent: &Agent) {
         agent.ledger.borrow().unfinished().iter().filter(|job| job.cancel_requested).map(|job| job.id).collect();
     for id in cancelled {
         cancel(agent, id);
+    }
+    // Versions that were applied just before a crash may not have been acknowledged.
+    let (config, schedules) = {
+        let received = agent.received.borrow();
+        (received.config().version, received.schedules().map_or(0, |set| set.version))
+    };
+    let applied_at = clock::now();
+    if config > 0 {
+        agent.tell(&AgentEvent::ConfigAck(ConfigAck { version: config, applied_at }));
+    }
+    if schedules > 0 {
+        agent.tell(&AgentEvent::ScheduleAck(ScheduleAck { version: schedules, applied_at }));
     }
 }

@@ -35,6 +35,7 @@ pub(crate) struct Agent {
     pub(crate) policy: Policy,
     pub(crate) client: HttpClient,
     pub(crate) instance: InstanceId,
+    pub(crate) started: tokio::time::Instant,
     /// The host's own zone, an IANA name.
     pub(crate) zone: String,
     pub(crate) ledger: RefCell<Ledger>,
@@ -58,6 +59,8 @@ pub(crate) struct Agent {
     /// The server no longer takes this instance for the newest: hello is due.
     pub(crate) hello_due: Cell<bool>,
     pub(crate) hello_bell: Notify,
+    /// hello was answered: events may be sent.
+    pub(crate) greeted: Notify,
     /// For `status`.
     pub(crate) last_contact: Cell<Option<DateTime<Utc>>>,
     pub(crate) last_error: RefCell<Option<String>>,

@@ -10,7 +10,6 @@ use restic_manager::file_error::chain;
 use restic_manager::http_client::ClientError;
 use restic_manager::id::HostName;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::identity::{self, Identity};
 use crate::{Directory, Failure, restic_probe, run, settings};
@@ -57,7 +56,7 @@ async fn enroll(arguments: &EnrollArguments) -> Result<(), Failure> {
         "token": arguments.token,
         "enrollment_id": identity.enrollment_id,
         "host": host,
-        "credential_sha256": data_encoding::HEXLOWER.encode(&Sha256::digest(identity.credential.reveal())),
+        "credential_sha256": identity.credential_sha256(),
         "fingerprint": identity::fingerprint(),
     });
     let enrolled: Result<Value, ClientError> =
@@ -80,6 +79,8 @@ fn write_settings(dir: &Path, arguments: &EnrollArguments, host: &HostName) -> R
     if path.exists() {
         return Ok(());
     }
-    let text = settings::render(&arguments.server, host, arguments.ca_file.as_deref());
+    // Beside the agent's own files, wherever those are.
+    let restore_root = std::path::absolute(dir.join("restore")).unwrap_or_else(|_| dir.join("restore"));
+    let text = settings::render(&arguments.server, host, arguments.ca_file.as_deref(), &restore_root);
     Ok(atomic_file::replace(&path, text.as_bytes()).map_err(|error| chain(&error))?)
 }

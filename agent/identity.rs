@@ -1,10 +1,12 @@
-//! Edge. Who this agent is: its credential and enrollment id, made once and on disk before anything is sent, and what tells
-//! this machine from another. Does not talk to the server.
+//! Edge. Who this agent is: `identity.json` (0600), made and durable before the agent enrolls, so that a repeated enroll
+//! request is the same one; and what is known of the machine. Does not enroll. A damaged identity is an error, never
+//! replaced silently: another one would have to be enrolled by a person.
 
-use std::path::Path;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
-use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use restic_manager::file_error::FileError;
 use restic_manager::id::{EnrollmentId, HostName};
 use restic_manager::protocol::agent_event::{Arch, Os};
@@ -14,69 +16,136 @@ use sha2::{Digest, Sha256};
 
 use crate::json_file;
 
-/// `identity.json`, readable by its owner only.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// `identity.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
-    pub(crate) host: HostName,
-    pub(crate) server: String,
     pub(crate) enrollment_id: EnrollmentId,
-    /// `rma_` and 43 base64url characters.
+    /// The bearer token: `rma_` and 43 base64url characters.
     pub(crate) credential: Secret,
+    pub(crate) host: HostName,
+    /// The server's URL, without a slash at its end.
+    pub(crate) server: String,
 }
-
-const FILE: &str = "identity.json";
 
 impl Identity {
-    pub(crate) fn read(dir: &Path) -> Result<Option<Self>, FileError> {
-        let mut damage = Vec::new();
-        let identity = json_file::read(&dir.join(FILE))?.or_tell(&mut damage);
-        for text in damage {
-            tracing::error!("{text}: enroll this host again");
-        }
-        Ok(identity)
-    }
-
-    /// The identity for this host and server: the one that is there, so that a repeated enrollment is the same one, or a new one.
-    pub(crate) fn read_or_make(dir: &Path, host: &HostName, server: &str) -> Result<Self, FileError> {
-        if let Some(identity) = Self::read(dir)?.filter(|known| known.host == *host && known.server == server) {
-            return Ok(identity);
-        }
-        let identity = Self {
-            host: host.clone(),
-            server: server.to_owned(),
-            enrollment_id: EnrollmentId(uuid::Uuid::new_v4()),
-            credential: Secret::new(format!("rma_{}", BASE64URL_NOPAD.encode(&random_bytes()))),
+    /// The identity that is here, if any.
+    pub(crate) fn read(dir: &Path) -> Result<Option<Self>, IdentityError> {
+        let path = path(dir);
+        let bytes = match std::fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(FileError::of("read", &path)).map_err(IdentityError::File)?,
         };
-        json_file::write(&dir.join(FILE), &identity)?;
+        // Not `json_file::read`, which would set a damaged file aside and so make room for another credential.
+        serde_json::from_slice(&bytes).map(Some).map_err(|_| IdentityError::Damaged(path))
+    }
+
+    /// The identity to enroll with: the one that is here when it is of this host and server, so that a retry is the same
+    /// request; else a new one, durable when this returns.
+    pub(crate) fn read_or_make(dir: &Path, host: &HostName, server: &str) -> Result<Self, IdentityError> {
+        let server = server.trim_end_matches('/');
+        match Self::read(dir)? {
+            None => Self::make_anew(dir, host, server),
+            Some(identity) if identity.host == *host && identity.server == server => Ok(identity),
+            Some(Self { host, server, .. }) => Err(IdentityError::Other { host, server }),
+        }
+    }
+
+    /// A new identity in place of the one that may be here: to enroll anew after the credential was revoked.
+    pub(crate) fn make_anew(dir: &Path, host: &HostName, server: &str) -> Result<Self, IdentityError> {
+        let credential = new_credential()?;
+        let enrollment_id = EnrollmentId(uuid::Uuid::new_v4());
+        let identity =
+            Self { enrollment_id, credential, host: host.clone(), server: server.trim_end_matches('/').to_owned() };
+        json_file::write(&path(dir), &identity).map_err(IdentityError::File)?;
         Ok(identity)
+    }
+
+    /// What the enroll request tells of the credential, in lower-case hexadecimal.
+    pub(crate) fn credential_sha256(&self) -> String {
+        hex_sha256(self.credential.reveal().as_bytes())
     }
 }
 
-fn random_bytes() -> [u8; 32] {
-    let mut bytes = [0; 32];
-    // The system's generator fails on no supported system once booted; a credential of zeros would be worse than a stop.
-    #[allow(clippy::expect_used, reason = "no credential is better than a guessable one")]
-    getrandom::fill(&mut bytes).expect("the system's random generator works");
-    bytes
+/// Why there is no identity.
+#[derive(Debug)]
+pub(crate) enum IdentityError {
+    File(FileError),
+    /// The file is there and cannot be understood.
+    Damaged(PathBuf),
+    /// The agent has an identity, of another host or server.
+    Other {
+        host: HostName,
+        server: String,
+    },
+    /// The system gives no random bytes.
+    NoRandomness(getrandom::Error),
 }
 
-/// A random number from 0 to 1, for jitter.
+impl fmt::Display for IdentityError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(error) => error.fmt(f),
+            Self::Damaged(path) => {
+                write!(f, "{} cannot be understood: remove it and enroll this host anew", path.display())
+            }
+            Self::Other { host, server } => {
+                write!(f, "this agent is already {host} of {server}: remove its identity.json to enroll it anew")
+            }
+            Self::NoRandomness(_) => f.write_str("the system gives no random bytes for a credential"),
+        }
+    }
+}
+
+impl std::error::Error for IdentityError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::File(error) => error.source(),
+            Self::NoRandomness(error) => Some(error),
+            Self::Damaged(_) | Self::Other { .. } => None,
+        }
+    }
+}
+
+fn path(dir: &Path) -> PathBuf {
+    dir.join("identity.json")
+}
+
+fn new_credential() -> Result<Secret, IdentityError> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(IdentityError::NoRandomness)?;
+    Ok(Secret::new(format!("rma_{}", data_encoding::BASE64URL_NOPAD.encode(&bytes))))
+}
+
+/// A random share from 0 to 1, for waits that must differ between hosts. Without randomness the middle: no harm.
 pub(crate) fn random_unit() -> f64 {
     let mut bytes = [0; 4];
-    // Without randomness there is no jitter, which harms nothing.
-    let _ = getrandom::fill(&mut bytes);
-    f64::from(u32::from_be_bytes(bytes)) / f64::from(u32::MAX)
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
+        Err(_) => 0.5,
+    }
 }
 
-/// The machine's own name.
-#[cfg(unix)]
-pub(crate) fn hostname() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+/// A hash that tells this machine from a clone of it; absent where the system has no id of the machine.
+pub(crate) fn fingerprint() -> Option<String> {
+    let machine_id = std::fs::read_to_string("/etc/machine-id").ok()?;
+    Some(fingerprint_of(machine_id.trim(), &hostname())).filter(|_| !machine_id.trim().is_empty())
 }
 
-#[cfg(not(unix))]
+fn fingerprint_of(machine_id: &str, hostname: &str) -> String {
+    // machine-id(5) asks not to show the id itself; hashing it with words of ours makes it ours alone.
+    hex_sha256(format!("restic-manager machine\n{machine_id}\n{hostname}").as_bytes())
+}
+
+fn hex_sha256(bytes: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(&Sha256::digest(bytes))
+}
+
+/// The machine's own name, which need not be the host's in the fleet. Empty where the system does not say.
 pub(crate) fn hostname() -> String {
-    std::env::var("COMPUTERNAME").unwrap_or_else(|_| "unknown".to_owned())
+    #[cfg(unix)]
+    return rustix::system::uname().nodename().to_string_lossy().into_owned();
+    #[cfg(not(unix))]
+    return std::env::var("COMPUTERNAME").unwrap_or_default();
 }
 
 pub(crate) const fn os() -> Os {
@@ -87,33 +156,75 @@ pub(crate) const fn arch() -> Arch {
     if cfg!(target_arch = "aarch64") { Arch::Arm64 } else { Arch::Amd64 }
 }
 
-/// A hash of the machine's id and name, which a clone under another name does not share; absent where the system has no id.
-pub(crate) fn fingerprint() -> Option<String> {
-    let id = std::fs::read_to_string("/etc/machine-id").ok()?;
-    Some(HEXLOWER.encode(&Sha256::digest(format!("{}\n{}", id.trim(), hostname()))))
+/// When the machine started, to the second; absent where the system does not say.
+pub(crate) fn boot_time() -> Option<DateTime<Utc>> {
+    boot_time_in(&std::fs::read_to_string("/proc/stat").ok()?)
 }
 
-/// When the system started, where it says so.
-pub(crate) fn boot_time() -> Option<DateTime<Utc>> {
-    let stat = std::fs::read_to_string("/proc/stat").ok()?;
-    let seconds = stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
-    DateTime::from_timestamp(seconds, 0)
+fn boot_time_in(proc_stat: &str) -> Option<DateTime<Utc>> {
+    let seconds = proc_stat.lines().find_map(|line| line.strip_prefix("btime "))?;
+    DateTime::from_timestamp(seconds.trim().parse().ok()?, 0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const SERVER: &str = "https://backup.example.org";
+
+    fn host(name: &str) -> HostName {
+        name.parse().expect("a host name")
+    }
+
     #[test]
-    fn an_identity_is_made_once_per_host_and_server() {
+    fn a_retry_enrolls_with_the_same_identity() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let host: HostName = "web-1".parse().expect("a name");
-        let first = Identity::read_or_make(dir.path(), &host, "https://a").expect("make");
-        let again = Identity::read_or_make(dir.path(), &host, "https://a").expect("read");
-        assert_eq!(first.credential.reveal(), again.credential.reveal());
-        assert_eq!(first.credential.reveal().len(), 4 + 43);
-        let other = Identity::read_or_make(dir.path(), &host, "https://b").expect("make");
-        assert_ne!(first.credential.reveal(), other.credential.reveal());
-        assert!(!format!("{first:?}").contains(first.credential.reveal()));
+        assert_eq!(Identity::read(dir.path()).expect("fine"), None);
+        let first = Identity::read_or_make(dir.path(), &host("web-1"), SERVER).expect("created");
+        assert_eq!(Identity::read_or_make(dir.path(), &host("web-1"), SERVER).expect("loaded"), first);
+        let slashed = Identity::read_or_make(dir.path(), &host("web-1"), "https://backup.example.org/");
+        assert_eq!(slashed.expect("loaded"), first);
+        assert_eq!(Identity::read(dir.path()).expect("fine"), Some(first.clone()));
+        let secret = first.credential.reveal().strip_prefix("rma_").expect("the prefix");
+        assert_eq!(data_encoding::BASE64URL_NOPAD.decode(secret.as_bytes()).map(|bytes| bytes.len()), Ok(32));
+        assert_eq!((secret.len(), first.credential_sha256().len()), (43, 64));
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let metadata = std::fs::metadata(path(dir.path())).expect("there");
+            assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn the_identity_of_another_host_or_server_is_not_replaced_unless_asked() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let first = Identity::read_or_make(dir.path(), &host("web-1"), SERVER).expect("created");
+        for (name, server) in [("web-2", SERVER), ("web-1", "https://other.example.org")] {
+            let error = Identity::read_or_make(dir.path(), &host(name), server).expect_err("another");
+            assert!(error.to_string().contains("web-1 of https://backup.example.org"), "{error}");
+        }
+        let second = Identity::make_anew(dir.path(), &host("web-2"), SERVER).expect("created");
+        assert!(second.credential != first.credential && second.enrollment_id != first.enrollment_id);
+        assert_eq!(Identity::read(dir.path()).expect("fine"), Some(second));
+    }
+
+    #[test]
+    fn a_damaged_identity_is_an_error_and_stays_where_it_is() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(path(dir.path()), "{\"credential\": \"rma_x\"").expect("written");
+        let error = Identity::read_or_make(dir.path(), &host("web-1"), SERVER).expect_err("damaged");
+        assert!(matches!(error, IdentityError::Damaged(_)) && !error.to_string().contains("rma_x"), "{error}");
+        assert!(path(dir.path()).exists());
+    }
+
+    #[test]
+    fn the_machine_is_described_as_far_as_it_is_known() {
+        assert_eq!(boot_time_in("cpu 1 2\nbtime 1790000000\n"), DateTime::from_timestamp(1_790_000_000, 0));
+        assert_eq!(boot_time_in("cpu 1 2\n"), None);
+        assert_ne!(fingerprint_of("a", "b"), fingerprint_of("a", "c"));
+        assert_eq!(fingerprint_of("a", "b").len(), 64);
+        #[cfg(target_os = "linux")]
+        assert!(boot_time().is_some() && !hostname().is_empty());
     }
 }

@@ -9,6 +9,7 @@ use restic_manager::append_file::{AppendFile, open_after_whole_lines};
 use restic_manager::atomic_file;
 use restic_manager::file_error::FileError;
 use restic_manager::id::JobId;
+#[cfg(test)]
 use restic_manager::protocol::agent_event::JobFinished;
 use restic_manager::protocol::command::CommandRun;
 

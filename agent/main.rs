@@ -1,5 +1,7 @@
 //! Edge. The agent's program: arguments and exit codes, no logic.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests set their files and times up by hand"))]
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 

@@ -37,6 +37,7 @@ pub(crate) async fn run(agent: Rc<Agent>) {
             Some(wait) if !agent.hello_due.get() => poll(&agent, wait).await,
             _ => hello(&agent).await.map(|answer| {
                 agent.hello_due.set(false);
+                agent.greeted.notify_one();
                 poll_wait = Some(answer.poll_wait.clamp(5, 300));
                 Outcome::Applied
             }),

@@ -1,5 +1,9 @@
-//! Edge. What the server has told this host to be: settings and schedule set, each replaced whole and durable before it counts.
-//! A lower version is never applied. Does not fetch them.
+//! Edge. What the server told the agent to be: `settings.json` (how to reach the repository: secrets, so 0600) and
+//! `schedules.json`, each replaced whole and durable before it is acknowledged. Does not apply anything to a running job,
+//! and does not acknowledge.
+//!
+//! Versions only grow. A server that was restored from a backup issues a version above the agent's, so a lower one is
+//! old news and never applied; nor is an equal one with other content, for a server that is told our hash does the same. What is damaged counts as absent, version 0, so that the server sends it again.
 
 use std::path::{Path, PathBuf};
 
@@ -8,100 +12,135 @@ use restic_manager::protocol::command::{ConfigUpdate, ScheduleSet};
 
 use crate::json_file;
 
-/// `settings.json` and `schedules.json`, both readable by their owner only: the first holds the repository's secrets.
+/// What was received last.
 #[derive(Debug)]
 pub(crate) struct Received {
     dir: PathBuf,
-    config: ConfigUpdate,
+    settings: ConfigUpdate,
     schedules: Option<ScheduleSet>,
 }
 
-const SETTINGS: &str = "settings.json";
-const SCHEDULES: &str = "schedules.json";
-
 impl Received {
-    /// Reads both. A damaged file is set aside and told; the server sends its content again.
+    /// Reads what `dir` has. The texts tell of files that could not be understood; those are set aside.
     pub(crate) fn open(dir: &Path) -> Result<(Self, Vec<String>), FileError> {
         let mut damage = Vec::new();
-        let config = json_file::read(&dir.join(SETTINGS))?.or_tell(&mut damage).unwrap_or_default();
+        let settings = json_file::read(&dir.join(SETTINGS))?.or_tell(&mut damage).unwrap_or_default();
         let schedules = json_file::read(&dir.join(SCHEDULES))?.or_tell(&mut damage);
-        Ok((Self { dir: dir.to_owned(), config, schedules }, damage))
+        Ok((Self { dir: dir.to_owned(), settings, schedules }, damage))
     }
 
-    /// The settings; version 0 and nothing in them before the first.
-    pub(crate) fn config(&self) -> &ConfigUpdate {
-        &self.config
-    }
-
-    pub(crate) fn schedules(&self) -> Option<&ScheduleSet> {
-        self.schedules.as_ref()
-    }
-
-    /// Applies an update to the settings there are. `false`: it is not newer.
+    /// Takes new settings: absent fields leave what is here. False: not newer, not applied. After an error the old ones
+    /// are still in force.
     pub(crate) fn apply_config(&mut self, update: ConfigUpdate) -> Result<bool, FileError> {
-        if update.version <= self.config.version {
+        if update.version <= self.settings.version {
             return Ok(false);
         }
-        let config = update.applied_to(&self.config);
-        json_file::write(&self.dir.join(SETTINGS), &config)?;
-        self.config = config;
+        let settings = update.applied_to(&self.settings);
+        json_file::write(&self.dir.join(SETTINGS), &settings)?;
+        self.settings = settings;
         Ok(true)
     }
 
-    /// Replaces the schedule set. `false`: it is not newer.
+    /// Takes a new schedule set, whole. False: not newer, not applied. After an error the old one is still in force.
     pub(crate) fn apply_schedules(&mut self, set: ScheduleSet) -> Result<bool, FileError> {
-        if self.schedules.as_ref().is_some_and(|present| set.version <= present.version) {
+        if set.version <= self.schedules.as_ref().map_or(0, |present| present.version) {
             return Ok(false);
         }
         json_file::write(&self.dir.join(SCHEDULES), &set)?;
         self.schedules = Some(set);
         Ok(true)
     }
+
+    /// The settings; before the first ones version 0 with nothing in them.
+    pub(crate) fn config(&self) -> &ConfigUpdate {
+        &self.settings
+    }
+
+    /// None: the server has not sent any yet, which is version 0 and not an empty set.
+    pub(crate) fn schedules(&self) -> Option<&ScheduleSet> {
+        self.schedules.as_ref()
+    }
 }
+
+const SETTINGS: &str = "settings.json";
+const SCHEDULES: &str = "schedules.json";
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use restic_manager::protocol::command::Secret;
 
-    fn update(version: u64, url: Option<&str>) -> ConfigUpdate {
-        ConfigUpdate { version, repo_url: url.map(str::to_owned), ..ConfigUpdate::default() }
+    fn config(version: u64, hash: &str) -> ConfigUpdate {
+        ConfigUpdate { version, hash: hash.into(), ..ConfigUpdate::default() }
     }
 
-    fn set(version: u64) -> ScheduleSet {
-        ScheduleSet { version, hash: String::new(), schedules: Vec::new() }
+    fn set(version: u64, hash: &str) -> ScheduleSet {
+        ScheduleSet { version, hash: hash.into(), schedules: Vec::new() }
     }
 
-    #[test]
-    fn what_was_applied_survives_and_a_lower_version_never_applies() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let (mut received, _) = Received::open(dir.path()).expect("open");
-        assert!(received.apply_config(update(2, Some("/r"))).expect("apply"));
-        assert!(received.apply_schedules(set(5)).expect("apply"));
-        assert!(!received.apply_config(update(1, Some("/old"))).expect("refuse"));
-        assert!(!received.apply_schedules(set(5)).expect("refuse"));
-        let (again, damage) = Received::open(dir.path()).expect("open again");
-        assert!(damage.is_empty());
-        assert_eq!(again.config().repo_url.as_deref(), Some("/r"));
-        assert_eq!(again.schedules().map(|set| set.version), Some(5));
+    fn open(dir: &Path) -> Received {
+        let (received, damage) = Received::open(dir).expect("opens");
+        assert!(damage.is_empty(), "{damage:?}");
+        received
     }
 
     #[test]
-    fn an_absent_field_keeps_and_an_empty_one_clears() {
+    fn an_update_is_merged_and_survives_a_restart_for_its_owner_only() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let (mut received, _) = Received::open(dir.path()).expect("open");
-        received.apply_config(update(1, Some("/r"))).expect("apply");
-        received.apply_config(update(2, None)).expect("apply");
-        assert_eq!(received.config().repo_url.as_deref(), Some("/r"));
-        received.apply_config(update(3, Some(""))).expect("apply");
-        assert_eq!(received.config().repo_url.as_deref(), Some(""));
+        let mut received = open(dir.path());
+        assert_eq!(received.config().version, 0);
+        let password = Some(Secret::new("hunter2".into()));
+        let first = ConfigUpdate { repo_url: Some("/srv/a".into()), repo_password: password, ..config(1, "a") };
+        assert!(received.apply_config(first).expect("written"));
+        let second = ConfigUpdate { repo_url: Some(String::new()), ..config(2, "b") };
+        assert!(received.apply_config(second).expect("written"));
+        let again = open(dir.path());
+        let settings = again.config();
+        assert_eq!((settings.version, settings.hash.as_str()), (2, "b"));
+        assert_eq!(settings.repo_url.as_deref(), Some(""), "an explicit empty one clears it");
+        assert_eq!(settings.repo_password.as_ref().map(Secret::reveal), Some("hunter2"), "an absent one leaves it");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let metadata = std::fs::metadata(dir.path().join(SETTINGS)).expect("there");
+            assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+        }
     }
 
     #[test]
-    fn a_damaged_file_is_set_aside_and_asked_for_again() {
+    fn only_a_higher_version_is_applied() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        std::fs::write(dir.path().join(SCHEDULES), b"{\"version\":").expect("damage");
-        let (received, damage) = Received::open(dir.path()).expect("open");
-        assert_eq!((received.schedules(), damage.len()), (None, 1));
-        assert!(dir.path().join("schedules.json.damaged").exists());
+        let mut received = open(dir.path());
+        for (version, hash, expected) in
+            [(5, "a", true), (5, "a", false), (5, "b", false), (4, "c", false), (6, "a", true)]
+        {
+            assert_eq!(received.apply_schedules(set(version, hash)).expect("written"), expected, "{version} {hash}");
+            assert_eq!(received.apply_config(config(version, hash)).expect("written"), expected, "{version} {hash}");
+        }
+        assert_eq!(open(dir.path()).schedules(), Some(&set(6, "a")));
+        assert_eq!(open(dir.path()).config(), &config(6, "a"));
+    }
+
+    #[test]
+    fn what_is_damaged_is_set_aside_and_asked_for_again() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        open(dir.path()).apply_schedules(set(5, "a")).expect("written");
+        open(dir.path()).apply_config(config(7, "b")).expect("written");
+        let path = dir.path().join(SCHEDULES);
+        let bytes = std::fs::read(&path).expect("read");
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).expect("written");
+        let (mut received, damage) = Received::open(dir.path()).expect("opens");
+        assert!(damage.len() == 1 && damage[0].contains("schedules.json.damaged"), "{damage:?}");
+        assert_eq!((received.schedules(), received.config().version), (None, 7));
+        assert!(received.apply_schedules(set(5, "a")).expect("written"));
+        assert_eq!(open(dir.path()).schedules(), Some(&set(5, "a")));
+    }
+
+    #[test]
+    fn a_set_without_a_list_is_damage_and_never_an_empty_set() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(dir.path().join(SCHEDULES), r#"{"version":9,"hash":"x"}"#).expect("written");
+        let (received, damage) = Received::open(dir.path()).expect("opens");
+        assert!(received.schedules().is_none() && damage.len() == 1);
     }
 }

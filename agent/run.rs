@@ -90,6 +90,7 @@ async fn serve(dir: &Path) -> Result<(), Failure> {
         client: client(&settings, Some(&identity.credential))?,
         settings,
         instance: InstanceId(uuid::Uuid::new_v4()),
+        started: tokio::time::Instant::now(),
         zone: iana_time_zone::get_timezone().unwrap_or_else(|_| "UTC".to_owned()),
         ledger: RefCell::new(ledger),
         spool: RefCell::new(spool),
@@ -102,8 +103,9 @@ async fn serve(dir: &Path) -> Result<(), Failure> {
         send_bell: Notify::new(),
         schedule_bell: Notify::new(),
         job_bell: Notify::new(),
-        hello_due: Cell::new(false),
+        hello_due: Cell::new(true),
         hello_bell: Notify::new(),
+        greeted: Notify::new(),
         last_contact: Cell::new(None),
         last_error: RefCell::new(None),
     });

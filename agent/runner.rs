@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use restic_manager::clock;
+use restic_manager::file_error::chain;
 use restic_manager::id::ScheduleId;
 use restic_manager::protocol::agent_event::{AgentEvent, JobOutcome, JobStarted};
 use restic_manager::protocol::job_options::{JobKind, JobSpec};
@@ -17,6 +18,10 @@ use crate::{restic_probe, snapshots};
 
 /// How soon a job that found the repository locked is tried again, in seconds, times the number of the try.
 const LOCKED_RETRY_SECS: u64 = 20;
+
+/// How long after a start a lock may be one that our last run left, and how often it is tried to remove it.
+const OWN_DEAD_LOCKS: Duration = Duration::from_secs(120);
+const MOST_UNLOCKS: u64 = 3;
 
 /// Runs jobs until the agent stops. Whatever restic the last life of the agent had died with it, be it a job's or not, and
 /// may have left its lock: stale locks are removed before the first job that could find one.
@@ -38,6 +43,9 @@ pub(crate) async fn run(agent: Rc<Agent>) {
             continue;
         }
         run_job(&agent, &job).await;
+        if let Err(error) = agent.ledger.borrow_mut().compact_if_large(clock::now()) {
+            tracing::warn!("the ledger stays large: {}", chain(&error));
+        }
     }
 }
 
@@ -110,16 +118,23 @@ async fn run_job(agent: &Rc<Agent>, job: &LedgerJob) {
     }
 }
 
-/// A backup that found the repository locked changed nothing: it is tried again as often as its schedule says.
+/// A job that found the repository locked changed nothing. Soon after a start the lock may be one of our own dead, which the
+/// system had not cleared away yet when it was unlocked first; else a backup is tried again as often as its schedule says.
 async fn run_with_retries(
     agent: &Rc<Agent>,
     task: &Task<'_>,
     version: crate::restic_version::ResticVersion,
 ) -> restic_manager::protocol::agent_event::JobFinished {
     let retries = if let JobSpec::Backup(options) = task.spec { u64::from(options.retries.min(10)) } else { 0 };
-    let mut attempt = 1;
+    let (mut attempt, mut unlocked) = (1, 0);
     loop {
         let ran = restic_run::run(agent, task, version).await;
+        if ran.locked && agent.started.elapsed() < OWN_DEAD_LOCKS && unlocked < MOST_UNLOCKS {
+            unlocked += 1;
+            tokio::time::sleep(Duration::from_secs(unlocked)).await;
+            restic_run::unlock(agent, version).await;
+            continue;
+        }
         if !ran.locked || attempt > retries {
             return ran.finished;
         }

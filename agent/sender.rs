@@ -28,6 +28,10 @@ pub(crate) async fn run(agent: Rc<Agent>) {
     let mut backoff = Backoff::default();
     let mut batch_bytes = BODY_LIMIT_BYTES;
     loop {
+        // The server takes events of the newest instance only: hello comes first.
+        while agent.hello_due.get() {
+            agent.greeted.notified().await;
+        }
         match send_all(&agent, batch_bytes).await {
             Ok(()) => {
                 backoff = Backoff::default();
@@ -40,11 +44,11 @@ pub(crate) async fn run(agent: Rc<Agent>) {
                 }
             }
             Err(ClientError::Problem { status: 413, .. }) if batch_bytes > SMALLEST_BATCH => batch_bytes /= 2,
+            Err(error) if matches!(error.code(), Some("not-current" | "hello-first")) => {
+                agent.hello_due.set(true);
+                agent.hello_bell.notify_one();
+            }
             Err(error) => {
-                if matches!(error.code(), Some("not-current" | "hello-first")) {
-                    agent.hello_due.set(true);
-                    agent.hello_bell.notify_one();
-                }
                 let pause = backoff.next(error.retry_after(), identity::random_unit());
                 agent.note_error(&format!(
                     "events wait in the spool: {}; next try in {} s",

@@ -114,13 +114,14 @@ fn policy(table: &mut TableReader<'_>) -> RawPolicy {
 }
 
 /// agent.toml for a host that enrolls, with what an administrator may want to change as comments.
-pub(crate) fn render(server: &str, host: &HostName, ca_file: Option<&Path>) -> String {
+pub(crate) fn render(server: &str, host: &HostName, ca_file: Option<&Path>, restore_root: &Path) -> String {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
     let ca_file = match ca_file {
         Some(path) => format!("ca_file = {}", quoted(&path.to_string_lossy())),
         None => "# ca_file = \"/etc/ssl/our-ca.pem\"   # trusted beside the system's; tls = \"pin\" trusts only it"
             .to_owned(),
     };
+    let restore_root = quoted(&restore_root.to_string_lossy());
     let server = quoted(server);
     let host = quoted(host.as_str());
     format!(
@@ -136,7 +137,7 @@ host = {host}
 # forget and prune delete backups: list them only on a host that maintains a repository.
 kinds = ["backup", "check", "snapshots", "ls", "find", "diff", "stats", "restore", "verify", "init", "unlock"]
 backup_roots = ["/"]
-restore_roots = ["/var/lib/restic-manager-agent/restore"]
+restore_roots = [{restore_root}]
 repositories = ["*"]
 hooks = "named"
 "#
@@ -150,7 +151,8 @@ mod tests {
     #[test]
     fn what_enroll_writes_is_read_back() {
         let host = "web-1".parse().expect("a name");
-        let settings = parse("agent.toml", &render("http://127.0.0.1:8080", &host, None)).expect("no problems");
+        let settings = parse("agent.toml", &render("http://127.0.0.1:8080", &host, None, Path::new("/srv/restore")))
+            .expect("no problems");
         assert_eq!((settings.server.as_str(), settings.host), ("http://127.0.0.1:8080", host));
         assert_eq!(settings.offline_grace, DEFAULT_GRACE);
         assert!(settings.policy.permits_kind("forget").is_err());

@@ -85,6 +85,8 @@ fn status_of(agent: &Agent) -> Status {
 /// Writes the status while the agent runs, when it changed or every half minute.
 pub(crate) async fn run_writer(agent: Rc<Agent>) {
     let mut last: Option<Status> = None;
+    // Who has just started it looks at once.
+    let started = tokio::time::Instant::now();
     loop {
         let status = status_of(&agent);
         let comparable = |status: &Status| {
@@ -101,7 +103,8 @@ pub(crate) async fn run_writer(agent: Rc<Agent>) {
             }
             last = Some(status);
         }
-        tokio::time::sleep(WRITE_EVERY).await;
+        let young = started.elapsed() < Duration::from_secs(60);
+        tokio::time::sleep(if young { Duration::from_millis(500) } else { WRITE_EVERY }).await;
     }
 }
 

@@ -21,6 +21,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
         rename(&temporary, path)
     })();
     if let Err(error) = written {
+        #[allow(clippy::disallowed_methods, reason = "this is the place")]
         let _ = fs::remove_file(&temporary);
         return Err(FileError::of("replace", path)(error));
     }
@@ -33,7 +34,6 @@ pub fn create_private_dir(path: &Path) -> Result<(), FileError> {
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    #[allow(clippy::disallowed_methods, reason = "this is the place")]
     builder.create(path).map_err(FileError::of("make the directory", path))?;
     sync_parent(path)
 }

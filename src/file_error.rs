@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// `Display`: "cannot <deed> <path>"; the cause is `source`.
+/// `Display`: `cannot DEED PATH`; the cause is `source`.
 #[derive(Debug)]
 pub struct FileError {
     /// A verb: "read", "append to", "make durable".

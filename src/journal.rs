@@ -30,7 +30,7 @@ pub mod read;
 pub mod segment;
 
 use line::{Line, NewLine, Piece};
-use segment::{Carry, OPENED, PreviousSegment, SegmentName};
+use segment::{Carry, OPENED, PreviousSegment, SegmentName, is_opening};
 
 /// What a journal's lines add up to.
 pub trait Fold: Clone + Default + Serialize + DeserializeOwned {
@@ -156,7 +156,7 @@ impl<S: Fold> Journal<S> {
             let bytes = file.read_from(0)?;
             let pieces = line::pieces(&bytes);
             let carries = matches!(pieces.first(), Some(Piece::Line { line, .. })
-                if line.kind == OPENED && serde_json::from_str::<Carry<S>>(line.payload.get()).is_ok());
+                if is_opening(line) && serde_json::from_str::<Carry<S>>(line.payload.get()).is_ok());
             loaded.push((name, file, bytes, pieces));
             if carries {
                 break;
@@ -217,7 +217,7 @@ impl<S: Fold> Journal<S> {
     }
 
     fn take_in(&mut self, line: &Line) {
-        if line.kind == OPENED {
+        if is_opening(line) {
             // The state is the same where the line before was folded; where it was not, this is where it comes from.
             if let Ok(carry) = serde_json::from_str::<Carry<S>>(line.payload.get()) {
                 self.state = carry.state;
@@ -298,10 +298,12 @@ impl<S: Fold> Batch<'_, S> {
         journal.stale = true;
         let seq = journal.head.seq + 1;
         let (bytes, crc) = line::encode(seq, received_at, new);
+        // Memory holds what reading the line again gives.
+        let (ts, received_at) = (line::written_time(new.ts), line::written_time(received_at));
         self.bytes.extend_from_slice(&bytes);
         let (stream, stream_seq) = new.stream.unzip();
         let (kind, payload) = (new.kind.clone(), new.payload.clone());
-        journal.take_in(&Line { seq, ts: new.ts, received_at, kind, stream, stream_seq, payload, crc });
+        journal.take_in(&Line { seq, ts, received_at, kind, stream, stream_seq, payload, crc });
         seq
     }
 

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use restic_manager::cli::{check, serve};
+use restic_manager::cli::{check, demo, enroll, serve};
 
 /// A self-hosted control plane for restic backups
 #[derive(Parser)]
@@ -18,13 +18,35 @@ struct Arguments {
 enum Command {
     /// Run the server
     Serve(serve::ServeArguments),
+    /// Run server, agent, a backup and a restore in a scratch directory
+    Demo(demo::DemoArguments),
+    /// Make a one-time token that enrolls a host
+    Enroll(enroll::EnrollArguments),
+    /// Make an operator's token
+    #[command(subcommand)]
+    Token(Token),
     /// Validate a fleet's configuration offline
     Check(check::CheckArguments),
+}
+
+#[derive(Subcommand)]
+enum Token {
+    /// Print a new token once, and the lines for server.toml
+    New(enroll::TokenArguments),
+}
+
+/// Runs on the main thread: programs that are started die with the thread that started them.
+fn on_one_thread(work: impl Future<Output = Result<(), String>>) -> Result<u8, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| format!("cannot start: {error}"))?.block_on(work).map(|()| 0)
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Serve(arguments) => serve::run(&arguments).map(|()| 0),
+        Command::Demo(arguments) => on_one_thread(demo::run(&arguments)),
+        Command::Enroll(arguments) => on_one_thread(enroll::enroll(&arguments)),
+        Command::Token(Token::New(arguments)) => enroll::new(&arguments).map(|()| 0),
         Command::Check(arguments) => check_fleet(&arguments),
     };
     match result {

@@ -145,6 +145,7 @@ impl Drop for Running {
 ///
 /// Call within a tokio runtime.
 pub fn start(program: &Program) -> Result<(Running, mpsc::Receiver<Output>), StartError> {
+    #[allow(clippy::disallowed_methods, reason = "this is the place")]
     let mut command = Command::new(&program.program);
     command
         .args(&program.arguments)

@@ -9,6 +9,8 @@ pub mod fact;
 pub mod fleet;
 pub mod fleet_loop;
 pub mod fleet_state;
+#[cfg(test)]
+mod folded;
 pub mod history;
 pub mod host;
 pub mod host_content;

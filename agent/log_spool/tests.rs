@@ -1,3 +1,5 @@
+use restic_manager::protocol::Envelope;
+
 use super::*;
 use proptest::prelude::*;
 

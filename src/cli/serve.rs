@@ -111,7 +111,7 @@ fn explain(error: &StartError) -> String {
     }
 }
 
-/// Ends jobs that nobody took in time.
+/// Ends jobs that nobody took in time, and dispatches what a crash left undispatched.
 async fn tick(app: Arc<App>) {
     let mut stopping = app.stopping.subscribe();
     loop {
@@ -123,7 +123,7 @@ async fn tick(app: Arc<App>) {
             if !decide_tick(&host.slot.durable().state, clock::now()).is_empty()
                 && let Err(error) = host.append(decide_tick).await
             {
-                tracing::warn!(host = %host.name, %error, "overdue jobs stay queued until the next look");
+                tracing::warn!(host = %host.name, %error, "overdue or undispatched jobs stay queued until the next look");
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, SubsecRound, Utc};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -64,6 +64,11 @@ pub fn encode(seq: u64, received_at: DateTime<Utc>, new: &NewLine) -> (Vec<u8>, 
     let crc = crc32c::crc32c(text.as_bytes());
     let _ = writeln!(text, ",\"crc\":\"{crc:08x}\"}}");
     (text.into_bytes(), crc)
+}
+
+/// A time as a line keeps it: in whole microseconds.
+pub fn written_time(at: DateTime<Utc>) -> DateTime<Utc> {
+    at.trunc_subsecs(6)
 }
 
 /// Raw payloads keep their sender's white space; a newline in it (always outside of strings) would break the line.

@@ -8,7 +8,7 @@ use std::path::Path;
 use chrono::{DateTime, Utc};
 
 use super::line::{self, Line, Piece};
-use super::segment::{Carry, OPENED, PreviousSegment, SegmentName};
+use super::segment::{Carry, PreviousSegment, SegmentName, is_opening};
 use crate::file_error::FileError;
 
 /// How much is read at a time, in bytes; a longer line is read whole.
@@ -48,7 +48,7 @@ pub fn newest_first(dir: &Path, up_to_seq: u64, mut visit: impl FnMut(Line) -> N
         let mut stopped = false;
         let mut previous = None;
         segment_newest_first(&path, ends_at, |line| {
-            if line.kind == OPENED {
+            if is_opening(&line) {
                 previous = serde_json::from_str::<Carry<serde::de::IgnoredAny>>(line.payload.get())
                     .ok()
                     .and_then(|c| c.previous);
@@ -94,7 +94,7 @@ pub fn oldest_first(
         }
         for piece in line::pieces(&bytes) {
             if let Piece::Line { line, .. } = piece
-                && line.kind != OPENED
+                && !is_opening(&line)
                 && after.is_none_or(|after| line.received_at > after)
                 && visit(line) == Next::Stop
             {
@@ -119,7 +119,7 @@ fn opening(path: &Path) -> Result<Option<Opening>, FileError> {
     };
     let mut first = Vec::new();
     BufReader::new(file).read_until(b'\n', &mut first).map_err(FileError::of("read", path))?;
-    let line = first.strip_suffix(b"\n").and_then(line::decode).filter(|line| line.kind == OPENED);
+    let line = first.strip_suffix(b"\n").and_then(line::decode).filter(is_opening);
     Ok(line.and_then(|line| {
         let carry = serde_json::from_str::<Carry<serde::de::IgnoredAny>>(line.payload.get()).ok()?;
         Some(Opening { at: line.received_at, previous: carry.previous })

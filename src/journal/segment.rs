@@ -6,6 +6,8 @@ use std::fmt;
 use chrono::{DateTime, Datelike, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::line::Line;
+
 /// `2026-11.jsonl`, then `2026-11-002.jsonl` when the first of the month is full or sealed. Sorts by time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentName {
@@ -55,6 +57,11 @@ impl fmt::Display for SegmentName {
 
 /// The type of every segment's first line.
 pub const OPENED: &str = "segment.opened";
+
+/// Whether the line is the journal's own; an agent may send an event of that type, which means nothing.
+pub fn is_opening(line: &Line) -> bool {
+    line.kind == OPENED && line.stream.is_none()
+}
 
 /// Where the segment before ended. Bytes after this were never acknowledged (their fsync failed) and do not count.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

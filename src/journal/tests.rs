@@ -21,6 +21,18 @@ impl Fold for Seen {
     }
 }
 
+/// Keeps what the line said of its time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Times {
+    times: Vec<(DateTime<Utc>, DateTime<Utc>)>,
+}
+
+impl Fold for Times {
+    fn apply(&mut self, line: &Line) {
+        self.times.push((line.ts, line.received_at));
+    }
+}
+
 fn at(text: &str) -> DateTime<Utc> {
     text.parse().expect("an instant")
 }
@@ -64,6 +76,33 @@ fn what_was_committed_is_there_after_opening_again() {
     assert_eq!(again.state(), journal.state());
     assert_eq!(again.head(), journal.head());
     assert_eq!(again.state().seqs, [2, 3, 4, 5]);
+}
+
+#[test]
+fn memory_holds_a_lines_times_as_the_file_does() {
+    let (_keep, dir) = scratch();
+    let mut journal = Journal::<Times>::open(&dir).expect("open");
+    let fine = at("2026-11-23T12:00:00.123456789Z");
+    let mut batch = journal.begin(november()).expect("begin");
+    let payload = RawValue::from_string("{}".to_owned()).expect("JSON");
+    batch.append(fine, &NewLine { kind: "x".into(), ts: fine, stream: None, payload });
+    batch.commit().expect("commit");
+    assert_eq!(Journal::<Times>::open(&dir).expect("open again").state(), journal.state());
+}
+
+#[test]
+fn an_agents_event_is_never_the_journals_own_line() {
+    let (_keep, dir) = scratch();
+    let mut journal = Journal::<Seen>::open(&dir).expect("open");
+    append(&mut journal, november(), 1);
+    let mut batch = journal.begin(november()).expect("begin");
+    let payload = RawValue::from_string(r#"{"state":{"seqs":[99]}}"#.to_owned()).expect("JSON");
+    let stream = Some((crate::id::StreamId(uuid::Uuid::nil()), 1));
+    batch.append(november(), &NewLine { kind: OPENED.into(), ts: november(), stream, payload });
+    batch.commit().expect("commit");
+    assert_eq!(journal.state().seqs, [2, 3]);
+    assert_eq!(Journal::<Seen>::open(&dir).expect("open again").state(), journal.state());
+    assert_eq!(history(&dir), [3, 2]);
 }
 
 #[test]

@@ -56,9 +56,14 @@ pub struct AgentHas<'a> {
     pub config: Option<(u64, &'a str)>,
 }
 
+/// A version that no agent can have got from a server, and from which counting on might overflow: 2^53, where JSON's numbers
+/// end for many readers.
+const ABSURD_VERSION: u64 = 1 << 53;
+
 fn next_version(wanted: Option<&Versioned>, hash: &str, agent_has: Option<(u64, &str)>) -> Option<u64> {
     let ours = wanted.map_or(0, |w| w.version);
-    let agents = agent_has.filter(|(version, its)| *version >= ours && *version > 0 && *its != hash).map(|(v, _)| v);
+    let believed = agent_has.filter(|(version, _)| (1..ABSURD_VERSION).contains(version));
+    let agents = believed.filter(|(version, its)| *version >= ours && *its != hash).map(|(v, _)| v);
     match (wanted, agents) {
         (_, Some(agents)) => Some(agents + 1),
         (Some(wanted), None) if wanted.hash == hash => None,
@@ -200,8 +205,7 @@ pub fn decide_job(
     };
     let spec = requested_spec(request, schedule)?;
     check_spec(&spec)?;
-    let without = |c: &HostContent| c.config.repo_url.as_ref().is_some_and(String::is_empty);
-    if content.is_none_or(without) {
+    if content.is_none_or(|c| c.config.repo_url.as_deref().unwrap_or_default().is_empty()) {
         return Err(Refusal::Invalid(
             "the host has no repository: set `repository` in its file or its group's".to_owned(),
         ));
@@ -211,7 +215,8 @@ pub fn decide_job(
         kind: spec.kind(),
         options: spec.options_json(),
         actor: request.actor.clone(),
-        schedule_id: request.schedule_id.clone(),
+        // The success of another kind of job (a forget by a backup schedule's rules) is not the schedule's.
+        schedule_id: schedule.filter(|schedule| schedule.kind == spec.kind()).map(|schedule| schedule.id.clone()),
         scheduled_at: None,
         idempotency: request.idempotency.clone(),
     };
@@ -294,11 +299,14 @@ pub fn decide_abandon(
     Ok(Some(Fact::JobAbandoned(JobAndActor { job_id, actor })))
 }
 
-/// Jobs that nobody took in time.
+/// Jobs that nobody took in time end; queued ones that are no command yet become one (power loss may keep the line that
+/// queued a job without the next one).
 pub fn decide_tick(state: &HostState, now: DateTime<Utc>) -> Vec<Fact> {
-    let overdue =
-        state.jobs.values().filter(|job| !job.accepted && job.dispatch.as_ref().is_some_and(|d| d.expires_at < now));
-    overdue.map(|job| Fact::JobExpired(JobExpired { job_id: job.id })).collect()
+    let due = state.jobs.values().filter(|job| !job.accepted).filter_map(|job| match &job.dispatch {
+        Some(dispatch) => (dispatch.expires_at < now).then_some(Fact::JobExpired(JobExpired { job_id: job.id })),
+        None => Some(dispatched(job.id, now)),
+    });
+    due.collect()
 }
 
 /// Enrolls the host with a token that was found good. The same agent asking again is told the same.
@@ -313,3 +321,6 @@ pub fn decide_enroll(state: &HostState, request: &HostEnrolled) -> Result<Option
         Some(_) => Err(Refusal::TokenUsed),
     }
 }
+
+#[cfg(test)]
+mod tests;

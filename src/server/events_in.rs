@@ -80,10 +80,12 @@ fn take_one(
         }
         _ => {}
     }
-    batch.append(line_time(), &line);
+    // What follows comes first: power loss may keep any beginning of the batch, and an event whose line is there is not sent
+    // again. Without the event's line the agent repeats it, and what is there already is found.
     for fact in consequences {
         batch.append(line_time(), &fact.to_new_line(clock::now()));
     }
+    batch.append(line_time(), &line);
     Ok(())
 }
 

@@ -91,9 +91,13 @@ pub enum Fact {
 }
 
 impl Fact {
-    /// Reads a line. `None`: a type of a later version, or a payload that is not its type's.
+    /// Reads a line. `None`: a type of a later version, or a payload that is not its type's. A line that came from an agent
+    /// is never one of the server's own facts, whatever type the agent gave it.
     pub fn from_line(line: &Line) -> Option<Self> {
         let payload = line.payload.get();
+        if line.stream.is_some() {
+            return Self::agent_event(line);
+        }
         match line.kind.as_str() {
             "host.enrolled" => serde_json::from_str(payload).ok().map(Self::HostEnrolled),
             Hello::TYPE => serde_json::from_str(payload).ok().map(Self::Hello),
@@ -105,11 +109,13 @@ impl Fact {
             "schedule.skipped" => serde_json::from_str(payload).ok().map(Self::ScheduleSkipped),
             "schedule.versioned" => serde_json::from_str(payload).ok().map(Self::ScheduleVersioned),
             "config.versioned" => serde_json::from_str(payload).ok().map(Self::ConfigVersioned),
-            kind => {
-                let envelope = Envelope { seq: 0, ts: line.ts, kind: kind.to_owned(), payload: line.payload.clone() };
-                AgentEvent::from_envelope(&envelope).ok().flatten().map(Self::Agent)
-            }
+            _ => Self::agent_event(line),
         }
+    }
+
+    fn agent_event(line: &Line) -> Option<Self> {
+        let envelope = Envelope { seq: 0, ts: line.ts, kind: line.kind.clone(), payload: line.payload.clone() };
+        AgentEvent::from_envelope(&envelope).ok().flatten().map(Self::Agent)
     }
 
     /// The server's own facts as a line to append.

@@ -311,10 +311,8 @@ fn keeping_settings(content: HostContent, known: &BTreeMap<HostName, Arc<Host>>,
     }
     // After a restart: what the agent has stays, and that is what the journal knows by its hash.
     let wanted = host.and_then(|host| host.slot.durable().state.config_wanted.clone());
-    match wanted {
-        Some(wanted) => HostContent { config: ConfigUpdate::default(), config_hash: wanted.hash, ..content },
-        None => HostContent { config: ConfigUpdate::default(), config_hash: String::new(), ..content },
-    }
+    let config = ConfigUpdate { repo_password: None, repo_credential: None, ..content.config };
+    HostContent { config, config_hash: wanted.map_or(String::new(), |wanted| wanted.hash), ..content }
 }
 
 /// What a host without a file should have: nothing to run, and its settings left as they are.

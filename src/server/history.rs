@@ -60,7 +60,7 @@ fn jobs_newest_first(journal: &Path, up_to_seq: u64, mut visit: impl FnMut(Job) 
     let mut lines_of: HashMap<JobId, Vec<Line>> = HashMap::new();
     read::newest_first(journal, up_to_seq, |line| {
         let Some(id) = job_of(&line) else { return Next::Continue };
-        let is_first = line.kind == "job.queued";
+        let is_first = line.kind == "job.queued" && line.stream.is_none();
         let lines = lines_of.entry(id).or_default();
         lines.push(line);
         if !is_first {

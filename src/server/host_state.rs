@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::fact::{Fact, Idempotency, JobQueued, Versioned};
 use crate::id::{InstanceId, JobId, ScheduleId, StreamId};
@@ -110,19 +111,24 @@ impl HostState {
     }
 
     fn finish(&mut self, id: JobId, end: impl FnOnce(&mut Job)) {
-        let mut job = match self.jobs.remove(&id) {
-            Some(job) => job,
-            None => match self.recent.iter().position(|job| job.id == id).and_then(|at| self.recent.remove(at)) {
-                Some(job) => job,
-                None => return,
-            },
-        };
+        let recent = self.recent.iter().position(|job| job.id == id);
+        let Some(before) = self.jobs.get(&id).or_else(|| self.recent.get(recent?)) else { return };
+        let mut job = before.clone();
         end(&mut job);
+        // A repeated end is no news, also not of its schedule.
+        if job == *before {
+            return;
+        }
+        self.jobs.remove(&id);
+        if let Some(at) = recent {
+            self.recent.remove(at);
+        }
         if !job.status.is_final() {
             self.jobs.insert(id, job);
             return;
         }
-        if let Some(schedule) = &job.schedule_id {
+        let is_dry_run = job.options.get("dry_run") == Some(&Value::Bool(true));
+        if let Some(schedule) = job.schedule_id.as_ref().filter(|_| !is_dry_run) {
             let memory = self.schedules.entry(schedule.clone()).or_default();
             memory.last_status = Some(job.status);
             if job.status == JobStatus::Succeeded {
@@ -300,3 +306,6 @@ impl Fold for HostState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

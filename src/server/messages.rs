@@ -22,9 +22,11 @@ pub struct PollQuestion {
     pub config_version: u64,
 }
 
-/// Whether the cursor names a line that is as it was, or the start.
-fn can_follow(state: &HostState, cursor: Cursor, epoch: Epoch) -> bool {
-    cursor.epoch == epoch && state.lines.iter().any(|line| *line == (cursor.seq, cursor.crc))
+/// Whether the cursor names a line that is as it was. The head is one also when it is a segment's first line or the
+/// start, which the state does not remember: otherwise each answer would be a reset, and the agent would ask without pause.
+fn can_follow(state: &HostState, head: Head, cursor: Cursor, epoch: Epoch) -> bool {
+    let line = (cursor.seq, cursor.crc);
+    cursor.epoch == epoch && (line == (head.seq, head.crc) || state.lines.contains(&line))
 }
 
 /// The answer as it stands; `messages` is empty when there is nothing to say yet.
@@ -36,7 +38,7 @@ pub fn poll_answer(
     question: &PollQuestion,
     now: DateTime<Utc>,
 ) -> PollAnswer {
-    let followed = question.after.filter(|cursor| can_follow(state, *cursor, epoch));
+    let followed = question.after.filter(|cursor| can_follow(state, head, *cursor, epoch));
     let after = followed.map_or(0, |cursor| cursor.seq);
     let mut messages = Vec::new();
     if let Some(content) = content {
@@ -141,3 +143,6 @@ fn present_result(state: &HostState, result: &FireResult) -> FireResult {
     let outcome = if waits && result.outcome == FireOutcome::Queued { FireOutcome::Waiting } else { result.outcome };
     FireResult { outcome, ..result.clone() }
 }
+
+#[cfg(test)]
+mod tests;

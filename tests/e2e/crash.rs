@@ -473,6 +473,39 @@ fn an_agent_killed_while_it_lists_snapshots_leaves_nothing_in_the_way() {
     assert_eq!(job["status"], "succeeded", "{job}");
 }
 
+#[test]
+fn a_job_cancelled_while_stale_locks_are_removed_never_runs() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut fleet = Fleet::new();
+    // A restic that takes long to unlock.
+    let restic = fleet.path("slow-restic");
+    fleet.write(
+        "slow-restic",
+        "#!/bin/sh\n[ \"$1\" = unlock ] && touch \"$0.unlocks\" && sleep 3\nexec restic \"$@\"\n",
+    );
+    fs::set_permissions(&restic, fs::Permissions::from_mode(0o755)).expect("chmod");
+    fleet.start_server();
+    fleet.enroll("agent");
+    fleet.permit_everything("agent", text(&restic));
+    fleet.start_agent();
+    assert_eq!(fleet.run_job(r#"{"kind":"init"}"#)["status"], "succeeded");
+    fleet.agent = None;
+    let _ = fs::remove_file(fleet.path("slow-restic.unlocks"));
+    fleet.start_agent();
+    let id = fleet.post("/v1/hosts/web-1/jobs", r#"{"schedule_id":"data"}"#)["id"].as_str().expect("an id").to_owned();
+    eventually("it unlocks first", Duration::from_secs(20), || {
+        fleet.path("slow-restic.unlocks").exists().then_some(())
+    });
+    fleet.post(&format!("/v1/jobs/{id}/cancel"), "{}");
+    let job = fleet.wait_for_job(&id, Duration::from_secs(30));
+    assert_eq!(job["status"], "cancelled", "{job}");
+    // The next job comes after whatever the agent still had in mind.
+    assert_eq!(fleet.run_job(r#"{"kind":"check"}"#)["status"], "succeeded");
+    let started = |line: &Value| line["type"] == "job.started" && line["payload"]["job_id"] == id.as_str();
+    assert!(!fleet.journal().iter().any(started), "it never ran");
+    assert_eq!(fs::read_dir(fleet.path("repo/snapshots")).map_or(0, Iterator::count), 0, "and made nothing");
+}
+
 /// Sets the repository's upload limit and waits until the server has it.
 fn fleet_limit(fleet: &Fleet, repository: &str, kib: u32) {
     fleet.write("config/repositories/main.toml", &format!("{repository}limit_upload_kib = {kib}\n"));

@@ -1,8 +1,11 @@
 //! The real programs over real sockets, with the real restic on real files. One module per promise.
 
+#![allow(clippy::disallowed_methods, reason = "tests set their files and times up by hand, and start programs")]
+
 mod crash;
 mod follow;
 mod harness;
 mod kinds;
 mod offline;
 mod secrets;
+mod tls;

@@ -4,6 +4,8 @@
 //! base's), `=== expected` what must come out: the problems, and for good fleets what hosts are sent.
 //! After a wanted change `RESTIC_MANAGER_FLEET_BLESS=1 cargo test --test fleet` rewrites what is expected; read the diff.
 
+#![allow(clippy::disallowed_methods, reason = "tests set their files and times up by hand, and start programs")]
+
 mod mutate;
 
 use std::collections::BTreeMap;

@@ -181,8 +181,9 @@ pub async fn commands(app: &Arc<App>, request: Request) -> Result<Answer, Proble
     let schedule_hash: Option<String> = request.query("schedule_hash")?;
     let config_hash: Option<String> = request.query("config_hash")?;
     heard(&host, request.query("sent_at")?, Some(wait));
-    let jitter =
-        Duration::from_millis(u64::from(app.state_dir.hash_key[0]) * u64::from(instance.0.as_bytes()[0]) % 3000);
+    // So that a fleet that was cut off together does not poll together for ever.
+    let [.., high, low] = *uuid::Uuid::new_v4().as_bytes();
+    let jitter = Duration::from_millis(u64::from(u16::from_be_bytes([high, low])) % 3000);
     let deadline = Instant::now() + Duration::from_secs(wait) + if wait == 0 { Duration::ZERO } else { jitter };
     let parked = host.park();
     let mut changed = host.slot.watch();

@@ -1,0 +1,52 @@
+//! Edge. How the operator's commands reach a server: its address and a token from flags, environment or the state directory.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::file_error::{FileError, chain};
+use crate::http_client::HttpClient;
+use crate::protocol::command::Secret;
+use crate::tls;
+
+#[derive(Debug, Clone, Args)]
+pub struct ServerArguments {
+    /// The server's address
+    #[arg(long, env = "RESTIC_MANAGER_URL", default_value = "http://127.0.0.1:8080")]
+    url: String,
+    /// An operator's token; better in the environment or a file than on the command line
+    #[arg(long, env = "RESTIC_MANAGER_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// A file that holds the token, such as state/admin-token
+    #[arg(long, env = "RESTIC_MANAGER_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// A certificate authority beside the system's, PEM
+    #[arg(long)]
+    ca_file: Option<PathBuf>,
+}
+
+impl ServerArguments {
+    /// The server's address, for lines that are printed to be pasted.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The client these arguments describe. The error says what is missing.
+    pub fn client(&self) -> Result<HttpClient, String> {
+        let token = match (&self.token, &self.token_file) {
+            (Some(token), _) => token.clone(),
+            (None, Some(path)) => {
+                std::fs::read_to_string(path).map_err(|error| chain(&FileError::of("read", path)(error)))?
+            }
+            (None, None) => {
+                return Err(
+                    "no token: set RESTIC_MANAGER_TOKEN or --token-file (a new server's is in state/admin-token)"
+                        .to_owned(),
+                );
+            }
+        };
+        let token = Secret::new(token.trim().to_owned());
+        let tls = tls::client_config(self.ca_file.as_deref(), false).map_err(|error| chain(&error))?;
+        HttpClient::new(&self.url, Some(&token), tls, false).map_err(|error| chain(&error))
+    }
+}

@@ -1,0 +1,400 @@
+//! What becomes of fires, requests, time passing, versions, hellos and enrollments.
+
+use serde_json::json;
+
+use super::*;
+use crate::id::InstanceId;
+use crate::job::JobStatus;
+use crate::protocol::command::FireResult;
+use crate::server::folded::*;
+
+fn fire_at(id: &str, scheduled_at: &str) -> ScheduleFire {
+    let (schedule_id, scheduled_at) = (schedule(id), at(scheduled_at));
+    let job_id = job_id_of_fire(&host(), &schedule_id, scheduled_at);
+    ScheduleFire { schedule_id, scheduled_at, fired_at: scheduled_at, job_id }
+}
+
+fn fire(id: &str) -> ScheduleFire {
+    fire_at(id, "2026-11-23T02:00:00Z")
+}
+
+fn decided(folded: &Folded, fire: &ScheduleFire) -> Vec<Fact> {
+    decide_fire(&host(), &folded.state, Some(&content()), fire, noon(), false)
+}
+
+fn skipped(facts: &[Fact]) -> &FireResult {
+    match facts {
+        [Fact::ScheduleSkipped(result)] => result,
+        other => unreachable!("one schedule.skipped was expected: {other:?}"),
+    }
+}
+
+#[test]
+fn a_fire_becomes_a_job_and_a_command() {
+    let fire = fire("system");
+    let facts = decided(&Folded::default(), &fire);
+    assert_eq!(types(&facts), ["job.queued", "job.dispatched"]);
+    let folded = Folded::of(facts);
+    let job = folded.state.job(fire.job_id).expect("the job");
+    assert_eq!((job.status, job.kind), (JobStatus::Queued, JobKind::Backup));
+    assert_eq!(job.options, json!({"paths": ["/etc"]}));
+    assert_eq!((job.schedule_id.as_ref(), job.scheduled_at), (Some(&fire.schedule_id), Some(fire.scheduled_at)));
+    assert_eq!((job.actor.kind, job.actor.name.as_str()), (ActorKind::Schedule, "system"));
+    assert_eq!(job.dispatch.as_ref().map(|d| d.expires_at), Some(noon() + COMMAND_LIFETIME));
+}
+
+#[test]
+fn a_fire_that_was_decided_decides_nothing_again() {
+    let fire = fire("system");
+    let mut folded = Folded::default();
+    let facts = decided(&folded, &fire);
+    // Power loss may have kept the first fact only: the fire still is decided.
+    folded.add([facts[0].clone()]);
+    assert_eq!(decided(&folded, &fire), []);
+    folded.add([facts[1].clone(), started(fire.job_id), finished(fire.job_id, "succeeded")]);
+    assert_eq!(decided(&folded, &fire), []);
+    for n in 0..10 {
+        folded.add(queue(id(n), None));
+        folded.add([finished(id(n), "succeeded")]);
+    }
+    assert_eq!(folded.state.job(fire.job_id), None, "the job itself is forgotten by now");
+    assert_eq!(decided(&folded, &fire), []);
+}
+
+#[test]
+fn a_skipped_or_refused_fire_is_decided_too() {
+    for id in ["system", "idle", "nothing"] {
+        let mut folded = Folded::of(decided(&Folded::default(), &fire("system")));
+        let second = fire_at(id, "2026-11-23T03:00:00Z");
+        let facts = decided(&folded, &second);
+        skipped(&facts);
+        folded.add(facts);
+        assert_eq!(decided(&folded, &second), [], "{id}");
+    }
+}
+
+#[test]
+fn a_fire_that_memory_forgot_and_the_files_know_decides_nothing() {
+    assert_eq!(decide_fire(&host(), &HostState::default(), Some(&content()), &fire("system"), noon(), true), []);
+}
+
+#[test]
+fn a_fire_while_its_schedules_job_has_not_ended_is_skipped_with_the_reason() {
+    let first = fire("system");
+    let mut folded = Folded::of(decided(&Folded::default(), &first));
+    let second = fire_at("system", "2026-11-23T03:00:00Z");
+    for word in ["queued", "running"] {
+        let facts = decided(&folded, &second);
+        let result = skipped(&facts);
+        assert_eq!((result.outcome, result.job_id), (FireOutcome::Skipped, second.job_id));
+        let reason = result.reason.as_deref().expect("a reason");
+        assert!(reason.contains(&first.job_id.to_string()) && reason.ends_with(word), "{reason}");
+        folded.add([started(first.job_id)]);
+    }
+    assert_eq!(decided(&folded, &fire("tidy")).len(), 2, "another schedule's fire is not held up");
+    folded.add([finished(first.job_id, "failed")]);
+    assert_eq!(types(&decided(&folded, &second)), ["job.queued", "job.dispatched"]);
+}
+
+#[test]
+fn a_fire_that_cannot_be_is_refused_with_the_reason() {
+    let other_hosts = ScheduleFire {
+        job_id: job_id_of_fire(&"web-2".parse().expect("a name"), &schedule("system"), fire("system").scheduled_at),
+        ..fire("system")
+    };
+    for (fire, why) in [
+        (fire("nothing"), "the host has no schedule nothing"),
+        (fire("idle"), "schedule idle is disabled"),
+        (other_hosts, "the job id is not the one of this host, schedule and due time"),
+    ] {
+        let facts = decided(&Folded::default(), &fire);
+        let result = skipped(&facts);
+        assert_eq!((result.outcome, result.reason.as_deref()), (FireOutcome::Refused, Some(why)));
+    }
+    let facts = decide_fire(&host(), &HostState::default(), None, &fire("system"), noon(), false);
+    assert_eq!(skipped(&facts).outcome, FireOutcome::Refused, "a host without a file has no schedules");
+}
+
+#[test]
+fn a_job_that_the_agent_began_by_itself_becomes_a_job_once() {
+    let started = JobStarted {
+        job_id: fire("system").job_id,
+        kind: JobKind::Backup,
+        started_at: noon(),
+        schedule_id: Some(schedule("system")),
+        scheduled_at: Some(fire("system").scheduled_at),
+        offline: true,
+    };
+    let fact = decide_started(&HostState::default(), &started, false).expect("a job");
+    let folded = Folded::of([fact]);
+    assert_eq!(decide_started(&folded.state, &started, false), None);
+    assert_eq!(decide_started(&HostState::default(), &started, true), None);
+    assert_eq!(decided(&folded, &fire("system")), [], "its fire, told later, makes no second one");
+}
+
+fn request() -> JobRequest {
+    JobRequest { kind: None, schedule_id: None, options: None, actor: operator(), idempotency: None, new_id: id(9) }
+}
+
+fn of_schedule(kind: Option<&str>, schedule_id: &str) -> JobRequest {
+    JobRequest { kind: kind.map(str::to_owned), schedule_id: Some(schedule(schedule_id)), ..request() }
+}
+
+fn of_kind(kind: &str, options: Value) -> JobRequest {
+    JobRequest { kind: Some(kind.to_owned()), options: Some(options), ..request() }
+}
+
+fn queue(job: JobId, idempotency: Option<(&str, &str)>) -> Vec<Fact> {
+    let idempotency = idempotency.map(|(key, body)| Idempotency { key: key.to_owned(), body_sha256: body.to_owned() });
+    let request = JobRequest { new_id: job, idempotency, ..of_kind("backup", json!({"paths": ["/srv"]})) };
+    match decide_job(&HostState::default(), Some(&content()), &request, noon()) {
+        Ok(JobDecision::New(_, facts)) => facts,
+        other => unreachable!("a new job was expected: {other:?}"),
+    }
+}
+
+fn asked(request: &JobRequest) -> Result<JobQueued, Refusal> {
+    match decide_job(&HostState::default(), Some(&content()), request, noon())? {
+        JobDecision::New(_, facts) => match facts.as_slice() {
+            [Fact::JobQueued(queued), Fact::JobDispatched(_)] => Ok(queued.clone()),
+            other => unreachable!("job.queued and job.dispatched were expected: {other:?}"),
+        },
+        JobDecision::Existing(id) => unreachable!("{id} exists"),
+    }
+}
+
+fn refusal(request: &JobRequest) -> String {
+    match asked(request) {
+        Err(Refusal::Invalid(why)) => why,
+        other => unreachable!("Invalid was expected: {other:?}"),
+    }
+}
+
+#[test]
+fn an_operator_runs_what_a_schedule_runs_or_a_kind_with_options() {
+    let queued = asked(&of_schedule(None, "system")).expect("a job");
+    assert_eq!((queued.kind, queued.options), (JobKind::Backup, json!({"paths": ["/etc"]})));
+    assert_eq!((queued.schedule_id, queued.scheduled_at), (Some(schedule("system")), None));
+    assert_eq!(asked(&of_schedule(Some("backup"), "system")).expect("a job").kind, JobKind::Backup);
+    let queued = asked(&of_kind("backup", json!({"paths": ["/srv"]}))).expect("a job");
+    assert_eq!((queued.options, queued.schedule_id, queued.actor), (json!({"paths": ["/srv"]}), None, operator()));
+}
+
+#[test]
+fn a_key_finds_its_job_with_the_same_body_and_is_refused_with_another() {
+    let folded = Folded::of(queue(id(9), Some(("k", "body"))));
+    let again = |body: &str| {
+        let idempotency = Some(Idempotency { key: "k".to_owned(), body_sha256: body.to_owned() });
+        let request = JobRequest { idempotency, new_id: id(10), ..of_kind("backup", json!({"paths": ["/srv"]})) };
+        decide_job(&folded.state, Some(&content()), &request, noon())
+    };
+    assert_eq!(again("body"), Ok(JobDecision::Existing(id(9))));
+    assert_eq!(again("other"), Err(Refusal::KeyReused));
+}
+
+#[test]
+fn forget_takes_a_backup_schedules_retention_and_scope_and_is_not_its_success() {
+    let queued = asked(&of_schedule(Some("forget"), "system")).expect("a job");
+    assert_eq!(queued.kind, JobKind::Forget);
+    assert_eq!(queued.options, json!({"schedule": "system", "retention_policy": {"keep_daily": 7}}));
+    assert_eq!(queued.schedule_id, None, "the schedule backs up: its success is a backup's");
+    let check = JobRequest { options: Some(json!({})), ..of_schedule(Some("check"), "system") };
+    assert_eq!(asked(&check).expect("a job").schedule_id, None);
+}
+
+#[test]
+fn what_no_agent_would_run_is_refused_at_once() {
+    for (request, why) in [
+        (request(), "say `kind`"),
+        (of_schedule(Some("prune"), "system"), "runs backup, not prune"),
+        (of_schedule(Some("bakcup"), "system"), "is not a kind of job"),
+        (of_kind("bakcup", json!({})), "is not a kind of job"),
+        (of_schedule(Some("forget"), "thin"), "a retention policy that keeps something"),
+        (of_kind("forget", json!({"schedule": "system", "retention_policy": {"keep_last": 0}})), "a retention policy"),
+        (of_kind("forget", json!({"retention_policy": {"keep_last": 1}})), "needs `options.schedule`"),
+        (of_kind("forget", json!({"schedule": "system", "retention_policy": {"keep_within": "2w"}})), "not a span"),
+        (of_kind("backup", json!({})), "needs `options.paths`"),
+        (of_kind("backup", json!({"paths": ["/srv"], "dryrun": true})), "dryrun"),
+        (of_kind("restore", json!({"target": "/restore"})), "needs `snapshot`"),
+    ] {
+        let text = refusal(&request);
+        assert!(text.contains(why), "{request:?}: {text}");
+    }
+    let not_found = asked(&of_schedule(None, "nothing"));
+    assert_eq!(not_found, Err(Refusal::NotFound("the host has no schedule nothing".to_owned())));
+}
+
+#[test]
+fn a_host_without_a_repository_runs_nothing() {
+    let without = |repo_url: Option<&str>| {
+        let mut content = content();
+        content.config.repo_url = repo_url.map(str::to_owned);
+        decide_job(&HostState::default(), Some(&content), &of_schedule(None, "system"), noon())
+    };
+    for answer in [
+        without(None),
+        without(Some("")),
+        decide_job(&HostState::default(), None, &of_kind("prune", json!({})), noon()),
+    ] {
+        assert!(matches!(&answer, Err(Refusal::Invalid(why)) if why.contains("no repository")), "{answer:?}");
+    }
+}
+
+#[test]
+fn cancel_is_asked_once_and_only_of_a_job_that_has_not_ended() {
+    let mut folded = Folded::of(queue(id(9), None));
+    let fact = decide_cancel(&folded.state, id(9), operator()).expect("a change");
+    assert_eq!(types(std::slice::from_ref(&fact)), ["job.cancel_requested"]);
+    folded.add([fact]);
+    assert_eq!(decide_cancel(&folded.state, id(9), operator()), None, "it was asked");
+    assert_eq!(decide_cancel(&folded.state, id(8), operator()), None, "there is no such job");
+    folded.add([started(id(9)), finished(id(9), "cancelled")]);
+    assert_eq!(decide_cancel(&folded.state, id(9), operator()), None, "it has ended");
+}
+
+#[test]
+fn abandon_ends_a_job_whose_agent_is_out_of_contact_and_no_other() {
+    let mut folded = Folded::of(queue(id(9), None));
+    folded.add([started(id(9))]);
+    let in_contact = decide_abandon(&folded.state, id(9), operator(), true);
+    assert!(matches!(in_contact, Err(Refusal::Conflict(_))), "{in_contact:?}");
+    let fact = decide_abandon(&folded.state, id(9), operator(), false).expect("allowed").expect("a change");
+    folded.add([fact]);
+    let job = folded.state.job(id(9)).expect("the job");
+    assert_eq!((job.status, job.error.as_deref()), (JobStatus::Failed, Some("abandoned by alice")));
+    assert_eq!(decide_abandon(&folded.state, id(9), operator(), true), Ok(None), "idempotent");
+}
+
+#[test]
+fn a_command_that_nobody_took_in_time_ends_as_failed_or_as_the_cancel_that_was_asked() {
+    for (cancelled, status, word) in
+        [(false, JobStatus::Failed, "expired"), (true, JobStatus::Cancelled, "cancelled before")]
+    {
+        let mut folded = Folded::of(queue(id(9), None));
+        if cancelled {
+            folded.add(decide_cancel(&folded.state, id(9), operator()));
+        }
+        let deadline = noon() + COMMAND_LIFETIME;
+        assert_eq!(decide_tick(&folded.state, deadline), [], "the last moment counts as in time");
+        let facts = decide_tick(&folded.state, deadline + TimeDelta::seconds(1));
+        assert_eq!(types(&facts), ["job.expired"]);
+        folded.add(facts);
+        let job = folded.state.job(id(9)).expect("the job");
+        assert_eq!(job.status, status);
+        assert!(job.error.as_deref().is_some_and(|error| error.starts_with(word)), "{:?}", job.error);
+        assert_eq!(decide_tick(&folded.state, deadline + TimeDelta::days(9)), []);
+    }
+}
+
+#[test]
+fn what_the_agent_took_never_expires() {
+    for taken in [accepted(id(9)), started(id(9))] {
+        let mut folded = Folded::of(queue(id(9), None));
+        folded.add([taken]);
+        assert_eq!(decide_tick(&folded.state, noon() + TimeDelta::days(30)), []);
+    }
+}
+
+#[test]
+fn a_job_whose_dispatch_a_crash_took_away_is_dispatched_by_the_tick() {
+    let mut folded = Folded::of(queue(id(9), None).into_iter().take(1));
+    let facts = decide_tick(&folded.state, noon());
+    assert_eq!(facts, [dispatched(id(9), noon())]);
+    folded.add(facts);
+    assert_eq!(decide_tick(&folded.state, noon()), []);
+}
+
+fn versions(folded: &Folded, content: &HostContent, has: AgentHas<'_>) -> Vec<(String, u64)> {
+    let facts = decide_versions(&folded.state, content, has);
+    let version = |fact: &Fact| match fact {
+        Fact::ScheduleVersioned(v) | Fact::ConfigVersioned(v) => v.version,
+        other => unreachable!("a version was expected: {other:?}"),
+    };
+    types(&facts).into_iter().zip(facts.iter().map(version)).collect()
+}
+
+fn both(version: u64) -> Vec<(String, u64)> {
+    vec![("config.versioned".to_owned(), version), ("schedule.versioned".to_owned(), version)]
+}
+
+#[test]
+fn versions_grow_with_each_change_also_back_and_not_without_one() {
+    let mut folded = Folded::default();
+    let (first, second) =
+        (content(), HostContent { schedule_hash: "s2".to_owned(), config_hash: "c2".to_owned(), ..content() });
+    for (content, version) in [(&first, 1), (&second, 2), (&first, 3)] {
+        assert_eq!(versions(&folded, content, AgentHas::default()), both(version));
+        folded.add(decide_versions(&folded.state, content, AgentHas::default()));
+        assert_eq!(versions(&folded, content, AgentHas::default()), []);
+    }
+    let one = HostContent { schedule_hash: "s9".to_owned(), ..first };
+    assert_eq!(versions(&folded, &one, AgentHas::default()), [("schedule.versioned".to_owned(), 4)]);
+}
+
+#[test]
+fn an_agent_at_or_above_our_version_with_other_content_gets_one_above_its_own() {
+    let mut folded = Folded::default();
+    folded.add(decide_versions(&folded.state, &content(), AgentHas::default()));
+    let with =
+        |version, schedule, config| AgentHas { schedule: Some((version, schedule)), config: Some((version, config)) };
+    for (has, expected) in [
+        (with(0, "", ""), vec![]),
+        (with(1, "s1", "c1"), vec![]),
+        (with(7, "s1", "c1"), vec![]),
+        (with(1, "x", "y"), both(2)),
+        (with(7, "x", "y"), both(8)),
+        // No server made these: they are not taken as a reason to count on from there.
+        (with(u64::MAX, "x", "y"), vec![]),
+        (with(ABSURD_VERSION, "x", "y"), vec![]),
+    ] {
+        assert_eq!(versions(&folded, &content(), has), expected, "{has:?}");
+    }
+    folded.add(decide_versions(&folded.state, &content(), with(7, "x", "y")));
+    assert_eq!(versions(&folded, &content(), with(7, "x", "y")), [], "the agent only has to fetch it");
+}
+
+#[test]
+fn a_hello_is_a_fact_when_it_says_something_new() {
+    let mut folded = Folded::of(decide_hello(&HostState::default(), &hello(1)));
+    assert_eq!(decide_hello(&folded.state, &hello(1)), []);
+    let updated = Hello { restic_version: Some("0.19.0".to_owned()), ..hello(1) };
+    assert_eq!(types(&decide_hello(&folded.state, &updated)), ["hello"]);
+    folded.add(decide_hello(&folded.state, &hello(2)));
+    assert_eq!(folded.state.hello.as_ref().map(|h| h.instance_id), Some(id::<InstanceId>(2)));
+}
+
+#[test]
+fn a_job_that_the_agent_took_and_no_longer_knows_ends_with_its_hello() {
+    let mut folded = Folded::of(decide_hello(&HostState::default(), &hello(1)));
+    for n in [10, 11, 12, 13] {
+        folded.add(queue(id(n), None));
+    }
+    folded.add([accepted(id(11)), started(id(12)), started(id(13))]);
+    let after = Hello { running_jobs: vec![id(12)], ..hello(2) };
+    folded.add(decide_hello(&folded.state, &after));
+    let status = |n: u8| folded.state.job(id(n)).expect("the job").status;
+    assert_eq!(
+        [10, 11, 12, 13].map(status),
+        [JobStatus::Queued, JobStatus::Failed, JobStatus::Running, JobStatus::Failed],
+        "the first was not taken yet, the third goes on"
+    );
+    assert_eq!(decide_hello(&folded.state, &after), [], "once");
+}
+
+#[test]
+fn a_token_enrolls_one_agent_however_often_that_asks() {
+    let enrolled = |enrollment: u8, credential: &str| HostEnrolled {
+        enrollment_id: id(enrollment),
+        token_sha256: "t".to_owned(),
+        credential_sha256: credential.to_owned(),
+        fingerprint: None,
+    };
+    let first = decide_enroll(&HostState::default(), &enrolled(1, "c")).expect("good").expect("a change");
+    let folded = Folded::of([first]);
+    assert_eq!(folded.state.enrolled_at, Some(noon()));
+    assert_eq!(decide_enroll(&folded.state, &enrolled(1, "c")), Ok(None));
+    assert_eq!(decide_enroll(&folded.state, &enrolled(2, "c")), Err(Refusal::TokenUsed));
+    assert_eq!(decide_enroll(&folded.state, &enrolled(1, "d")), Err(Refusal::TokenUsed));
+    let anew = HostEnrolled { token_sha256: "u".to_owned(), ..enrolled(2, "d") };
+    assert!(decide_enroll(&folded.state, &anew).is_ok_and(|fact| fact.is_some()), "a new token enrolls anew");
+}
