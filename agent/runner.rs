@@ -23,10 +23,9 @@ const LOCKED_RETRY_SECS: u64 = 20;
 const OWN_DEAD_LOCKS: Duration = Duration::from_secs(120);
 const MOST_UNLOCKS: u64 = 3;
 
-/// Runs jobs until the agent stops.
+/// Runs jobs until the agent stops. Whatever restic the last life of the agent had died with it, be it a job's or not, and
+/// may have left its lock: stale locks are removed before the first job that could find one.
 pub(crate) async fn run(agent: Rc<Agent>) {
-    // The last run may have died, and a restic with it, be it a job's or one that only listed snapshots. Plain unlock removes
-    // nothing but locks whose restic is gone.
     let mut unlock_first = true;
     loop {
         let next =
@@ -35,16 +34,24 @@ pub(crate) async fn run(agent: Rc<Agent>) {
             agent.job_bell.notified().await;
             continue;
         };
-        if std::mem::take(&mut unlock_first)
-            && let Ok(version) = restic_probe::probe(&agent).await
-        {
-            restic_run::unlock(&agent, version).await;
+        if unlock_first && meets_locks(&job) {
+            unlock_first = false;
+            if let Ok(version) = restic_probe::probe(&agent).await {
+                restic_run::unlock(&agent, version).await;
+            }
+            // That took its time: the job may have been cancelled.
+            continue;
         }
         run_job(&agent, &job).await;
         if let Err(error) = agent.ledger.borrow_mut().compact_if_large(clock::now()) {
             tracing::warn!("the ledger stays large: {}", chain(&error));
         }
     }
+}
+
+/// Whether locks are in this job's way: not where there is no repository yet, nor where it is there to remove them.
+fn meets_locks(job: &LedgerJob) -> bool {
+    prepare(job).is_ok_and(|prepared| !matches!(prepared.spec.kind(), JobKind::Init | JobKind::Unlock))
 }
 
 /// What is known of a job that is about to run.

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
 use serde_json::{Value, json};
 
 use crate::harness::{Fleet, PASSWORD, eventually, text};
@@ -50,6 +51,33 @@ fn restics_of(dir: &Path) -> Vec<String> {
         of("comm").starts_with(b"restic\n") && String::from_utf8_lossy(&of("environ")).contains(text(dir))
     };
     processes.filter(is_ours).map(|path| path.display().to_string()).collect()
+}
+
+/// kill -9 of the agent. Returns when the restic that it ran is gone too, by itself.
+fn kill_agent(fleet: &mut Fleet) {
+    // To restic a lock is stale when its process is gone, and one that nobody has waited for is not: orphans come to us.
+    set_child_subreaper(Some(getpid())).expect("orphans come to us");
+    fleet.agent = None;
+    eventually("no restic outlives its agent", Duration::from_secs(5), || {
+        let orphans = orphaned_restics();
+        for pid in &orphans {
+            let _ = waitpid(Some(*pid), WaitOptions::NOHANG);
+        }
+        (orphans.is_empty() && restics_of(fleet.dir.path()).is_empty()).then_some(())
+    });
+}
+
+/// Our dead children that an agent started: those lead process groups of their own.
+fn orphaned_restics() -> Vec<Pid> {
+    let orphan = |stat: String| {
+        let (pid, rest) = stat.split_once(" (restic) Z ")?;
+        let mut fields = rest.split(' ');
+        let (parent, group) = (fields.next()?, fields.next()?);
+        let is_ours = parent == getpid().as_raw_nonzero().to_string() && group == pid;
+        is_ours.then(|| Pid::from_raw(pid.parse().ok()?)).flatten()
+    };
+    let processes = fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
+    processes.filter_map(|entry| orphan(fs::read_to_string(entry.path().join("stat")).ok()?)).collect()
 }
 
 /// An operator who posts jobs, each with its key, and repeats every request until it is answered.
@@ -153,10 +181,7 @@ fn every_job_and_every_event_is_there_once_whatever_is_killed() {
             fleet.start_server();
         } else {
             agents -= 1;
-            fleet.agent = None;
-            eventually("no restic outlives its agent", Duration::from_secs(5), || {
-                restics_of(fleet.dir.path()).is_empty().then_some(())
-            });
+            kill_agent(&mut fleet);
             std::thread::sleep(pause);
             fleet.agent = Some(fleet.agent_process("agent"));
         }
@@ -404,15 +429,9 @@ fn an_agent_killed_within_a_backup_leaves_nothing_in_the_way() {
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(fleet.get(&format!("/v1/jobs/{id}"))["status"], "running");
     assert!(!restics_of(fleet.dir.path()).is_empty(), "restic runs");
-    if let Some(agent) = &mut fleet.agent {
-        agent.kill();
-    }
-    eventually("no restic outlives its agent", Duration::from_secs(5), || {
-        restics_of(fleet.dir.path()).is_empty().then_some(())
-    });
+    kill_agent(&mut fleet);
     assert!(fs::read_dir(fleet.path("repo/locks")).map_or(0, Iterator::count) > 0, "restic had no time to unlock");
     fleet_limit(&fleet, &repository, 0);
-    fleet.agent = None;
     fleet.start_agent();
     let job = fleet.wait_for_job(&id, Duration::from_secs(60));
     assert_eq!((&job["status"], &job["error"]), (&json!("failed"), &json!("agent restarted")), "{job}");
@@ -421,6 +440,70 @@ fn an_agent_killed_within_a_backup_leaves_nothing_in_the_way() {
         assert_eq!(job["status"], "succeeded", "{body}: {job}");
     }
     check_history(&fleet.path("state/hosts/web-1/journal"));
+}
+
+#[test]
+fn an_agent_killed_while_it_lists_snapshots_leaves_nothing_in_the_way() {
+    let mut fleet = Fleet::started();
+    assert_eq!(fleet.run_job(r#"{"kind":"init"}"#)["status"], "succeeded");
+    let is_locked =
+        |fleet: &Fleet| fs::read_dir(fleet.path("repo/locks")).is_ok_and(|mut locks| locks.next().is_some());
+    let lists = |fleet: &Fleet| {
+        restics_of(fleet.dir.path()).iter().any(|process| {
+            let command = fs::read(Path::new(process).join("cmdline")).unwrap_or_default();
+            command.split(|byte| *byte == 0).any(|word| word == b"snapshots")
+        })
+    };
+    // restic holds its lock for an instant only: as often as it takes to hit that.
+    for attempt in 1.. {
+        assert!(attempt <= 20, "restic was never killed within its lock");
+        let job = fleet.run_job(r#"{"schedule_id":"data"}"#);
+        assert_eq!(job["status"], "succeeded", "after a kill: {job}");
+        let until = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < until && !(is_locked(&fleet) && lists(&fleet)) {}
+        kill_agent(&mut fleet);
+        let hit = is_locked(&fleet);
+        fleet.start_agent();
+        if hit {
+            break;
+        }
+    }
+    // check wants the repository for itself.
+    let job = fleet.run_job(r#"{"kind":"check"}"#);
+    assert_eq!(job["status"], "succeeded", "{job}");
+}
+
+#[test]
+fn a_job_cancelled_while_stale_locks_are_removed_never_runs() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut fleet = Fleet::new();
+    // A restic that takes long to unlock.
+    let restic = fleet.path("slow-restic");
+    fleet.write(
+        "slow-restic",
+        "#!/bin/sh\n[ \"$1\" = unlock ] && touch \"$0.unlocks\" && sleep 3\nexec restic \"$@\"\n",
+    );
+    fs::set_permissions(&restic, fs::Permissions::from_mode(0o755)).expect("chmod");
+    fleet.start_server();
+    fleet.enroll("agent");
+    fleet.permit_everything("agent", text(&restic));
+    fleet.start_agent();
+    assert_eq!(fleet.run_job(r#"{"kind":"init"}"#)["status"], "succeeded");
+    fleet.agent = None;
+    let _ = fs::remove_file(fleet.path("slow-restic.unlocks"));
+    fleet.start_agent();
+    let id = fleet.post("/v1/hosts/web-1/jobs", r#"{"schedule_id":"data"}"#)["id"].as_str().expect("an id").to_owned();
+    eventually("it unlocks first", Duration::from_secs(20), || {
+        fleet.path("slow-restic.unlocks").exists().then_some(())
+    });
+    fleet.post(&format!("/v1/jobs/{id}/cancel"), "{}");
+    let job = fleet.wait_for_job(&id, Duration::from_secs(30));
+    assert_eq!(job["status"], "cancelled", "{job}");
+    // The next job comes after whatever the agent still had in mind.
+    assert_eq!(fleet.run_job(r#"{"kind":"check"}"#)["status"], "succeeded");
+    let started = |line: &Value| line["type"] == "job.started" && line["payload"]["job_id"] == id.as_str();
+    assert!(!fleet.journal().iter().any(started), "it never ran");
+    assert_eq!(fs::read_dir(fleet.path("repo/snapshots")).map_or(0, Iterator::count), 0, "and made nothing");
 }
 
 /// Sets the repository's upload limit and waits until the server has it.
