@@ -117,7 +117,7 @@ async fn handle(app: &Arc<App>, route: Route, request: Request) -> Result<Answer
             Err(Problem::unavailable("stopping", "the server is stopping"))
         }
         (Route::Readyz, &Method::GET) => Ok(ok(&json!({"status": "ready"}))),
-        (Route::Jobs, _) => Err(Problem::method_not_allowed("GET or POST")),
+        (Route::Jobs, _) => Err(Problem::method_not_allowed("GET, POST")),
         (Route::Credential, _) => Err(Problem::method_not_allowed("DELETE")),
         (
             Route::Enroll

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::answer::{Answer, Problem, ok};
-use super::request::{ContentType, Request, shown};
+use super::request::{ContentType, Request, json_problem, shown};
 use crate::clock;
 use crate::id::{EnrollmentId, Epoch, HostName, InstanceId, JobId, StreamId};
 use crate::protocol::agent_event::{Heartbeat, Hello};
@@ -261,14 +261,8 @@ fn envelopes(body: &[u8]) -> Result<Vec<Envelope>, Problem> {
                 format!("line {} is longer than {EVENT_LIMIT_BYTES} bytes", index + 1),
             ));
         }
-        let envelope: Envelope = serde_json::from_slice(line).map_err(|error| {
-            let detail = format!("line {}: {error}", index + 1);
-            if error.is_data() {
-                Problem::unprocessable("invalid", detail)
-            } else {
-                Problem::bad_request("not-json", detail)
-            }
-        })?;
+        let envelope: Envelope =
+            serde_json::from_slice(line).map_err(|error| json_problem(&format!("line {}", index + 1), line, &error))?;
         envelopes.push(envelope);
     }
     Ok(envelopes)
@@ -279,8 +273,12 @@ pub async fn events(app: &Arc<App>, mut request: Request) -> Result<Answer, Prob
     let stream: StreamId = request.required_query("stream")?;
     let instance: InstanceId = request.required_query("instance")?;
     heard(&host, None, None);
+    if host.slot.durable().state.superseded.contains(&instance) {
+        let detail = "a newer instance of this host said hello: wait until a poll says so, then say hello again";
+        return Err(Problem::conflict("superseded", detail));
+    }
     if !host.is_current(instance) {
-        return Err(Problem::conflict("not-current", "a newer instance of this host said hello: say hello first"));
+        return Err(Problem::conflict("not-current", "this instance has not said hello: POST hello first"));
     }
     let envelopes = envelopes(&request.body().await?)?;
     let (writer, content) = (Arc::clone(&host), host.content());

@@ -94,9 +94,10 @@ impl Problem {
         problem
     }
 
+    /// 405; `allowed` is the header's value: methods with commas between them.
     pub fn method_not_allowed(allowed: &'static str) -> Self {
-        let mut problem =
-            Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", format!("this path takes {allowed}"));
+        let detail = format!("this path takes {}", allowed.replace(", ", " or "));
+        let mut problem = Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail);
         problem.headers.push((ALLOW, HeaderValue::from_static(allowed)));
         problem
     }

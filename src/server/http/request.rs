@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
 use hyper::{Method, StatusCode};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::answer::Problem;
 use crate::protocol::BODY_LIMIT_BYTES;
@@ -111,7 +111,7 @@ impl Request {
             }
         }
         let bytes = self.body().await?;
-        let parsed = serde_json::from_slice(&bytes).map_err(|error| json_problem(&error))?;
+        let parsed = serde_json::from_slice(&bytes).map_err(|error| json_problem("the body", &bytes, &error))?;
         Ok((parsed, bytes))
     }
 }
@@ -123,10 +123,12 @@ pub enum ContentType {
     Any,
 }
 
-/// Tells a body that is no JSON from one that is JSON of another shape.
-pub fn json_problem(error: &serde_json::Error) -> Problem {
-    let detail = format!("the body: {error}");
-    if error.is_data() { Problem::unprocessable("invalid", detail) } else { Problem::bad_request("not-json", detail) }
+/// Tells text that is no JSON from JSON of another shape, which may be found first.
+pub fn json_problem(what: &str, text: &[u8], error: &serde_json::Error) -> Problem {
+    match serde_json::from_slice::<IgnoredAny>(text) {
+        Ok(_) => Problem::unprocessable("invalid", format!("{what}: {error}")),
+        Err(error) => Problem::bad_request("not-json", format!("{what}: {error}")),
+    }
 }
 
 /// Text of a request as it may be shown: short, and without control characters.
