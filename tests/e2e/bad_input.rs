@@ -4,54 +4,259 @@ use std::fs;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use sha2::Digest;
 
-use crate::harness::{Fleet, eventually, text};
+use crate::harness::{Answer, Fleet, eventually, text};
 
 const JSON: &str = "Content-Type: application/json";
+const NO_JOB: &str = "/v1/jobs/0190b5a2-7c1e-4c3a-9f00-0123456789ab";
+const AGENT_LOG: &str = "/v1/agents/web-1/jobs/0190b5a2-7c1e-4c3a-9f00-0123456789ab/log";
+const INSTANCE: &str = "11111111-1111-4111-8111-111111111111";
+const STREAM: &str = "22222222-2222-4222-8222-222222222222";
 
 /// The whole answer must be a problem with this status and code.
 fn expect(fleet: &Fleet, arguments: &[&str], status: u16, code: &str) -> Value {
-    let (got, body) = fleet.curl(arguments).expect("an answer");
-    let problem: Value = serde_json::from_str(&body).unwrap_or_default();
-    assert_eq!((got, problem["code"].as_str()), (status, Some(code)), "{arguments:?}: {body}");
-    for field in ["type", "title", "status", "detail"] {
-        assert!(!problem[field].is_null(), "{field} is missing: {body}");
+    expect_as(fleet, &fleet.bearer(), arguments, status, code)
+}
+
+/// The same with another header than the admin's.
+fn expect_as(fleet: &Fleet, header: &str, arguments: &[&str], status: u16, code: &str) -> Value {
+    let answer = fleet.ask(header, arguments).expect("an answer");
+    is_problem(&answer, status, code, arguments)
+}
+
+fn is_problem(answer: &Answer, status: u16, code: &str, arguments: &[&str]) -> Value {
+    let body = &answer.body;
+    let problem: Value = serde_json::from_str(body).unwrap_or_default();
+    assert_eq!((answer.code, problem["code"].as_str()), (status, Some(code)), "{arguments:?}: {body}");
+    assert_eq!(answer.content_type, "application/problem+json", "{arguments:?}: {body}");
+    for field in ["type", "title", "detail"] {
+        assert!(problem[field].as_str().is_some_and(|text| !text.is_empty()), "{arguments:?}: {field}: {body}");
     }
+    assert_eq!(problem["status"], status, "{arguments:?}: {body}");
     problem
+}
+
+/// The fleet's problems: the view of the configuration as soon as the files have one with these words.
+fn told(fleet: &Fleet, words: &[&str]) -> Value {
+    eventually("the problem is told", Duration::from_secs(10), || {
+        let view = fleet.get("/v1/config");
+        let message = view["problems"][0]["message"].as_str().unwrap_or_default().to_owned();
+        (view["files_run"] == false && words.iter().all(|word| message.contains(word))).then_some(view)
+    })
 }
 
 #[test]
 fn a_broken_edit_changes_nothing_until_it_is_mended_also_across_a_restart() {
     let mut fleet = Fleet::started();
     let before = fleet.get("/v1/hosts/web-1/schedules");
+    let adopted = fleet.get("/v1/config");
     let good = fleet.read("config/hosts/web-1.toml");
-    fleet.write("config/hosts/web-1.toml", &good.replace("paths", "pahts"));
-    let told = |fleet: &Fleet| {
-        let view = eventually("the problem is told", Duration::from_secs(10), || {
-            let view = fleet.get("/v1/config");
-            (view["files_run"] == false).then_some(view)
-        });
+    let place = |view: &Value| {
         let problem = &view["problems"][0];
-        assert_eq!((&problem["file"], &problem["line"]), (&json!("hosts/web-1.toml"), &json!(7)), "{view}");
-        assert!(problem["message"].as_str().is_some_and(|m| m.contains("pahts") && m.contains("paths")), "{view}");
+        assert_eq!((&view["hash"], &view["version"]), (&adopted["hash"], &adopted["version"]), "the good one stays");
+        (problem["file"].as_str().map(str::to_owned), problem["line"].as_u64(), problem["column"].as_u64())
     };
-    told(&fleet);
-    assert_eq!(fleet.get("/v1/hosts/web-1/schedules")["version"], before["version"]);
+    let at = |line, column| (Some("hosts/web-1.toml".to_owned()), Some(line), Some(column));
+    // No TOML at all: the text of line 6 has lost its quotes.
+    fleet.write("config/hosts/web-1.toml", &good.replace("\"0 3 * * *\"", "0 3 * * *"));
+    assert_eq!(place(&told(&fleet, &[])), at(6, 8));
+    // TOML with a key that there is not, and what it may have been meant to be.
+    fleet.write("config/hosts/web-1.toml", &good.replace("paths", "pahts"));
+    assert_eq!(place(&told(&fleet, &["pahts", "paths"])), at(7, 1));
+    let reloaded = fleet.post("/v1/config/reload", "");
+    assert_eq!(place(&reloaded), at(7, 1), "a reload reports the same: {reloaded}");
+    let schedules = fleet.get("/v1/hosts/web-1/schedules");
+    assert_eq!(schedules["version"], before["version"], "{schedules}");
     fleet.server = None;
     fleet.start_server();
-    told(&fleet);
-    assert_eq!(fleet.get("/v1/hosts/web-1/schedules")["schedules"][0]["paths"], before["schedules"][0]["paths"]);
+    assert_eq!(place(&told(&fleet, &["pahts", "paths"])), at(7, 1));
+    let after = fleet.get("/v1/hosts/web-1/schedules");
+    assert_eq!((&after["version"], &after["schedules"]), (&before["version"], &before["schedules"]));
     fleet.write("config/hosts/web-1.toml", &good.replace("0 3 * * *", "5 4 * * *"));
     eventually("the mended file is applied", Duration::from_secs(40), || {
         let host = fleet.get("/v1/hosts/web-1");
         (host["schedule"]["applied"] == 2 && fleet.get("/v1/config")["files_run"] == true).then_some(())
     });
+    let left = fleet.get("/v1/config")["problems"].clone();
+    assert!(left.as_array().expect("a list").iter().all(|problem| problem["severity"] == "warning"), "{left}");
+}
+
+/// A host that is there and has said hello, without an agent's process: its credential's header.
+fn enrolled_with_curl(fleet: &Fleet, host: &str) -> String {
+    let credential = format!("rma_{}", host.repeat(43).split_at(43).0);
+    let token = fleet.post("/v1/enrollment-tokens", &json!({"host": host}).to_string())["token"].clone();
+    assert_eq!(enroll(fleet, host, &token, 1, &credential).code, 200);
+    format!("Authorization: Bearer {credential}")
+}
+
+/// What the enrollment of the `number`th agent gets.
+fn enroll(fleet: &Fleet, host: &str, token: &Value, number: u64, credential: &str) -> Answer {
+    let sha256 = data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(credential.as_bytes()));
+    let id = format!("33333333-3333-4333-8333-{number:012}");
+    let body = json!({"token": token, "enrollment_id": id, "host": host, "credential_sha256": sha256});
+    let arguments = ["-X", "POST", "-H", JSON, "-d", &body.to_string(), "/v1/enroll"];
+    fleet.ask("X-Nothing: here", &arguments).expect("an answer")
+}
+
+fn hello(instance: &str, stream: &str) -> Value {
+    json!({"protocol_version": 1, "agent_version": "0", "hostname": "h", "os": "linux", "arch": "amd64", "instance_id": instance, "stream": stream, "running_jobs": []})
+}
+
+#[test]
+fn a_body_that_is_no_json_gets_400_at_every_endpoint_and_changes_nothing() {
+    let mut fleet = Fleet::new();
+    fleet.start_server();
+    let agent = enrolled_with_curl(&fleet, "web-1");
+    let hello = hello(INSTANCE, STREAM).to_string();
+    assert_eq!(fleet.ask(&agent, &["-d", &hello, "/v1/agents/web-1/hello"]).expect("an answer").code, 200);
+    let admin = fleet.bearer();
+    let job = fleet.post("/v1/hosts/web-1/jobs", r#"{"kind":"init"}"#);
+    let log = format!("/v1/agents/web-1/jobs/{}/log", job["id"].as_str().expect("an id"));
+    let events = format!("/v1/agents/web-1/events?stream={STREAM}&instance={INSTANCE}");
+    let before = fleet.journal();
+    for body in ["{no json", "", "\u{0}\u{1}", "[[[[", "{\"kind\":\"init\""] {
+        for path in ["/v1/hosts/web-1/jobs", "/v1/hosts/web-1/restore", "/v1/enrollment-tokens", "/v1/enroll"] {
+            fleet.write("body", body);
+            let body = format!("@{}", text(&fleet.path("body")));
+            expect_as(&fleet, &admin, &["-H", JSON, "--data-binary", &body, path], 400, "not-json");
+        }
+        for path in ["/v1/agents/web-1/hello", "/v1/agents/web-1/heartbeat", &events, &log] {
+            // No lines are no news.
+            if body.is_empty() && (path == events || path == log) {
+                continue;
+            }
+            let body = format!("@{}", text(&fleet.path("body")));
+            expect_as(&fleet, &agent, &["-H", JSON, "--data-binary", &body, path], 400, "not-json");
+        }
+    }
+    for kind in ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""] {
+        for path in ["/v1/hosts/web-1/jobs", "/v1/hosts/web-1/restore", "/v1/enrollment-tokens"] {
+            let kind = format!("Content-Type: {kind}");
+            expect(&fleet, &["-H", &kind, "-d", r#"{"kind":"init"}"#, path], 415, "not-json");
+        }
+    }
+    assert_eq!(fleet.journal(), before, "nothing came of it");
+}
+
+#[test]
+fn a_path_and_a_method_that_are_not_there_are_told_which_are() {
+    let mut fleet = Fleet::new();
+    fleet.start_server();
+    for path in ["/v1/nothing", "/v1", "/v1/hosts/web-1/nothing", "/v1/hosts/", "//v1/hosts", "/v1/hosts/web-1/jobs/x"]
+    {
+        expect(&fleet, &[path], 404, "no-such-path");
+    }
+    for host in ["nobody", "%2e%2e", "WEB-1%00", "..%2Fweb-1"] {
+        expect(&fleet, &[&format!("/v1/hosts/{host}")], 404, "no-such-host");
+    }
+    for (method, path, allowed) in [
+        ("DELETE", "/v1/hosts".to_owned(), "GET"),
+        ("PUT", "/v1/hosts/web-1/jobs".to_owned(), "GET or POST"),
+        ("GET", "/v1/hosts/web-1/restore".to_owned(), "POST"),
+        ("GET", "/v1/hosts/web-1/credential".to_owned(), "DELETE"),
+        ("GET", "/v1/enroll".to_owned(), "POST"),
+        ("GET", "/v1/enrollment-tokens".to_owned(), "POST"),
+        ("POST", "/v1/config".to_owned(), "GET"),
+        ("GET", "/v1/config/reload".to_owned(), "POST"),
+        ("GET", format!("{NO_JOB}/cancel"), "POST"),
+        ("PATCH", format!("{NO_JOB}/log"), "GET"),
+        ("POST", "/v1/agents/web-1/commands".to_owned(), "GET"),
+        ("GET", "/v1/agents/web-1/events".to_owned(), "POST"),
+        ("GET", AGENT_LOG.to_owned(), "POST"),
+        ("POST", "/healthz".to_owned(), "GET"),
+    ] {
+        let arguments = ["-X", method, &path];
+        let answer = fleet.ask(&fleet.bearer(), &arguments).expect("an answer");
+        is_problem(&answer, 405, "method-not-allowed", &arguments);
+        let methods: Vec<&str> = answer.allow.split(',').map(str::trim).collect();
+        assert_eq!(methods, allowed.split(" or ").collect::<Vec<_>>(), "{method} {path}");
+    }
+}
+
+#[test]
+fn tokens_open_only_what_they_are_for() {
+    let mut fleet = Fleet::new();
+    fleet.write("config/hosts/web-2.toml", "repository = \"main\"\n");
+    fleet.write("secrets/web-2", "another-password");
+    let mut settings = fleet.read("config/server.toml");
+    for (name, role, hosts) in [("boss", "admin", "*"), ("ops", "operator", "web-2"), ("eyes", "viewer", "*")] {
+        let sha256 = data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(name.as_bytes()));
+        settings +=
+            &format!("[[tokens]]\nname = {name:?}\nrole = {role:?}\nhosts = [{hosts:?}]\nsha256 = {sha256:?}\n");
+    }
+    fleet.write("config/server.toml", &settings);
+    fleet.start_server();
+    let [boss, ops, eyes] = ["boss", "ops", "eyes"].map(|name| format!("Authorization: Bearer {name}"));
+    let jobs = "/v1/hosts/web-1/jobs";
+    let init = ["-H", JSON, "-d", r#"{"kind":"init"}"#, jobs];
+    eventually("the tokens are loaded", Duration::from_secs(10), || {
+        (fleet.ask(&eyes, &[jobs]).expect("an answer").code == 200).then_some(())
+    });
+    for header in
+        ["X-Nothing: here", "Authorization: Bearer wrong", "Authorization: Bearer ", "Authorization: Basic !!!"]
+    {
+        for arguments in [&init[..], &["/v1/hosts"], &["/v1/config"], &["/v1/events"], &[NO_JOB]] {
+            expect_as(&fleet, header, arguments, 401, "unauthorized");
+        }
+    }
+    expect_as(&fleet, &eyes, &init, 403, "forbidden");
+    for path in ["/v1/hosts/web-1/restore", "/v1/enrollment-tokens", "/v1/config/reload", &format!("{NO_JOB}/cancel")] {
+        expect_as(&fleet, &eyes, &["-H", JSON, "-d", "{}", path], 403, "forbidden");
+    }
+    expect_as(&fleet, &eyes, &["-X", "DELETE", "/v1/hosts/web-1/credential"], 403, "forbidden");
+    expect_as(&fleet, &ops, &init, 404, "no-such-host");
+    expect_as(&fleet, &ops, &["-H", JSON, "-d", r#"{"host":"web-2"}"#, "/v1/enrollment-tokens"], 403, "forbidden");
+
+    let token = |host: &str, ttl: &str| {
+        let body = json!({"host": host, "ttl": ttl}).to_string();
+        let answer = fleet.ask(&boss, &["-H", JSON, "-d", &body, "/v1/enrollment-tokens"]).expect("an answer");
+        assert_eq!(answer.code, 201, "{}", answer.body);
+        answer.json()["token"].clone()
+    };
+    let refused = |host: &str, token: &Value, number: u64, why: &str| {
+        is_problem(&enroll(&fleet, host, token, number, "rma_other"), 403, "forbidden", &[why]);
+    };
+    let first = token("web-1", "1h");
+    refused("web-2", &first, 1, "foreign");
+    refused("web-1", &json!("rme_unknown"), 1, "unknown");
+    assert_eq!(enroll(&fleet, "web-1", &first, 1, "rma_one").code, 200);
+    assert_eq!(enroll(&fleet, "web-1", &first, 1, "rma_one").code, 200, "the same agent again");
+    refused("web-1", &first, 2, "used");
+    refused("web-1", &first, 1, "used with another credential");
+    let short = token("web-2", "1s");
+    std::thread::sleep(Duration::from_millis(1100));
+    refused("web-2", &short, 3, "expired");
+    assert_eq!(enroll(&fleet, "web-2", &token("web-2", "1h"), 4, "rma_two").code, 200);
+
+    let hello = hello(INSTANCE, STREAM).to_string();
+    let say = |host: &str| format!("/v1/agents/{host}/hello");
+    for (header, host) in [
+        ("Authorization: Bearer rma_one", "web-2"),
+        ("Authorization: Bearer rma_two", "web-1"),
+        ("Authorization: Bearer rma_other", "web-1"),
+        ("Authorization: Bearer rma_one", "nobody"),
+        (boss.as_str(), "web-1"),
+        ("X-Nothing: here", "web-1"),
+    ] {
+        expect_as(&fleet, header, &["-d", &hello, &say(host)], 401, "unauthorized");
+        expect_as(
+            &fleet,
+            header,
+            &[&format!("/v1/agents/{host}/commands?instance={INSTANCE}&wait=0")],
+            401,
+            "unauthorized",
+        );
+    }
+    expect_as(&fleet, "Authorization: Bearer rma_one", &["/v1/hosts"], 401, "unauthorized");
+    for (header, host) in [("Authorization: Bearer rma_one", "web-1"), ("X-Restic-Manager-Token: rma_two", "web-2")] {
+        assert_eq!(fleet.ask(header, &["-d", &hello, &say(host)]).expect("an answer").code, 200, "{host}");
+    }
 }
 
 #[test]
 fn requests_that_are_wrong_are_told_what_is_wrong() {
     let fleet = Fleet::started();
-    let job = "/v1/jobs/0190b5a2-7c1e-4c3a-9f00-0123456789ab";
     expect(&fleet, &["-X", "POST", "-H", JSON, "-d", "{no json", "/v1/hosts/web-1/jobs"], 400, "not-json");
     expect(&fleet, &["-X", "POST", "-H", JSON, "-d", "{}", "/v1/hosts/web-1/jobs"], 422, "invalid");
     expect(&fleet, &["-X", "POST", "-H", JSON, "-d", r#"{"kind":"bakcup"}"#, "/v1/hosts/web-1/jobs"], 422, "invalid");
@@ -68,8 +273,8 @@ fn requests_that_are_wrong_are_told_what_is_wrong() {
         404,
         "no-such-host",
     );
-    expect(&fleet, &[job], 404, "no-such-job");
-    expect(&fleet, &["-X", "POST", &format!("{job}/cancel")], 404, "no-such-job");
+    expect(&fleet, &[NO_JOB], 404, "no-such-job");
+    expect(&fleet, &["-X", "POST", &format!("{NO_JOB}/cancel")], 404, "no-such-job");
     expect(&fleet, &["/v1/jobs/x"], 404, "not-found");
     expect(&fleet, &["/v1/nothing"], 404, "no-such-path");
     expect(&fleet, &["-X", "DELETE", "/v1/hosts"], 405, "method-not-allowed");
@@ -94,90 +299,106 @@ fn requests_that_are_wrong_are_told_what_is_wrong() {
 }
 
 #[test]
-fn an_agent_written_with_curl_is_told_gaps_and_repetitions() {
-    let mut fleet = Fleet::started();
-    fleet.agent = None;
-    let credential: Value = serde_json::from_str(&fleet.read("agent/identity.json")).expect("JSON");
-    let bearer = format!("Authorization: Bearer {}", credential["credential"].as_str().expect("a credential"));
-    let post = |path: &str, body: &str| {
-        let (code, answer) = fleet.curl_as(&bearer, &["-X", "POST", "--data-binary", body, path]).expect("an answer");
-        (code, serde_json::from_str::<Value>(&answer).unwrap_or(Value::String(answer)))
+fn an_agent_written_with_curl_runs_a_job_and_is_told_gaps_and_repetitions() {
+    let mut fleet = Fleet::new();
+    fleet.start_server();
+    let bearer = enrolled_with_curl(&fleet, "web-1");
+    let ask = |arguments: &[&str]| {
+        let answer = fleet.ask(&bearer, arguments).expect("an answer");
+        (answer.code, answer.json())
     };
-    let (instance, stream) = ("11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222");
-    let poll = format!("/v1/agents/web-1/commands?instance={instance}&wait=0");
-    let (code, body) = fleet.curl_as(&bearer, &[&poll]).expect("an answer");
-    assert!(code == 409 && body.contains("hello-first"), "{code} {body}");
-    let hello = json!({"protocol_version": 1, "agent_version": "0", "hostname": "h", "os": "linux", "arch": "amd64", "instance_id": instance, "stream": stream, "running_jobs": []});
-    assert_eq!(post("/v1/agents/web-1/hello", &hello.to_string()).0, 200);
-    let old = json!({"protocol_version": 0, "agent_version": "0", "hostname": "h", "os": "linux", "arch": "amd64", "instance_id": instance, "stream": stream});
+    let post = |path: &str, body: &str| {
+        fleet.write("body", body);
+        ask(&[
+            "-H",
+            "Content-Type: application/x-ndjson",
+            "--data-binary",
+            &format!("@{}", text(&fleet.path("body"))),
+            path,
+        ])
+    };
+    let poll = format!("/v1/agents/web-1/commands?instance={INSTANCE}&wait=0");
+    expect_as(&fleet, &bearer, &[&poll], 409, "hello-first");
+    let events = format!("/v1/agents/web-1/events?stream={STREAM}&instance={INSTANCE}");
+    assert_eq!(post(&events, "").1["code"], "not-current");
+    let mut old = hello(INSTANCE, STREAM);
+    old["protocol_version"] = json!(0);
     assert_eq!(post("/v1/agents/web-1/hello", &old.to_string()).1["code"], "protocol-version");
-    let (code, body) = fleet.curl_as(&bearer, &[&poll]).expect("an answer");
-    let answer: Value = serde_json::from_str(&body).expect("JSON");
+    let (code, greeted) = post("/v1/agents/web-1/hello", &hello(INSTANCE, STREAM).to_string());
+    assert_eq!((code, &greeted["protocol_version"], &greeted["acked"]), (200, &json!(1), &json!({})), "{greeted}");
+
+    // What it should have comes before what it should do; the cursor then moves on.
+    let job = fleet.post("/v1/hosts/web-1/jobs", r#"{"schedule_id":"data"}"#);
+    let id = job["id"].as_str().expect("an id");
+    let answer = ask(&[&poll]).1;
     let kinds: Vec<&str> =
         answer["messages"].as_array().expect("messages").iter().filter_map(|m| m["type"].as_str()).collect();
-    assert_eq!((code, kinds), (200, vec!["config.update", "schedule.set"]), "{body}");
+    assert_eq!(kinds, ["config.update", "schedule.set", "command.run"], "{answer}");
+    assert_eq!((&answer["epoch"], &answer["reset"]), (&greeted["epoch"], &json!(true)), "{answer}");
+    assert_eq!(answer["messages"][2]["payload"]["job_id"], id);
+    let hash = |index: usize| answer["messages"][index]["payload"]["hash"].as_str().expect("a hash").to_owned();
+    let cursor = answer["cursor"].as_str().expect("a cursor");
+    let poll = format!(
+        "{poll}&after={cursor}&config_version=1&config_hash={}&schedule_version=1&schedule_hash={}",
+        hash(0),
+        hash(1)
+    );
+    assert_eq!(ask(&[&poll]).1["messages"], json!([]));
+    assert_eq!(ask(&[&poll.replace(cursor, "nonsense")]).1["reset"], true, "an unknown cursor begins anew");
 
-    let events = format!("/v1/agents/web-1/events?stream={stream}&instance={instance}");
-    let ack = |seq: u64| {
-        format!(
-            r#"{{"seq":{seq},"ts":"2026-11-23T00:00:00Z","type":"schedule.ack","payload":{{"version":1,"applied_at":"2026-11-23T00:00:00Z"}}}}"#
-        ) + "\n"
+    let event = |seq: u64, kind: &str, payload: Value| {
+        json!({"seq": seq, "ts": "2026-11-23T00:00:00Z", "type": kind, "payload": payload}).to_string() + "\n"
     };
-    assert_eq!(post(&events, &(ack(1) + &ack(2))).1["acked"], 2);
-    assert_eq!(post(&events, &(ack(1) + &ack(2) + &ack(3))).1["acked"], 3, "what is there already is skipped");
+    let ack = |seq: u64| event(seq, "schedule.ack", json!({"version": 1, "applied_at": "2026-11-23T00:00:00Z"}));
+    let line = |seq: u64, words: &str| {
+        let payload =
+            json!({"job_id": id, "seq": seq, "ts": "2026-11-23T00:00:01Z", "stream": "stdout", "payload": words});
+        event(seq, "log.stream", payload)
+    };
+    let accepted = event(2, "command.result", json!({"job_id": id, "accepted": true}));
+    let started =
+        event(3, "job.started", json!({"job_id": id, "kind": "backup", "started_at": "2026-11-23T00:00:00Z"}));
+    assert_eq!(post(&events, &(ack(1) + &accepted)), (200, json!({"acked": 2})));
+    assert_eq!(post(&events, &(ack(1) + &accepted + &started)).1["acked"], 3, "what is there already is skipped");
+    assert_eq!(fleet.get(&format!("/v1/jobs/{id}"))["status"], "running");
+    assert_eq!(fleet.get("/v1/hosts/web-1")["schedule"]["applied"], 1);
+    let log = format!("/v1/agents/web-1/jobs/{id}/log");
+    let progress = event(2, "job.progress", json!({"job_id": id, "percent_done": 0.5}));
+    assert_eq!(post(&log, &(line(1, "one") + &progress)).1["acked"], 2);
+    assert_eq!(fleet.get(&format!("/v1/jobs/{id}"))["progress"]["percent_done"], 0.5);
+    let (code, gap) = post(&log, &line(4, "four"));
+    assert_eq!((code, gap["code"].as_str(), &gap["expected"]), (409, Some("event-gap"), &json!(3)), "{gap}");
+    assert_eq!(post(&log, &(line(1, "one") + &progress + &line(3, "three"))).1["acked"], 3);
+
+    let before = fleet.journal();
     let (code, gap) = post(&events, &ack(7));
-    assert_eq!((code, gap["code"].as_str(), &gap["expected"]), (409, Some("event-gap"), &json!(4)));
-    let (code, bad) = post(&events, &ack(4).replace("\"version\":1,", ""));
+    assert_eq!((code, gap["code"].as_str(), &gap["expected"]), (409, Some("event-gap"), &json!(4)), "{gap}");
+    let gap = post(&events, &(ack(4) + &ack(6))).1;
+    assert_eq!((gap["code"].as_str(), &gap["expected"]), (Some("event-gap"), &json!(5)), "taken whole or not: {gap}");
+    let bad = event(4, "schedule.ack", json!({"applied_at": "2026-11-23T00:00:00Z"}));
+    let (code, bad) = post(&events, &(ack(4) + &bad.replace("\"seq\":4", "\"seq\":5")));
     assert_eq!((code, bad["code"].as_str()), (422, Some("bad-event")), "{bad}");
-    assert_eq!(post(&events, "no json\n").1["code"], "not-json");
-    let long = ack(4).replace("\"version\"", &format!("\"x\":\"{}\",\"version\"", "x".repeat(70_000)));
-    fs::write(fleet.path("long"), long).expect("write");
-    assert_eq!(post(&events, &format!("@{}", text(&fleet.path("long")))).0, 413);
-    let acks = fleet.journal().iter().filter(|line| line["stream"] == stream).count();
-    assert_eq!(acks, 3, "each event once");
-    let unknown = "/v1/agents/web-1/jobs/0190b5a2-7c1e-4c3a-9f00-0123456789ab/log";
-    assert_eq!(post(unknown, "").1["code"], "no-such-job");
-}
+    let (code, bad) = post(&events, &(ack(4) + "no json\n"));
+    assert_eq!((code, bad["code"].as_str()), (400, Some("not-json")), "{bad}");
+    assert!(bad["detail"].as_str().is_some_and(|detail| detail.contains("line 2")), "{bad}");
+    let long =
+        event(4, "schedule.ack", json!({"version": 1, "applied_at": "2026-11-23T00:00:00Z", "x": "x".repeat(65_536)}));
+    let (code, bad) = post(&events, &long);
+    assert_eq!((code, bad["code"].as_str()), (413, Some("event-too-large")), "{bad}");
+    let (code, bad) = post(&events, &ack(4).repeat(2500));
+    assert_eq!((code, bad["code"].as_str()), (413, Some("body-too-large")), "{bad}");
+    assert_eq!(post(&events.replace(INSTANCE, STREAM), &ack(4)).1["code"], "not-current");
+    assert_eq!(post("/v1/agents/web-1/events", &ack(4)).1["code"], "bad-query");
+    assert_eq!(fleet.journal(), before, "nothing of all that was taken");
 
-#[test]
-fn a_second_agent_with_the_same_identity_takes_over_and_the_first_says_so() {
-    let mut fleet = Fleet::started();
-    assert_eq!(fleet.run_job(r#"{"kind":"init"}"#)["status"], "succeeded");
-    let copied =
-        std::process::Command::new("cp").args(["-r", text(&fleet.path("agent")), text(&fleet.path("clone"))]).status();
-    assert!(copied.expect("cp runs").success());
-    fleet.start_agent();
-    let _clone = fleet.agent_process("clone");
-    eventually("one of the two says that there is another", Duration::from_secs(20), || {
-        fleet.read("agent.log").contains("another agent uses this host's identity").then_some(())
-    });
-    let job = fleet.run_job(r#"{"schedule_id":"data"}"#);
-    assert_eq!(job["status"], "succeeded", "{job}");
-    let starts =
-        fleet.journal().iter().filter(|l| l["type"] == "job.started" && l["payload"]["job_id"] == job["id"]).count();
-    assert_eq!(starts, 1);
-    fleet.agent = None;
-}
-
-#[test]
-fn a_restic_that_is_missing_too_old_or_dies_fails_the_job_and_says_why() {
-    let scripts = tempfile::tempdir().expect("a temporary directory");
-    let script = |name: &str, body: &str| {
-        use std::os::unix::fs::PermissionsExt;
-        let path = scripts.path().join(name);
-        fs::write(&path, format!("#!/bin/sh\n{body}\n")).expect("write");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");
-        text(&path).to_owned()
-    };
-    let dies = "if [ \"$1\" = version ]; then exec restic version; fi\nkill -9 $$";
-    for (restic, word) in [
-        ("/nonexistent/restic".to_owned(), "install"),
-        (script("old", "echo restic 0.12.0 compiled with go1.15"), "0.14"),
-        (script("dies", dies), "signal"),
-    ] {
-        let fleet = Fleet::started_with(&restic);
-        let job = fleet.run_job(r#"{"kind":"init"}"#);
-        let error = job["error"].as_str().unwrap_or_default();
-        assert!(job["status"] == "failed" && error.contains(word), "{restic}: {job}");
-    }
+    let finished = json!({"job_id": id, "status": "succeeded", "exit_code": 0, "finished_at": "2026-11-23T00:00:02Z", "last_log_seq": 3});
+    assert_eq!(post(&events, &(event(4, "job.finished", finished) + &event(5, "of.later", json!({})))).1["acked"], 5);
+    let job = fleet.get(&format!("/v1/jobs/{id}"));
+    assert_eq!((&job["status"], &job["exit_code"]), (&json!("succeeded"), &json!(0)), "{job}");
+    let (_, told) = fleet.curl(&["-H", "Accept: text/plain", &format!("/v1/jobs/{id}/log?follow=1")]).expect("a log");
+    assert_eq!(told.lines().filter(|line| line.contains("one") || line.contains("three")).count(), 2, "{told}");
+    assert_eq!(post(AGENT_LOG, &line(1, "x")).1["code"], "no-such-job");
+    let (code, beat) = post("/v1/agents/web-1/heartbeat", r#"{"sent_at":"2026-11-23T00:00:00Z"}"#);
+    assert!(code == 200 && beat["server_time"].is_string(), "{beat}");
+    assert_eq!(fleet.journal().iter().filter(|line| line["stream"] == STREAM).count(), 5, "each event once");
 }

@@ -40,6 +40,21 @@ pub(crate) struct Fleet {
     pub(crate) agent: Option<Process>,
 }
 
+/// What a request got.
+pub(crate) struct Answer {
+    pub(crate) code: u16,
+    pub(crate) content_type: String,
+    /// The methods that a 405 names.
+    pub(crate) allow: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+}
+
 /// A process that dies with its value.
 pub(crate) struct Process {
     child: Child,
@@ -89,7 +104,9 @@ pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_restic-manager-agent");
 impl Fleet {
     /// The files only: a configuration with host `web-1`, a local repository, a few files to back up.
     pub(crate) fn new() -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut dir = tempfile::tempdir().expect("a temporary directory");
+        // To look at what a test has left.
+        dir.disable_cleanup(std::env::var_os("RESTIC_MANAGER_TEST_KEEP").is_some());
         let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
         let fleet = Self { dir, port, server: None, agent: None };
         for sub in ["config/hosts", "config/repositories", "secrets", "data"] {
@@ -192,12 +209,11 @@ impl Fleet {
     }
 
     pub(crate) fn agent_process(&self, dir: &str) -> Process {
-        Process::start(
-            AGENT,
-            &["run", "--dir", text(&self.path(dir))],
-            &self.path("agent.log"),
-            &[("RUST_LOG", "debug")],
-        )
+        self.agent_process_with_log(dir, "agent.log")
+    }
+
+    pub(crate) fn agent_process_with_log(&self, dir: &str, log: &str) -> Process {
+        Process::start(AGENT, &["run", "--dir", text(&self.path(dir))], &self.path(log), &[("RUST_LOG", "debug")])
     }
 
     pub(crate) fn token(&self) -> String {
@@ -206,22 +222,32 @@ impl Fleet {
 
     /// Runs curl on a path of the server, with the admin token: the status code and the body; `None`: no answer.
     pub(crate) fn curl(&self, arguments: &[&str]) -> Option<(u16, String)> {
-        let authorization = format!("Authorization: Bearer {}", self.token());
-        self.curl_as(&authorization, arguments)
+        self.curl_as(&self.bearer(), arguments)
+    }
+
+    /// The admin token's header.
+    pub(crate) fn bearer(&self) -> String {
+        format!("Authorization: Bearer {}", self.token())
     }
 
     /// The same with a header of one's own instead of the token's.
     pub(crate) fn curl_as(&self, header: &str, arguments: &[&str]) -> Option<(u16, String)> {
+        self.ask(header, arguments).map(|answer| (answer.code, answer.body))
+    }
+
+    /// The same, with what matters of the answer's headers.
+    pub(crate) fn ask(&self, header: &str, arguments: &[&str]) -> Option<Answer> {
         let (path, options) = arguments.split_last().expect("a path");
         let output = Command::new("curl")
-            .args(["-sS", "-m", "120", "-w", "\n%{http_code}", "-H", header])
+            .args(["-sS", "-m", "120", "-w", "\n%header{allow}\n%{content_type}\n%{http_code}", "-H", header])
             .args(options)
             .arg(format!("{}{path}", self.url()))
             .output()
             .expect("curl runs");
         let answer = String::from_utf8_lossy(&output.stdout).into_owned();
-        let (body, code) = answer.rsplit_once('\n')?;
-        Some((code.parse().ok().filter(|code| *code > 0)?, body.to_owned()))
+        let mut parts = answer.rsplitn(4, '\n').map(str::to_owned);
+        let code = parts.next()?.parse().ok().filter(|code| *code > 0)?;
+        Some(Answer { code, content_type: parts.next()?, allow: parts.next()?, body: parts.next()? })
     }
 
     /// GET, which must succeed, as JSON.

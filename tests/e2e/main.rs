@@ -3,11 +3,13 @@
 #![allow(clippy::disallowed_methods, reason = "tests set their files and times up by hand, and start programs")]
 
 mod bad_input;
+mod clone;
 mod crash;
 mod edits;
 mod follow;
 mod harness;
 mod kinds;
 mod offline;
+mod restic_trouble;
 mod secrets;
 mod tls;
