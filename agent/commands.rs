@@ -4,7 +4,7 @@
 
 use restic_manager::clock;
 use restic_manager::file_error::chain;
-use restic_manager::id::JobId;
+use restic_manager::id::{JobId, StreamId};
 use restic_manager::protocol::agent_event::{AgentEvent, ConfigAck, JobFinished, JobOutcome, ScheduleAck};
 use restic_manager::protocol::command::CommandRun;
 use restic_manager::protocol::job_options::JobSpec;
@@ -136,6 +136,9 @@ pub(crate) fn finish(agent: &Agent, finished: JobFinished) {
 
 /// The server has everything up to here: ends among it are settled.
 pub(crate) fn acknowledged(agent: &Agent, up_to: u64) {
+    if !agent.spool.borrow().can_have_given(up_to) {
+        return begin_stream(agent, "another agent has written this one's event stream");
+    }
     let settled = match agent.spool.borrow_mut().acknowledge(up_to) {
         Ok(settled) => settled,
         Err(error) => {
@@ -145,6 +148,15 @@ pub(crate) fn acknowledged(agent: &Agent, up_to: u64) {
     };
     for job in settled {
         agent.record(job, Stage::Settled);
+    }
+}
+
+/// What the server has not acknowledged is sent as a new stream.
+pub(crate) fn begin_stream(agent: &Agent, why: &str) {
+    tracing::warn!("{why}: starting a new stream");
+    let begun = agent.spool.borrow_mut().start_new_stream(StreamId(uuid::Uuid::new_v4()));
+    if let Err(error) = begun {
+        agent.note_error(&format!("the spool: {}", chain(&error)));
     }
 }
 

@@ -62,6 +62,8 @@ pub(crate) struct Agent {
     /// hello was answered: events may be sent.
     pub(crate) greeted: Notify,
     /// For `status`.
+    /// Another instance has this host: nothing is run by ourselves, since the server is there and the other one runs it.
+    pub(crate) superseded: Cell<bool>,
     pub(crate) last_contact: Cell<Option<DateTime<Utc>>>,
     pub(crate) last_error: RefCell<Option<String>>,
 }

@@ -49,7 +49,11 @@ pub(crate) async fn run(agent: Rc<Agent>) {
             }
             Ok(Outcome::Superseded) => {
                 agent.note_error("another agent uses this host's identity: waiting 60 s; if this machine was cloned, enroll one of the two under its own name");
+                // A copy of this directory goes on with the same stream: what is told from here on must not pass for its.
+                commands::begin_stream(&agent, "another agent has taken over");
+                agent.superseded.set(true);
                 tokio::time::sleep(SUPERSEDED_WAIT).await;
+                agent.superseded.set(false);
                 agent.hello_due.set(true);
             }
             Err(error) => {

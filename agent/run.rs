@@ -106,6 +106,7 @@ async fn serve(dir: &Path) -> Result<(), Failure> {
         hello_due: Cell::new(true),
         hello_bell: Notify::new(),
         greeted: Notify::new(),
+        superseded: Cell::new(false),
         last_contact: Cell::new(None),
         last_error: RefCell::new(None),
     });

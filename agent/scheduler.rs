@@ -76,7 +76,11 @@ pub(crate) async fn run(agent: Rc<Agent>) {
         let pending: Vec<PendingFire> = agent.pending_fires.borrow().pending.clone();
         deadlines.retain(|id, _| pending.iter().any(|p| p.fire.job_id == *id));
         for fire in &pending {
-            let deadline = *deadlines.entry(fire.fire.job_id).or_insert_with(|| Instant::now() + grace);
+            let deadline = deadlines.entry(fire.fire.job_id).or_insert_with(|| Instant::now() + grace);
+            if agent.superseded.get() {
+                *deadline = Instant::now() + grace;
+            }
+            let deadline = *deadline;
             if Instant::now() >= deadline {
                 run_offline(&agent, fire);
             }

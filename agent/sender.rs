@@ -8,7 +8,7 @@ use hyper::Method;
 use restic_manager::clock;
 use restic_manager::file_error::chain;
 use restic_manager::http_client::ClientError;
-use restic_manager::id::{JobId, StreamId};
+use restic_manager::id::JobId;
 use restic_manager::protocol::{Acknowledged, BODY_LIMIT_BYTES, agent_log_path, agent_path};
 
 use crate::backoff::Backoff;
@@ -20,6 +20,7 @@ use crate::log_spool;
 const POST_DEADLINE: Duration = Duration::from_secs(45);
 /// Log lines are looked for this often while a job runs, and at every bell.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
+const SUPERSEDED_PAUSE: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(3600);
 const SMALLEST_BATCH: usize = 1024;
 
@@ -44,6 +45,10 @@ pub(crate) async fn run(agent: Rc<Agent>) {
                 }
             }
             Err(ClientError::Problem { status: 413, .. }) if batch_bytes > SMALLEST_BATCH => batch_bytes /= 2,
+            // The poll learns the same, and says hello when its time has come.
+            Err(error) if error.code() == Some("superseded") => {
+                let _ = tokio::time::timeout(SUPERSEDED_PAUSE, agent.greeted.notified()).await;
+            }
             Err(error) if matches!(error.code(), Some("not-current" | "hello-first")) => {
                 agent.hello_due.set(true);
                 agent.hello_bell.notify_one();
@@ -69,7 +74,7 @@ async fn send_all(agent: &Agent, batch_bytes: usize) -> Result<(), ClientError> 
 /// Sends one batch of events. `false`: there was none.
 async fn send_events(agent: &Agent, batch_bytes: usize) -> Result<bool, ClientError> {
     let (stream, batch) = {
-        let spool = agent.spool.borrow();
+        let mut spool = agent.spool.borrow_mut();
         let batch = match spool.next_batch(batch_bytes) {
             Ok(batch) => batch,
             Err(error) => {
@@ -90,20 +95,11 @@ async fn send_events(agent: &Agent, batch_bytes: usize) -> Result<bool, ClientEr
             Ok(true)
         }
         Err(ClientError::Problem { body, .. }) if body.code == "event-gap" => {
-            heal_gap(agent, body.expected.unwrap_or(0));
+            let expected = body.expected.unwrap_or(0);
+            commands::begin_stream(agent, &format!("the server expects event {expected} next"));
             Ok(true)
         }
         Err(error) => Err(error),
-    }
-}
-
-/// The server expects another event: one that is here is sent from there on; one that is not begins a new stream.
-fn heal_gap(agent: &Agent, expected: u64) {
-    let mut spool = agent.spool.borrow_mut();
-    tracing::warn!(expected, "the server has another end of the event stream: starting a new one");
-    if let Err(error) = spool.start_new_stream(StreamId(uuid::Uuid::new_v4())) {
-        drop(spool);
-        agent.note_error(&format!("the spool: {}", chain(&error)));
     }
 }
 

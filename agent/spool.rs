@@ -67,6 +67,8 @@ pub(crate) struct Spool {
     newest: Option<(u64, AppendFile)>,
     /// Ends of jobs, and rejections, that are not acknowledged.
     ends: BTreeMap<u64, JobId>,
+    /// The newest event that the server may have got from here.
+    given: u64,
 }
 
 impl Spool {
@@ -90,7 +92,8 @@ impl Spool {
         }
         let must_begin_anew = mark.is_none() && !paths.is_empty();
         let mark = mark.unwrap_or(Mark { stream: new_stream, acked: 0 });
-        let mut spool = Self { dir, limits, mark, segments: VecDeque::new(), newest: None, ends: BTreeMap::new() };
+        let mut spool =
+            Self { dir, limits, mark, segments: VecDeque::new(), newest: None, ends: BTreeMap::new(), given: 0 };
         let mut is_damaged = must_begin_anew;
         for (name, path) in paths {
             let Some((read, is_whole)) = segment::open(&path, name.first_seq, &mut spool.ends)? else { continue };
@@ -108,6 +111,7 @@ impl Spool {
                 spool.newest = Some((last.first_seq, AppendFile::open(&last.path)?));
             }
         }
+        spool.given = spool.last_seq();
         Ok((spool, damage))
     }
 
@@ -144,12 +148,20 @@ impl Spool {
 
     /// What is to be sent next, at most `max_bytes` but at least one event; always from the first event that is not
     /// acknowledged. Ends with its segment at the latest.
-    pub(crate) fn next_batch(&self, max_bytes: usize) -> Result<Option<Batch>, SpoolError> {
+    pub(crate) fn next_batch(&mut self, max_bytes: usize) -> Result<Option<Batch>, SpoolError> {
         let first_seq = self.mark.acked + 1;
         let Some(segment) = self.segments.iter().find(|segment| segment.last_seq() >= first_seq) else {
             return Ok(None);
         };
-        Ok(segment.read(first_seq, max_bytes)?)
+        let batch = segment.read(first_seq, max_bytes)?;
+        self.given = self.given.max(batch.as_ref().map_or(0, |batch| batch.last_seq));
+        Ok(batch)
+    }
+
+    /// Whether the server can have the stream's events up to here from us. If not, another agent writes the same stream: a
+    /// clone of this one, or the one that this is an older copy of.
+    pub(crate) fn can_have_given(&self, up_to: u64) -> bool {
+        up_to <= self.given
     }
 
     /// The server has everything up to `up_to`; wholly acknowledged segments are deleted. Gives the jobs whose end or
@@ -172,7 +184,7 @@ impl Spool {
     }
 
     /// Begins the stream `stream` (an id that was never used) with what is not acknowledged, numbered from 1: for a server that expects an event that
-    /// is no longer here (`event-gap`), or that acknowledges more than there is.
+    /// is no longer here (`event-gap`), and for an agent that is not alone with its stream.
     pub(crate) fn start_new_stream(&mut self, stream: StreamId) -> Result<(), SpoolError> {
         let mut copy = segment::Copy::new(&self.dir, stream, self.limits.segment);
         for segment in &self.segments {
@@ -183,6 +195,7 @@ impl Spool {
         // From here on the old stream's files are leftovers.
         json_file::write(&self.mark_path(), &mark)?;
         self.mark = mark;
+        self.given = 0;
         let old = std::mem::replace(&mut self.segments, segments);
         self.newest = None;
         self.ends = ends;

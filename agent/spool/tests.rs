@@ -46,6 +46,23 @@ fn envelopes(batch: &Batch) -> Vec<Envelope> {
     lines.map(|line| serde_json::from_slice(line).expect("an envelope")).collect()
 }
 
+#[test]
+fn what_the_server_cannot_have_from_here_is_anothers() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut spool = filled(dir.path(), 2);
+    assert!(spool.can_have_given(0) && !spool.can_have_given(1), "nothing was sent yet");
+    spool.next_batch(10_000).expect("read").expect("one");
+    spool.append(now(), &ack(3)).expect("appended");
+    assert!(spool.can_have_given(2) && !spool.can_have_given(3));
+    drop(spool);
+    // The last life may have sent all that is there, and nothing that is told now.
+    let mut spool = open(dir.path());
+    spool.append(now(), &ack(4)).expect("appended");
+    assert!(spool.can_have_given(3) && !spool.can_have_given(4));
+    spool.start_new_stream(stream(9)).expect("begins");
+    assert!(!spool.can_have_given(1));
+}
+
 /// Sends and acknowledges everything; gives (seq, version) of every event.
 fn drain(spool: &mut Spool) -> Vec<(u64, u64)> {
     let mut sent = Vec::new();
@@ -75,7 +92,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 #[test]
 fn a_line_is_the_wires_envelope_and_the_file_the_requests_body() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let spool = filled(dir.path(), 2);
+    let mut spool = filled(dir.path(), 2);
     let batch = spool.next_batch(10_000).expect("read").expect("one");
     assert_eq!(batch.bytes, std::fs::read(&files(dir.path())[0]).expect("read"));
     let text = String::from_utf8(batch.bytes).expect("text");
