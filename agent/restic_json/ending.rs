@@ -213,7 +213,7 @@ impl Transcript {
 
     fn error_text(&self, exit: Exit, cause: Option<Cause>) -> String {
         let ending = match exit {
-            Exit::Signal(signal) => return format!("restic died of signal {signal}"),
+            Exit::Signal(signal) => return died_of(signal),
             Exit::Code(0) => "restic could not remove snapshots, and exited with 0 all the same".to_owned(),
             Exit::Code(code) => format!("restic exited with {code}"),
         };
@@ -221,6 +221,23 @@ impl Transcript {
         let said = if said.is_empty() { ending } else { said };
         cause.map_or_else(|| said.clone(), |cause| format!("{said} ({cause})"))
     }
+}
+
+/// The signals that people send, and those that the system does.
+fn died_of(signal: i32) -> String {
+    let name = match signal {
+        1 => " (SIGHUP)",
+        2 => " (SIGINT)",
+        6 => " (SIGABRT)",
+        7 => " (SIGBUS)",
+        9 => " (SIGKILL: by somebody, or by the kernel when memory ran out)",
+        11 => " (SIGSEGV)",
+        15 => " (SIGTERM)",
+        24 => " (SIGXCPU: a limit on processor time)",
+        25 => " (SIGXFSZ: a limit on file sizes)",
+        _ => "",
+    };
+    format!("restic died of signal {signal}{name}")
 }
 
 /// Where the lines of one message become one line, without restic's advice for someone at a terminal.
@@ -291,7 +308,8 @@ mod tests {
             assert_eq!(end.exit_code, Some(code));
         }
         let killed = end(Backup, Exit::Signal(9), NEW, &[]);
-        assert_eq!((killed.exit_code, killed.error.as_deref()), (None, Some("restic died of signal 9")));
+        assert_eq!(killed.exit_code, None);
+        assert!(killed.error.as_deref().is_some_and(|text| text.starts_with("restic died of signal 9 (SIGKILL")));
     }
 
     #[test]
