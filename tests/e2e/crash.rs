@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
 use serde_json::{Value, json};
 
-use crate::harness::{Fleet, PASSWORD, eventually, text};
+use crate::harness::{Fleet, PASSWORD, Process, eventually, text};
 
 /// splitmix64: the same seed gives the same choices on every machine.
 struct Random(u64);
@@ -206,6 +206,9 @@ fn every_job_and_every_event_is_there_once_whatever_is_killed() {
         assert!(job["status"] == "succeeded" || error == "agent restarted", "no other end than these: {job}");
     }
     quiet(&fleet);
+    for process in [&mut fleet.server, &mut fleet.agent] {
+        assert!(process.as_mut().is_some_and(Process::is_running), "nothing ended by itself");
+    }
     let history = check_history(&fleet.path("state/hosts/web-1/journal"));
     for (key, id) in &posted {
         assert_eq!(history.keys.get(key).map(Vec::as_slice), Some(&[id.clone()][..]), "{key} made one job");
