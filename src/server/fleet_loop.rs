@@ -176,7 +176,10 @@ async fn reload(app: &Arc<App>, directory: &Path) -> Result<(Tree, bool), StartE
     if refused {
         if state.rejected_hash.as_ref() != Some(&tree.hash) {
             for problem in &tree.problems {
-                tracing::error!("{problem}");
+                match problem.severity {
+                    Severity::Error => tracing::error!("{problem}"),
+                    Severity::Warning => tracing::warn!("{problem}"),
+                }
             }
             let problems = tree.problems.iter().map(entry).collect();
             append_fleet(app, ConfigRejected::TYPE, ConfigRejected { hash: tree.hash.clone(), problems }).await?;
