@@ -40,6 +40,11 @@ fn a_broken_edit_changes_nothing_until_it_is_mended_also_across_a_restart() {
     fleet.server = None;
     fleet.start_server();
     told(&fleet);
+    // As power loss between two renames leaves it.
+    fleet.server = None;
+    fs::rename(fleet.path("state/fleet/adopted"), fleet.path("state/fleet/adopted.new")).expect("rename");
+    fleet.start_server();
+    told(&fleet);
     assert_eq!(fleet.get("/v1/hosts/web-1/schedules")["schedules"][0]["paths"], before["schedules"][0]["paths"]);
     fleet.write("config/hosts/web-1.toml", &good.replace("0 3 * * *", "5 4 * * *"));
     eventually("the mended file is applied", Duration::from_secs(40), || {
