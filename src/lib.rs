@@ -31,3 +31,4 @@ pub mod schedule;
 pub mod server;
 pub mod tls;
 pub mod toml_reader;
+pub mod wildcard;

@@ -145,6 +145,8 @@ impl Drop for Running {
 ///
 /// Call within a tokio runtime.
 pub fn start(program: &Program) -> Result<(Running, mpsc::Receiver<Output>), StartError> {
+    #[cfg(unix)]
+    heed_interrupts();
     #[allow(clippy::disallowed_methods, reason = "this is the place")]
     let mut command = Command::new(&program.program);
     command
@@ -388,6 +390,22 @@ fn keep_together(command: &mut Command) {
     const CREATE_NEW_PROCESS_GROUP: u32 = 0x0000_0200;
     const CREATE_NO_WINDOW: u32 = 0x0800_0000;
     command.creation_flags(CREATE_NEW_PROCESS_GROUP | CREATE_NO_WINDOW);
+}
+
+/// A script that starts us in the background has us ignore SIGINT, and an ignored signal stays ignored in what we start: restic
+/// could not be asked to stop. A signal that is handled becomes the default one there.
+#[cfg(unix)]
+fn heed_interrupts() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+        // Signal n is bit n - 1; SIGINT is 2. Where it is not ignored, Ctrl-C must go on ending us.
+        if ignored & 0b10 != 0 {
+            let _ = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt());
+        }
+    });
 }
 
 #[cfg(unix)]

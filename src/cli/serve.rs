@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 
 use crate::clock;
 use crate::file_error::chain;
+use crate::problem::Severity;
 use crate::server::app::{App, stopped};
 use crate::server::decide::decide_tick;
 use crate::server::fleet::Fleet;
@@ -103,7 +104,8 @@ fn tls_of(fleet: &Fleet, config: &Path) -> Result<Option<rustls::ServerConfig>, 
 fn explain(error: &StartError) -> String {
     match error {
         StartError::Problems(problems) => {
-            let lines: Vec<String> = problems.iter().map(|problem| format!("  {problem}")).collect();
+            let errors = problems.iter().filter(|problem| problem.severity == Severity::Error);
+            let lines: Vec<String> = errors.map(|problem| format!("  {problem}")).collect();
             format!("the configuration has errors, and there is none that ran before:\n{}", lines.join("\n"))
         }
         StartError::File(error) => chain(error),

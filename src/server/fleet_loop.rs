@@ -66,7 +66,9 @@ pub async fn start(app: &Arc<App>, directory: &Path) -> Result<Fleet, StartError
     if !has_errors(&tree.problems) {
         return Ok(tree.fleet);
     }
-    let adopted = app.state_dir.fleet_dir().join("adopted");
+    // Power loss between the two renames of `keep_adopted` leaves the new copy, which is whole by then, under its first name.
+    let copies = ["adopted", "adopted.new", "adopted.old"].map(|name| app.state_dir.fleet_dir().join(name));
+    let adopted = copies.iter().find(|copy| copy.exists()).unwrap_or(&copies[0]).clone();
     let last_good = blocking(move || read(&adopted)).await;
     if app.fleet.durable().state.adopted.is_none() || has_errors(&last_good.problems) {
         return Err(StartError::Problems(tree.problems));
@@ -176,7 +178,10 @@ async fn reload(app: &Arc<App>, directory: &Path) -> Result<(Tree, bool), StartE
     if refused {
         if state.rejected_hash.as_ref() != Some(&tree.hash) {
             for problem in &tree.problems {
-                tracing::error!("{problem}");
+                match problem.severity {
+                    Severity::Error => tracing::error!("{problem}"),
+                    Severity::Warning => tracing::warn!("{problem}"),
+                }
             }
             let problems = tree.problems.iter().map(entry).collect();
             append_fleet(app, ConfigRejected::TYPE, ConfigRejected { hash: tree.hash.clone(), problems }).await?;

@@ -20,6 +20,8 @@ use crate::protocol::command::{FireOutcome, FireResult};
 const RECENT_JOBS: usize = 4;
 /// Due instants remembered per schedule; an older one is looked for in the files.
 const REMEMBERED_FIRES: usize = 256;
+/// Answers to fires remembered per schedule.
+const REMEMBERED_RESULTS: usize = 8;
 /// Streams of an agent remembered; each is one life of its spool.
 const REMEMBERED_STREAMS: usize = 8;
 /// Instances remembered, to tell a return from a start.
@@ -51,9 +53,9 @@ pub struct ScheduleMemory {
     pub last_success: Option<DateTime<Utc>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_status: Option<JobStatus>,
-    /// The latest answer to a fire, and its line.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_result: Option<(u64, DateTime<Utc>, FireResult)>,
+    /// The latest answers to fires with their lines, oldest first: an agent that comes back after a while wants several.
+    #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
+    pub results: VecDeque<(u64, DateTime<Utc>, FireResult)>,
 }
 
 /// One life of an agent's spool.
@@ -200,7 +202,10 @@ impl HostState {
         while memory.fires.len() > REMEMBERED_FIRES {
             memory.forgotten_until = memory.forgotten_until.max(memory.fires.pop_first());
         }
-        memory.last_result = Some((line.seq, line.received_at, result));
+        memory.results.push_back((line.seq, line.received_at, result));
+        if memory.results.len() > REMEMBERED_RESULTS {
+            memory.results.pop_front();
+        }
     }
 
     fn start(&mut self, started: &JobStarted) {

@@ -105,7 +105,7 @@ fn desired_state(
 /// fire.result, command.run and command.cancel after the cursor, in the order of their lines.
 fn commands(state: &HostState, after: u64) -> Vec<PollMessage> {
     let mut messages = Vec::new();
-    for (seq, at, result) in state.schedules.values().filter_map(|memory| memory.last_result.as_ref()) {
+    for (seq, at, result) in state.schedules.values().flat_map(|memory| &memory.results) {
         if *seq > after {
             messages.push(message(FireResult::TYPE, Some(*seq), *at, &present_result(state, result)));
         }

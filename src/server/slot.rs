@@ -88,7 +88,8 @@ impl<S: Fold + Send + Sync + 'static> Slot<S> {
         any_changed: watch::Sender<u64>,
         in_flight: Arc<InFlight>,
     ) -> Result<Arc<Self>, FileError> {
-        let journal = Journal::<S>::open(dir)?;
+        let mut journal = Journal::<S>::open(dir)?;
+        report_damage(name, &mut journal);
         if let Some(at) = journal.head().at {
             clock::not_before(at);
         }
@@ -165,7 +166,7 @@ impl<S: Fold + Send + Sync + 'static> Slot<S> {
                 self.lock().durable = durable;
             }
             drop(ticket);
-            self.report_damage(&mut journal);
+            report_damage(&self.name, &mut journal);
             let outcome = result.as_ref().map_err(WriteError::from).copied();
             if let Err(error) = &outcome {
                 tracing::error!(journal = %self.name, %error, "nothing was acknowledged");
@@ -178,21 +179,22 @@ impl<S: Fold + Send + Sync + 'static> Slot<S> {
         }
     }
 
-    fn report_damage(&self, journal: &mut Journal<S>) {
-        for damage in journal.take_damage() {
-            tracing::error!(
-                file = %damage.file.display(),
-                line = damage.line,
-                bytes = damage.bytes,
-                set_aside = damage.set_aside,
-                "damage in the journal; the other lines are used"
-            );
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, Inner<S>> {
         // Nothing panics while it is held, and the data would still be whole.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn report_damage<S: Fold>(name: &str, journal: &mut Journal<S>) {
+    for damage in journal.take_damage() {
+        tracing::error!(
+            journal = name,
+            file = %damage.file.display(),
+            line = damage.line,
+            bytes = damage.bytes,
+            set_aside = damage.set_aside,
+            "damage in the journal; the other lines are used"
+        );
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
 use serde_json::{Value, json};
 
-use crate::harness::{Fleet, PASSWORD, eventually, text};
+use crate::harness::{Fleet, PASSWORD, Process, eventually, text};
 
 /// splitmix64: the same seed gives the same choices on every machine.
 struct Random(u64);
@@ -89,12 +89,14 @@ struct Operator {
 impl Operator {
     fn start(fleet: &Fleet, seed: u64) -> Self {
         let (url, token) = (fleet.url(), fleet.token());
+        let backup = json!({"kind": "backup", "options": {"paths": [fleet.path("data")]}}).to_string();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
             let mut random = Random(seed);
             let mut posted = Vec::new();
-            let bodies = [r#"{"schedule_id":"data"}"#, r#"{"kind":"check"}"#, r#"{"kind":"unlock"}"#];
+            // A backup that is not the schedule's: a fire that meets a job of its schedule is skipped.
+            let bodies = [&*backup, r#"{"kind":"check"}"#, r#"{"kind":"unlock"}"#];
             while !stopped.load(Ordering::Relaxed) {
                 let key = format!("{seed}-{}", posted.len());
                 let body = bodies[usize::try_from(random.below(3)).expect("small")];
@@ -186,12 +188,12 @@ fn every_job_and_every_event_is_there_once_whatever_is_killed() {
             fleet.agent = Some(fleet.agent_process("agent"));
         }
     }
+    let posted = operator.stop();
     eventually("the schedule has fired", Duration::from_secs(90), || {
         let journal = fs::read_to_string(segments(&fleet.path("state/hosts/web-1/journal")).pop().expect("a segment"))
             .unwrap_or_default();
         journal.contains("\"actor\":{\"kind\":\"schedule\"").then_some(())
     });
-    let posted = operator.stop();
     fleet.set_cron("0 3 * * *");
     let jobs = eventually("every job ends", Duration::from_secs(240), || {
         let host = fleet.get("/v1/hosts/web-1");
@@ -204,6 +206,9 @@ fn every_job_and_every_event_is_there_once_whatever_is_killed() {
         assert!(job["status"] == "succeeded" || error == "agent restarted", "no other end than these: {job}");
     }
     quiet(&fleet);
+    for process in [&mut fleet.server, &mut fleet.agent] {
+        assert!(process.as_mut().is_some_and(Process::is_running), "nothing ended by itself");
+    }
     let history = check_history(&fleet.path("state/hosts/web-1/journal"));
     for (key, id) in &posted {
         assert_eq!(history.keys.get(key).map(Vec::as_slice), Some(&[id.clone()][..]), "{key} made one job");

@@ -90,6 +90,10 @@ impl Process {
     pub(crate) fn wait(&mut self, deadline: Duration) -> Option<i32> {
         eventually("the process ends", deadline, || self.child.try_wait().expect("wait")).code()
     }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("wait").is_none()
+    }
 }
 
 impl Drop for Process {

@@ -5,6 +5,7 @@
 mod bad_input;
 mod clone;
 mod crash;
+mod curl_agent;
 mod edits;
 mod follow;
 mod harness;

@@ -196,3 +196,19 @@ fn the_older_instance_is_told_so_and_gets_nothing() {
     assert!(answer.superseded && is_news(&answer) && answer.messages.is_empty());
     assert_eq!(answer.cursor, "kept");
 }
+
+#[test]
+fn two_fires_of_one_schedule_between_two_polls_are_both_answered() {
+    let mut folded = greeted();
+    let fires = [noon(), noon() + chrono::TimeDelta::minutes(1)].map(|at| FireResult {
+        schedule_id: "system".parse().expect("an id"),
+        scheduled_at: at,
+        job_id: id(7),
+        outcome: FireOutcome::Skipped,
+        waiting_for: None,
+        reason: None,
+    });
+    folded.add(fires.into_iter().map(Fact::ScheduleSkipped).collect::<Vec<_>>());
+    let answer = ask(&folded, &after(None));
+    assert_eq!(kinds(&answer), [FireResult::TYPE, FireResult::TYPE]);
+}
