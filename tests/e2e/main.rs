@@ -6,6 +6,7 @@ mod bad_input;
 mod clone;
 mod crash;
 mod curl_agent;
+mod demo;
 mod edits;
 mod follow;
 mod harness;
