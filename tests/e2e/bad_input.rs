@@ -213,6 +213,19 @@ fn tokens_open_only_what_they_are_for() {
     expect_as(&fleet, &ops, &init, 404, "no-such-host");
     expect_as(&fleet, &ops, &["-H", JSON, "-d", r#"{"host":"web-2"}"#, "/v1/enrollment-tokens"], 403, "forbidden");
 
+    // As a browser sends another site's form, with the password that it knows.
+    for (header, code) in [
+        ("Sec-Fetch-Site: cross-site", 403),
+        ("Origin: https://example.org", 403),
+        ("Origin: null", 403),
+        ("Sec-Fetch-Site: same-origin", 200),
+        (&format!("Origin: {}", fleet.url()), 200),
+    ] {
+        let got = |arguments: &[&str]| fleet.ask(&boss, arguments).expect("an answer").code;
+        assert_eq!(got(&["-X", "POST", "-H", header, "/v1/config/reload"]), code, "{header}");
+        assert_eq!(got(&["-H", header, "/v1/hosts"]), 200, "{header}: what changes nothing is open");
+    }
+
     let token = |host: &str, ttl: &str| {
         let body = json!({"host": host, "ttl": ttl}).to_string();
         let answer = fleet.ask(&boss, &["-H", JSON, "-d", &body, "/v1/enrollment-tokens"]).expect("an answer");

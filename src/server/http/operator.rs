@@ -41,6 +41,12 @@ pub fn authorized(app: &App, request: &Request, role: Role) -> Result<Operator, 
     };
     let operator = operator_of(&app.tokens(), &token)
         .ok_or_else(|| Problem::unauthorized("no operator has this token: see [[tokens]] in server.toml"))?;
+    // A browser sends a password that it knows (Basic) with any site's form, so changes are taken from our own pages only.
+    if role > Role::Viewer && request.is_of_another_site() {
+        return Err(Problem::forbidden(
+            "this request comes from another site's page: changes are taken from our own only",
+        ));
+    }
     if operator.role < role {
         return Err(Problem::forbidden(format!("token {} is a {}; this needs {role}", operator.name, operator.role)));
     }

@@ -51,6 +51,16 @@ impl Request {
         presented_token(self.header(AUTHORIZATION.as_str()), self.header("x-restic-manager-token"))
     }
 
+    /// Whether a browser sends this for another site's page. Programs send neither header.
+    pub fn is_of_another_site(&self) -> bool {
+        if let Some(site) = self.header("sec-fetch-site") {
+            return !matches!(site, "same-origin" | "none");
+        }
+        // Browsers leave the above out where a page came without TLS.
+        let Some(origin) = self.header("origin") else { return false };
+        origin.split_once("://").map(|(_, authority)| authority) != self.header("host")
+    }
+
     /// A path parameter as its type. What is not of that type is a thing that does not exist: 404.
     pub fn parameter<T: FromStr>(&self, name: &str) -> Result<T, Problem>
     where
