@@ -45,10 +45,10 @@ fn a_clone_takes_over_the_older_agent_says_so_and_no_job_runs_twice() {
     let mut ids = Vec::new();
     ids.push(run(&fleet, r#"{"kind":"init"}"#));
     ids.push(run(&fleet, r#"{"schedule_id":"data"}"#));
-    // Both will have this schedule and fire it, with one id. Begun early in a minute, so that the minute's end is seen by one
-    // agent that works and one that waits.
-    eventually("a minute's first half", Duration::from_secs(40), || {
-        (chrono::Timelike::second(&chrono::Utc::now()) < 30).then_some(())
+    // Both will have this schedule and fire it, with one id. The older one's minute of waiting must hold the minute's end and
+    // the job of then, and the clone must be gone before the older one is back: so it begins in a minute's middle.
+    eventually("a minute's middle", Duration::from_secs(65), || {
+        (20..40).contains(&chrono::Timelike::second(&chrono::Utc::now())).then_some(())
     });
     fleet.set_cron("* * * * *");
     eventually("the schedule is applied", Duration::from_secs(10), || {
