@@ -61,9 +61,9 @@ pub(crate) struct Agent {
     pub(crate) hello_bell: Notify,
     /// hello was answered: events may be sent.
     pub(crate) greeted: Notify,
-    /// For `status`.
     /// Another instance has this host: nothing is run by ourselves, since the server is there and the other one runs it.
     pub(crate) superseded: Cell<bool>,
+    /// For `status`.
     pub(crate) last_contact: Cell<Option<DateTime<Utc>>>,
     pub(crate) last_error: RefCell<Option<String>>,
 }
