@@ -10,11 +10,10 @@ use tokio::net::TcpListener;
 
 use crate::clock;
 use crate::file_error::chain;
-use crate::problem::Severity;
 use crate::server::app::{App, stopped};
 use crate::server::decide::decide_tick;
 use crate::server::fleet::Fleet;
-use crate::server::fleet_loop::{self, StartError};
+use crate::server::fleet_loop;
 use crate::server::{fleet::read_tree::load_directory, http};
 use crate::tls;
 
@@ -70,7 +69,7 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
     let (typed, _) = load_directory(&config);
     let state = arguments.state.clone().unwrap_or_else(|| config.join(&typed.settings.state));
     let app = App::open(&state).map_err(|error| chain(&error))?;
-    let fleet = fleet_loop::start(&app, &config).await.map_err(|error| explain(&error))?;
+    let fleet = fleet_loop::start(&app, &config).await.map_err(|error| error.to_string())?;
     let listen = arguments.listen.unwrap_or(fleet.settings.listen);
     let tls = tls_of(&fleet, &config)?;
     if tls.is_none() && !listen.ip().is_loopback() && !fleet.settings.insecure_http {
@@ -99,18 +98,6 @@ fn tls_of(fleet: &Fleet, config: &Path) -> Result<Option<rustls::ServerConfig>, 
     let client_ca = settings.client_ca.as_ref().filter(|path| !path.is_empty()).map(|path| config.join(path));
     let tls = tls::server_config(&config.join(&settings.cert), &config.join(&settings.key), client_ca.as_deref());
     tls.map(Some).map_err(|error| chain(&error))
-}
-
-fn explain(error: &StartError) -> String {
-    match error {
-        StartError::Problems(problems) => {
-            let errors = problems.iter().filter(|problem| problem.severity == Severity::Error);
-            let lines: Vec<String> = errors.map(|problem| format!("  {problem}")).collect();
-            format!("the configuration has errors, and there is none that ran before:\n{}", lines.join("\n"))
-        }
-        StartError::File(error) => chain(error),
-        StartError::Write(error) => chain(error),
-    }
 }
 
 /// Ends jobs that nobody took in time, and dispatches what a crash left undispatched.

@@ -210,6 +210,11 @@ pub fn decide_job(
             "the host has no repository: set `repository` in its file or its group's".to_owned(),
         ));
     }
+    if content.is_some_and(|c| c.config_hash.is_empty()) {
+        let detail =
+            "the host has no settings yet, because a secret of its repository cannot be read: see GET /v1/config";
+        return Err(Refusal::Invalid(detail.to_owned()));
+    }
     let queued = JobQueued {
         job_id: request.new_id,
         kind: spec.kind(),

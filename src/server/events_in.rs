@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::decide::{decide_fire, decide_started};
-use super::fact::{Fact, agent_line};
+use super::fact::agent_line;
 use super::history;
 use super::host::Host;
 use super::host_content::HostContent;
@@ -74,9 +74,14 @@ fn take_one(
         }
         Some(AgentEvent::SnapshotsReport(report)) => {
             keep_page(&host.dir, report)?;
-            // The list itself is in snapshots.json; the history says that it came.
-            let short = SnapshotsReport { snapshots: Vec::new(), ..report.clone() };
-            line.payload = Fact::Agent(AgentEvent::SnapshotsReport(short)).to_new_line(clock::now()).payload;
+            // The list itself is in snapshots.json; the history says that it came, and not that it is empty.
+            let (report_id, page, pages) = (report.report_id, report.page, report.pages);
+            let count = report.snapshots.len();
+            let short =
+                serde_json::json!({"report_id": report_id, "page": page, "pages": pages, "snapshot_count": count});
+            if let Ok(payload) = serde_json::value::to_raw_value(&short) {
+                line.payload = payload;
+            }
         }
         _ => {}
     }

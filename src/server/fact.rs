@@ -24,6 +24,12 @@ pub struct HostEnrolled {
     pub fingerprint: Option<String>,
 }
 
+/// The host's credential counts no more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostRevoked {
+    pub actor: Actor,
+}
+
 /// An operator's key, so that a repeated request finds its job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Idempotency {
@@ -77,6 +83,7 @@ pub struct Versioned {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fact {
     HostEnrolled(HostEnrolled),
+    HostRevoked(HostRevoked),
     Hello(Hello),
     Agent(AgentEvent),
     JobQueued(JobQueued),
@@ -100,6 +107,7 @@ impl Fact {
         }
         match line.kind.as_str() {
             "host.enrolled" => serde_json::from_str(payload).ok().map(Self::HostEnrolled),
+            "host.revoked" => serde_json::from_str(payload).ok().map(Self::HostRevoked),
             Hello::TYPE => serde_json::from_str(payload).ok().map(Self::Hello),
             "job.queued" => serde_json::from_str(payload).ok().map(Self::JobQueued),
             "job.dispatched" => serde_json::from_str(payload).ok().map(Self::JobDispatched),
@@ -122,6 +130,7 @@ impl Fact {
     pub fn to_new_line(&self, now: DateTime<Utc>) -> NewLine {
         let (kind, payload) = match self {
             Self::HostEnrolled(payload) => ("host.enrolled", to_raw(payload)),
+            Self::HostRevoked(payload) => ("host.revoked", to_raw(payload)),
             Self::Hello(payload) => (Hello::TYPE, to_raw(payload)),
             Self::Agent(event) => {
                 let value = serde_json::to_value(event).unwrap_or_default();

@@ -2,6 +2,7 @@
 //! when it has no error, and gives each host its content. Does not decide versions: `decide_versions` does, in each host's journal.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ use super::host_content::HostContent;
 use super::slot::{WriteError, line_time};
 use crate::atomic_file;
 use crate::clock;
-use crate::file_error::FileError;
+use crate::file_error::{FileError, chain};
 use crate::id::HostName;
 use crate::journal::line::NewLine;
 use crate::problem::{Problem, Severity};
@@ -46,6 +47,20 @@ pub enum StartError {
     Problems(Vec<Problem>),
     File(FileError),
     Write(WriteError),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Problems(problems) => {
+                f.write_str("the configuration has errors, and there is none that ran before:")?;
+                let errors = problems.iter().filter(|problem| problem.severity == Severity::Error);
+                errors.into_iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+            }
+            Self::File(error) => f.write_str(&chain(error)),
+            Self::Write(error) => error.fmt(f),
+        }
+    }
 }
 
 impl From<FileError> for StartError {
@@ -85,7 +100,11 @@ pub async fn run(app: Arc<App>, directory: PathBuf) {
     let (sender, mut hints) = mpsc::channel::<()>(1);
     let mut stopping = app.stopping.subscribe();
     let mut wanted = app.reload_wanted.subscribe();
-    let mut watcher = watch(&directory, sender.clone());
+    let (path, mut roots) = (directory.clone(), Vec::new());
+    if let Ok(fleet) = tokio::task::spawn_blocking(move || read(&path).fleet).await {
+        roots = secret_roots(&directory, &fleet);
+    }
+    let mut watcher = watch(&directory, &roots, sender.clone());
     loop {
         tokio::select! {
             () = stopped(&mut stopping) => return,
@@ -98,23 +117,44 @@ pub async fn run(app: Arc<App>, directory: PathBuf) {
             () = tokio::time::sleep(RESCAN) => {}
         }
         wanted.mark_unchanged();
-        if let Err(error) = reload(&app, &directory).await {
-            tracing::error!(?error, "the configuration was not applied in full; the next scan tries again");
+        match reload(&app, &directory).await {
+            Ok((tree, _)) => roots = secret_roots(&directory, &tree.fleet),
+            Err(error) => not_applied(&app, &error),
         }
         // A replaced directory keeps the watch on the old one: look at what is there now.
-        watcher = watch(&directory, sender.clone()).or(watcher);
+        watcher = watch(&directory, &roots, sender.clone()).or(watcher);
         app.reloaded.send_modify(|count| *count += 1);
     }
 }
 
-/// Watches the directory and its parent (a swapped symlink is an event of its parent). An event is a hint, never the truth.
-fn watch(directory: &Path, sender: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
-    let own = directory.to_owned();
+/// A good configuration that could not be adopted (a full disk, usually) does not run, and that is shown.
+fn not_applied(app: &App, error: &StartError) {
+    tracing::error!("the configuration was not applied, the next scan tries again: {error}");
+    let problem = Problem {
+        file: "state".to_owned(),
+        line: 0,
+        column: 0,
+        severity: Severity::Error,
+        message: format!("the files are good and do not run yet: {error}"),
+    };
+    app.set_config(ConfigView { problems: vec![problem], runs: false, ..ConfigView::clone(&app.config()) });
+}
+
+/// Where secrets lie: a change there is a change of settings.
+fn secret_roots(directory: &Path, fleet: &Fleet) -> Vec<PathBuf> {
+    let roots = fleet.settings.secret_roots.iter().map(|root| directory.join(root));
+    roots.filter_map(|root| root.canonicalize().ok()).collect()
+}
+
+/// Watches the directory, its parent (a swapped symlink is an event of its parent), and the secrets. An event is a hint, never
+/// the truth.
+fn watch(directory: &Path, roots: &[PathBuf], sender: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
+    let own: Vec<PathBuf> = roots.iter().map(PathBuf::as_path).chain([directory]).map(Path::to_owned).collect();
     let handler = move |event: notify::Result<notify::Event>| {
         let is_hint = event.is_ok_and(|event| {
             // Reading the directory makes Access events: reloading on them would go on for ever. And of the parent's entries
             // only the directory's own counts: a log that is written beside it would never let it be quiet.
-            let own = event.need_rescan() || event.paths.iter().any(|path| path.starts_with(&own));
+            let own = event.need_rescan() || event.paths.iter().any(|path| own.iter().any(|own| path.starts_with(own)));
             own && !matches!(event.kind, EventKind::Access(_))
         });
         if is_hint {
@@ -126,6 +166,9 @@ fn watch(directory: &Path, sender: mpsc::Sender<()>) -> Option<notify::Recommend
         if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             // Best effort: the rescan sees what this would have told.
             let _ = watcher.watch(parent, RecursiveMode::NonRecursive);
+        }
+        for root in roots {
+            let _ = watcher.watch(root, RecursiveMode::Recursive);
         }
         Ok(watcher)
     });
@@ -196,6 +239,11 @@ async fn reload(app: &Arc<App>, directory: &Path) -> Result<(Tree, bool), StartE
         }
         app.set_tokens(tree.fleet.settings.tokens.clone())?;
         let secret_problems = install(app, directory, &tree).await?;
+        // Told when it begins, not at every scan.
+        let told = app.config();
+        for problem in secret_problems.iter().filter(|problem| !told.problems.contains(problem)) {
+            tracing::warn!("{problem}");
+        }
         tree.problems.extend(secret_problems);
     }
     app.set_config(ConfigView {
@@ -258,9 +306,6 @@ async fn install(app: &Arc<App>, directory: &Path, tree: &Tree) -> Result<Vec<Pr
         (contents, problems)
     })
     .await;
-    for problem in &problems {
-        tracing::warn!("{problem}");
-    }
     let mut writers = JoinSet::new();
     let gone = app.hosts().into_iter().filter(|host| !tree.fleet.hosts.contains_key(&host.name));
     let gone = gone.map(|host| (host.name.clone(), no_content(&app.state_dir.hash_key, tree.commit.as_ref())));

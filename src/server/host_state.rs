@@ -280,6 +280,7 @@ impl Fold for HostState {
                     self.enrollments.pop_front();
                 }
             }
+            Fact::HostRevoked(_) => self.enrolled_at = None,
             Fact::Hello(hello) => self.greet(hello, line),
             Fact::Agent(event) => self.apply_agent(event, line),
             Fact::JobQueued(queued) => self.queue(queued, line),

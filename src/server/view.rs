@@ -76,7 +76,7 @@ pub fn host_view(
         .collect();
     without_nulls(json!({
         "name": name,
-        "online": is_online(contact, now),
+        "online": state.enrolled_at.is_some() && is_online(contact, now),
         "last_seen": contact.last_seen,
         "enrolled": state.enrolled_at.is_some(),
         "configured": content.is_some_and(|c| c.configured),

@@ -315,3 +315,29 @@ fn requests_that_are_wrong_are_told_what_is_wrong() {
         ["-X", "POST", "-H", JSON, "-H", "Idempotency-Key: k1", "-d", r#"{"kind":"check"}"#, "/v1/hosts/web-1/jobs"];
     expect(&fleet, &other, 422, "idempotency-key-reused");
 }
+
+#[test]
+fn a_missing_secret_is_told_once_and_used_as_soon_as_it_is_there() {
+    let mut fleet = Fleet::new();
+    fs::remove_file(fleet.path("secrets/web-1")).expect("remove");
+    fleet.start_server();
+    fleet.enroll("agent");
+    let problem =
+        expect(&fleet, &["-X", "POST", "-H", JSON, "-d", r#"{"kind":"init"}"#, "/v1/hosts/web-1/jobs"], 422, "invalid");
+    assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("secret")), "{problem}");
+    // The server's own log is written beside the configuration: that must not make it look again and again.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(fleet.read("server.log").matches("cannot be read").count(), 1);
+    fleet.write("secrets/web-1", crate::harness::PASSWORD);
+    eventually("the secret is noticed", Duration::from_secs(5), || {
+        (fleet.get("/v1/hosts/web-1")["config"]["wanted"] == 1).then_some(())
+    });
+    fleet.write("secrets/web-1", "another");
+    eventually("a changed secret is a new version", Duration::from_secs(5), || {
+        (fleet.get("/v1/hosts/web-1")["config"]["wanted"] == 2).then_some(())
+    });
+    let revoked = fleet.curl(&["-X", "DELETE", "/v1/hosts/web-1/credential"]).expect("an answer");
+    assert_eq!(revoked.0, 200, "{}", revoked.1);
+    let host = fleet.get("/v1/hosts/web-1");
+    assert_eq!((&host["enrolled"], &host["online"]), (&json!(false), &json!(false)), "{host}");
+}

@@ -220,6 +220,11 @@ fn read_tokens(top: &mut TableReader<'_>) -> Vec<OperatorToken> {
             top.error(*place, format!("token {} is there twice: choose another name", shown(&token.name)));
         }
     }
+    let is_admin = |token: &Placed<Option<OperatorToken>>| token.value.as_ref().is_none_or(|t| t.role == Role::Admin);
+    if let Some(first) = tokens.first().filter(|_| !tokens.iter().any(is_admin)) {
+        let message = "no token has the role admin, so nobody can enroll hosts: state/admin-token counts only where there is no [[tokens]]";
+        top.warning(first.place, message);
+    }
     tokens.into_iter().filter_map(|token| token.value).collect()
 }
 

@@ -21,6 +21,7 @@ use crate::server::app::{App, blocking};
 use crate::server::credentials::{self, EnrollmentToken};
 use crate::server::decide::{JobDecision, JobRequest, Refusal, decide_abandon, decide_cancel, decide_job};
 use crate::server::events_in::read_snapshots;
+use crate::server::fact::{Fact, HostRevoked};
 use crate::server::fleet_state::EnrollmentTokenMade;
 use crate::server::history::{self, JobFilter};
 use crate::server::host::{Host, append_facts};
@@ -53,7 +54,7 @@ pub fn authorized(app: &App, request: &Request, role: Role) -> Result<Operator, 
     Ok(operator)
 }
 
-fn no_such_host(name: &str) -> Problem {
+pub fn no_such_host(name: &str) -> Problem {
     Problem::not_found(
         "no-such-host",
         format!("there is no host {}: is config/hosts/{}.toml there?", shown(name), shown(name)),
@@ -76,12 +77,17 @@ pub fn contact(app: &App, host: &Host) -> view::Contact {
     }
 }
 
+/// Whether the agent is heard, and may be.
+fn in_contact(app: &App, host: &Host) -> bool {
+    host.slot.durable().state.enrolled_at.is_some() && view::is_online(&contact(app, host), clock::now())
+}
+
 fn show_job(app: &App, host: &Host, job: &Job) -> Value {
     let progress = match job.status {
         JobStatus::Running => host.progress(job.id).or_else(|| job_log::newest_progress(&host.log_path(job.id))),
         _ => None,
     };
-    view::job_view(&host.name, job, progress.as_ref(), view::is_online(&contact(app, host), clock::now()))
+    view::job_view(&host.name, job, progress.as_ref(), in_contact(app, host))
 }
 
 fn show_host(app: &App, host: &Host) -> Value {
@@ -294,7 +300,10 @@ fn no_such_job(id: JobId) -> Problem {
 
 /// The job of the path and its host, if the operator may see that.
 pub async fn job_of(app: &Arc<App>, request: &Request, operator: &Operator) -> Result<(Arc<Host>, Job), Problem> {
-    let id: JobId = request.parameter("job")?;
+    let text = request.parameters.get("job").map(String::as_str).unwrap_or_default();
+    let Ok(id) = text.parse::<JobId>() else {
+        return Err(Problem::not_found("no-such-job", format!("{} is no job's id: those are UUIDs", shown(text))));
+    };
     let finder = Arc::clone(app);
     let found = blocking(move || finder.find_job(id)).await?;
     found.filter(|(host, _)| operator.may_see(&host.name)).ok_or_else(|| no_such_job(id))
@@ -319,7 +328,7 @@ pub async fn abandon(app: &Arc<App>, request: Request) -> Result<Answer, Problem
     let operator = authorized(app, &request, Role::Operator)?;
     let (host, job) = job_of(app, &request, &operator).await?;
     let actor = Actor { kind: ActorKind::Operator, name: operator.name };
-    let in_contact = view::is_online(&contact(app, &host), clock::now());
+    let in_contact = in_contact(app, &host);
     let decided = host.slot.write(move |batch| {
         let fact = decide_abandon(batch.state(), job.id, actor, in_contact)?;
         append_facts(batch, |_, _| fact.into_iter().collect());
@@ -346,6 +355,8 @@ pub async fn revoke(app: &Arc<App>, request: Request) -> Result<Answer, Problem>
     let host = host_of(app, &request, &operator)?;
     let dir = host.dir.clone();
     blocking(move || credentials::revoke(&dir)).await?;
+    let actor = Actor { kind: ActorKind::Operator, name: operator.name.clone() };
+    host.append(move |_, _| vec![Fact::HostRevoked(HostRevoked { actor })]).await?;
     tracing::warn!(host = %host.name, by = %operator.name, "credential revoked");
     host.slot.wake();
     Ok(ok(&json!({"host": host.name, "revoked": true})))

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::answer::{Answer, Problem, answer, full, ok};
-use super::operator::{authorized, job_of};
+use super::operator::{authorized, job_of, no_such_host};
 use super::request::Request;
 use crate::id::{HostName, JobId};
 use crate::protocol::Envelope;
@@ -141,6 +141,9 @@ pub async fn events(app: &Arc<App>, request: Request) -> Result<Answer, Problem>
     let operator = authorized(app, &request, Role::Viewer)?;
     let wait = request.query::<u64>("wait")?.unwrap_or(0).min(LONGEST_EVENTS_WAIT_SECS);
     let only: Option<HostName> = request.query("host")?;
+    if let Some(name) = only.as_ref().filter(|name| app.host(name).is_none_or(|host| !operator.may_see(&host.name))) {
+        return Err(no_such_host(name.as_str()));
+    }
     let limit = request.query::<usize>("limit")?.unwrap_or(EVENTS_PAGE).clamp(1, EVENTS_PAGE);
     let mut after = match request.query.get("after").map(String::as_str).unwrap_or_default() {
         "" => None,
