@@ -161,8 +161,8 @@ pub(crate) fn begin_stream(agent: &Agent, why: &str) {
 }
 
 /// After a start: jobs that ran when the agent died end here and are never run again, and ends that the spool lost are
-/// told again.
-pub(crate) fn recover(agent: &Agent) {
+/// told again. Returns whether a job died, and may have left a lock.
+pub(crate) fn recover(agent: &Agent) -> bool {
     let died_with = agent.ledger.borrow().started_without_end();
     for id in &died_with {
         let last_log_seq = crate::sender::last_log_seq(agent, *id);
@@ -202,4 +202,5 @@ pub(crate) fn recover(agent: &Agent) {
     if schedules > 0 {
         agent.tell(&AgentEvent::ScheduleAck(ScheduleAck { version: schedules, applied_at }));
     }
+    !died_with.is_empty()
 }

@@ -65,7 +65,9 @@ pub(crate) struct Agent {
     pub(crate) superseded: Cell<bool>,
     /// For `status`.
     pub(crate) last_contact: Cell<Option<DateTime<Utc>>>,
-    pub(crate) last_error: RefCell<Option<String>>,
+    pub(crate) last_error: RefCell<Option<(DateTime<Utc>, String)>>,
+    /// Something that `status` shows has changed.
+    pub(crate) status_bell: Notify,
 }
 
 impl Agent {
@@ -124,7 +126,8 @@ impl Agent {
     /// Logs an error and keeps it for `status`.
     pub(crate) fn note_error(&self, text: &str) {
         tracing::error!("{text}");
-        *self.last_error.borrow_mut() = Some(text.to_owned());
+        *self.last_error.borrow_mut() = Some((clock::now(), text.to_owned()));
+        self.status_bell.notify_one();
     }
 
     /// The secrets that no line may show.

@@ -49,8 +49,11 @@ async fn enroll(arguments: &EnrollArguments) -> Result<(), Failure> {
     };
     let dir = &arguments.directory.dir;
     atomic_file::create_private_dir(dir).map_err(|error| chain(&error))?;
+    let before = Identity::read(dir).map_err(|error| chain(&error))?;
     let identity = Identity::read_or_make(dir, &host, &arguments.server).map_err(|error| chain(&error))?;
-    write_settings(dir, arguments, &host)?;
+    // An agent.toml of an attempt that named another host or server, and never came to anything, is not the administrator's.
+    let is_leftover = before.is_some_and(|before| before.enrollment_id != identity.enrollment_id);
+    write_settings(dir, arguments, &host, is_leftover)?;
     let settings = run::read_settings(dir)?;
     let body = json!({
         "token": arguments.token,
@@ -65,6 +68,7 @@ async fn enroll(arguments: &EnrollArguments) -> Result<(), Failure> {
         let code = if matches!(error, ClientError::Problem { status: 401 | 403, .. }) { 4 } else { 1 };
         Failure { code, text: chain(&error) }
     })?;
+    identity.mark_enrolled(dir).map_err(|error| chain(&error))?;
     println!("enrolled as {host}; settings are in {}", dir.join("agent.toml").display());
     if let Err(error) = restic_probe::version_of(&settings.restic).await {
         println!("warning: {error}");
@@ -74,9 +78,9 @@ async fn enroll(arguments: &EnrollArguments) -> Result<(), Failure> {
 }
 
 /// agent.toml as it is needed; one that is there is the administrator's and stays.
-fn write_settings(dir: &Path, arguments: &EnrollArguments, host: &HostName) -> Result<(), Failure> {
+fn write_settings(dir: &Path, arguments: &EnrollArguments, host: &HostName, is_leftover: bool) -> Result<(), Failure> {
     let path = dir.join("agent.toml");
-    if path.exists() {
+    if path.exists() && !is_leftover {
         return Ok(());
     }
     // Beside the agent's own files, wherever those are.

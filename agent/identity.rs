@@ -25,6 +25,9 @@ pub(crate) struct Identity {
     pub(crate) host: HostName,
     /// The server's URL, without a slash at its end.
     pub(crate) server: String,
+    /// The server has said yes. Before that, host and server may still be corrected.
+    #[serde(default = "yes")]
+    pub(crate) enrolled: bool,
 }
 
 impl Identity {
@@ -46,6 +49,7 @@ impl Identity {
         match Self::read(dir)? {
             None => Self::make_anew(dir, host, server),
             Some(identity) if identity.host == *host && identity.server == server => Ok(identity),
+            Some(identity) if !identity.enrolled => Self::make_anew(dir, host, server),
             Some(Self { host, server, .. }) => Err(IdentityError::Other { host, server }),
         }
     }
@@ -54,10 +58,15 @@ impl Identity {
     pub(crate) fn make_anew(dir: &Path, host: &HostName, server: &str) -> Result<Self, IdentityError> {
         let credential = new_credential()?;
         let enrollment_id = EnrollmentId(uuid::Uuid::new_v4());
-        let identity =
-            Self { enrollment_id, credential, host: host.clone(), server: server.trim_end_matches('/').to_owned() };
+        let server = server.trim_end_matches('/').to_owned();
+        let identity = Self { enrollment_id, credential, host: host.clone(), server, enrolled: false };
         json_file::write(&path(dir), &identity).map_err(IdentityError::File)?;
         Ok(identity)
+    }
+
+    /// The server has taken it: from here on it is changed by hand only.
+    pub(crate) fn mark_enrolled(self, dir: &Path) -> Result<(), IdentityError> {
+        json_file::write(&path(dir), &Self { enrolled: true, ..self }).map_err(IdentityError::File)
     }
 
     /// What the enroll request tells of the credential, in lower-case hexadecimal.
@@ -104,6 +113,11 @@ impl std::error::Error for IdentityError {
             Self::Damaged(_) | Self::Other { .. } => None,
         }
     }
+}
+
+/// Files from before there was this mark were written by agents that ran.
+const fn yes() -> bool {
+    true
 }
 
 fn path(dir: &Path) -> PathBuf {
@@ -199,7 +213,10 @@ mod tests {
     #[test]
     fn the_identity_of_another_host_or_server_is_not_replaced_unless_asked() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let first = Identity::read_or_make(dir.path(), &host("web-1"), SERVER).expect("created");
+        let mistyped = Identity::read_or_make(dir.path(), &host("wbe-1"), SERVER).expect("created");
+        let first = Identity::read_or_make(dir.path(), &host("web-1"), SERVER).expect("the server had not said yes");
+        assert_ne!(mistyped.enrollment_id, first.enrollment_id);
+        first.clone().mark_enrolled(dir.path()).expect("written");
         for (name, server) in [("web-2", SERVER), ("web-1", "https://other.example.org")] {
             let error = Identity::read_or_make(dir.path(), &host(name), server).expect_err("another");
             assert!(error.to_string().contains("web-1 of https://backup.example.org"), "{error}");

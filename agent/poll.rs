@@ -46,6 +46,8 @@ pub(crate) async fn run(agent: Rc<Agent>) {
             Ok(Outcome::Applied) => {
                 backoff = Backoff::default();
                 agent.last_contact.set(Some(clock::now()));
+                // Applied versions and fires show at once.
+                agent.status_bell.notify_one();
             }
             Ok(Outcome::Superseded) => {
                 agent.note_error("another agent uses this host's identity: waiting 60 s; if this machine was cloned, enroll one of the two under its own name");

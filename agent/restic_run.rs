@@ -70,7 +70,8 @@ pub(crate) fn program(agent: &Agent, arguments: Vec<String>) -> Result<Program, 
     Ok(Program { program: agent.settings.restic.clone().into(), arguments, environment, directory: None })
 }
 
-fn job_program(agent: &Agent, task: &Task<'_>, version: ResticVersion) -> Result<Program, String> {
+/// The program, and where a restore goes.
+fn job_program(agent: &Agent, task: &Task<'_>, version: ResticVersion) -> Result<(Program, Option<String>), String> {
     crate::commands::permitted(agent, task.spec)?;
     let target = match task.spec {
         JobSpec::Restore(options) => Some(restore_target(agent, task.id, options.target.as_deref())?),
@@ -91,7 +92,7 @@ fn job_program(agent: &Agent, task: &Task<'_>, version: ResticVersion) -> Result
         };
         arguments(task.spec, &context).map_err(|refusal| refusal.to_string())?
     };
-    program(agent, arguments)
+    Ok((program(agent, arguments)?, target))
 }
 
 /// A directory that does not exist yet: what is there is never overwritten by this version.
@@ -130,10 +131,14 @@ pub(crate) async fn run(agent: &Agent, task: &Task<'_>, version: ResticVersion) 
             write(&log, LogSource::Event, &error);
             (ended(task.id, JobOutcome::Failed, Some(&error)), false)
         }
-        Ok(program) => {
+        Ok((program, target)) => {
             let shown = masked(agent, &program.arguments.join(" "));
             write(&log, LogSource::Event, &format!("restic {version}: restic {shown}"));
-            run_program(agent, task, version, &program, &log).await
+            let (mut finished, locked) = run_program(agent, task, version, &program, &log).await;
+            if let Some(target) = target {
+                judge_restore(&mut finished, task.spec, target);
+            }
+            (finished, locked)
         }
     };
     if let Some(log) = &log {
@@ -145,6 +150,18 @@ pub(crate) async fn run(agent: &Agent, task: &Task<'_>, version: ResticVersion) 
     }
     agent.send_bell.notify_one();
     Ran { finished, locked }
+}
+
+/// restic counts a restore of nothing as a success; who asked for files that are not in the snapshot must not. Says where the
+/// files are.
+fn judge_restore(finished: &mut JobFinished, spec: &JobSpec, target: String) {
+    let asked_for_some = matches!(spec, JobSpec::Restore(options) if !options.include.is_empty());
+    let is_empty = std::fs::read_dir(&target).is_ok_and(|mut entries| entries.next().is_none());
+    if finished.status == JobOutcome::Succeeded && asked_for_some && is_empty {
+        finished.status = JobOutcome::Failed;
+        finished.error = Some("nothing was restored: no file of the snapshot fits `include`".to_owned());
+    }
+    finished.stats.get_or_insert_default().insert("target".to_owned(), target.into());
 }
 
 fn write(log: &Option<SharedLog>, source: LogSource, text: &str) {
@@ -290,7 +307,9 @@ pub(crate) async fn unlock(agent: &Agent, version: ResticVersion) {
 /// Runs restic for the agent's own needs: no log, no job; a failure is told in the agent's log.
 async fn run_quietly(agent: &Agent, task: &Task<'_>, version: ResticVersion) {
     let ran = match job_program(agent, task, version) {
-        Ok(program) => process::run_to_end(&program, Duration::from_secs(120)).await.map_err(|error| chain(&error)),
+        Ok((program, _)) => {
+            process::run_to_end(&program, Duration::from_secs(120)).await.map_err(|error| chain(&error))
+        }
         Err(error) => Err(error),
     };
     match ran {

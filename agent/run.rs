@@ -70,7 +70,8 @@ pub(crate) fn client(settings: &AgentSettings, credential: Option<&Secret>) -> R
 async fn serve(dir: &Path) -> Result<(), Failure> {
     let settings = read_settings(dir)?;
     let identity = Identity::read(dir).map_err(|error| chain(&error))?;
-    let identity = identity.ok_or_else(|| format!("{} holds no identity: enroll this host first", dir.display()))?;
+    let identity = identity.filter(|identity| identity.enrolled);
+    let identity = identity.ok_or_else(|| format!("{} is not enrolled: enroll this host first", dir.display()))?;
     let _one_agent = lock(dir)?;
     let mut damage = Vec::new();
     let (ledger, damaged) = Ledger::open(dir, clock::now()).map_err(|error| chain(&error))?;
@@ -109,15 +110,16 @@ async fn serve(dir: &Path) -> Result<(), Failure> {
         superseded: Cell::new(false),
         last_contact: Cell::new(None),
         last_error: RefCell::new(None),
+        status_bell: Notify::new(),
     });
-    commands::recover(&agent);
+    let died_within_a_job = commands::recover(&agent);
     // Its error is told there, and told again by each job that needs it.
     let _ = restic_probe::probe(&agent).await;
     tracing::info!(host = %agent.host, server = %agent.settings.server, dir = %agent.dir.display(), "agent runs");
     tokio::task::spawn_local(poll::run(Rc::clone(&agent)));
     tokio::task::spawn_local(sender::run(Rc::clone(&agent)));
     tokio::task::spawn_local(scheduler::run(Rc::clone(&agent)));
-    tokio::task::spawn_local(runner::run(Rc::clone(&agent)));
+    tokio::task::spawn_local(runner::run(Rc::clone(&agent), died_within_a_job));
     tokio::task::spawn_local(status::run_writer(Rc::clone(&agent)));
     stop_signal().await;
     tracing::info!("stopping");

@@ -25,7 +25,12 @@ const MOST_UNLOCKS: u64 = 3;
 
 /// Runs jobs until the agent stops. Whatever restic the last life of the agent had died with it, be it a job's or not, and
 /// may have left its lock: stale locks are removed before the first job that could find one.
-pub(crate) async fn run(agent: Rc<Agent>) {
+/// `died_within_a_job`: surely one has, so that others who share the repository need not wait for our next job.
+pub(crate) async fn run(agent: Rc<Agent>, died_within_a_job: bool) {
+    if died_within_a_job && let Ok(version) = restic_probe::probe(&agent).await {
+        restic_run::unlock(&agent, version).await;
+    }
+    // Again: the system may not have buried the dead by then, and to restic a zombie holds its lock.
     let mut unlock_first = true;
     loop {
         let next =

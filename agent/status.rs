@@ -44,7 +44,13 @@ struct Status {
     running: Vec<String>,
     waiting: usize,
     spool_bytes: u64,
-    last_error: Option<String>,
+    last_error: Option<LastError>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct LastError {
+    at: DateTime<Utc>,
+    text: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -78,15 +84,13 @@ fn status_of(agent: &Agent) -> Status {
         waiting: agent.ledger.borrow().unfinished().len().saturating_sub(running.len()),
         running,
         spool_bytes: agent.spool.borrow().depth_bytes(),
-        last_error: agent.last_error.borrow().clone(),
+        last_error: agent.last_error.borrow().clone().map(|(at, text)| LastError { at, text }),
     }
 }
 
 /// Writes the status while the agent runs, when it changed or every half minute.
 pub(crate) async fn run_writer(agent: Rc<Agent>) {
     let mut last: Option<Status> = None;
-    // Who has just started it looks at once.
-    let started = tokio::time::Instant::now();
     loop {
         let status = status_of(&agent);
         let comparable = |status: &Status| {
@@ -103,8 +107,10 @@ pub(crate) async fn run_writer(agent: Rc<Agent>) {
             }
             last = Some(status);
         }
-        let young = started.elapsed() < Duration::from_secs(60);
-        tokio::time::sleep(if young { Duration::from_millis(500) } else { WRITE_EVERY }).await;
+        tokio::select! {
+            () = agent.status_bell.notified() => {}
+            () = tokio::time::sleep(WRITE_EVERY) => {}
+        }
     }
 }
 
@@ -112,8 +118,8 @@ pub(crate) fn run(arguments: &StatusArguments) -> Result<(), Failure> {
     let dir = &arguments.directory.dir;
     let settings = run::read_settings(dir)?;
     let identity = Identity::read(dir).map_err(|error| chain(&error))?;
-    if identity.is_none() {
-        return Err(Failure { code: 5, text: format!("{} holds no identity: enroll this host first", dir.display()) });
+    if identity.is_none_or(|identity| !identity.enrolled) {
+        return Err(Failure { code: 5, text: format!("{} is not enrolled: enroll this host first", dir.display()) });
     }
     let status: Option<Status> = read(dir)?;
     if arguments.json {
@@ -148,7 +154,8 @@ pub(crate) fn run(arguments: &StatusArguments) -> Result<(), Failure> {
     rows.extend(status.running.iter().map(|job| ("running", job.clone())));
     rows.push(("waiting jobs", status.waiting.to_string()));
     rows.push(("spool", format!("{} bytes", status.spool_bytes)));
-    rows.push(("last error", status.last_error.clone().unwrap_or_else(|| "none".to_owned())));
+    let last_error = status.last_error.as_ref().map(|error| format!("{}  {}", at(error.at), error.text));
+    rows.push(("last error", last_error.unwrap_or_else(|| "none".to_owned())));
     for (name, value) in rows {
         println!("{name:<18}{value}");
     }

@@ -116,15 +116,16 @@ impl Transcript {
         match &line {
             StderrLine::Item(text) => {
                 self.missing_source |= self.kind == Some(JobKind::Backup) && is_missing_source(text);
-                self.warning_count += 1;
-                if self.warnings.len() < MOST_WARNINGS {
-                    self.warnings.push(cut(text, LONGEST_WARNING_BYTES));
-                }
+                self.warn(text);
             }
             StderrLine::ExitError(message) => self.exit_error = Some(message.clone()),
             StderrLine::Text(text) => {
                 self.removal_refused |=
                     self.kind == Some(JobKind::Forget) && text.starts_with("unable to remove snapshot/");
+                // What check finds is told in text, and is more than "the repository contains errors".
+                if self.kind == Some(JobKind::Check) && !text.starts_with("Fatal: ") {
+                    self.warn(text);
+                }
                 if self.tail.len() == TAIL_LINES {
                     self.tail.pop_front();
                 }
@@ -134,6 +135,13 @@ impl Transcript {
             StderrLine::Nothing => {}
         }
         line
+    }
+
+    fn warn(&mut self, text: &str) {
+        self.warning_count += 1;
+        if self.warnings.len() < MOST_WARNINGS {
+            self.warnings.push(cut(text, LONGEST_WARNING_BYTES));
+        }
     }
 
     /// Lines of JSON that no known version prints: a sign of a restic newer than this agent.

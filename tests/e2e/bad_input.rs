@@ -293,7 +293,7 @@ fn requests_that_are_wrong_are_told_what_is_wrong() {
     );
     expect(&fleet, &[NO_JOB], 404, "no-such-job");
     expect(&fleet, &["-X", "POST", &format!("{NO_JOB}/cancel")], 404, "no-such-job");
-    expect(&fleet, &["/v1/jobs/x"], 404, "not-found");
+    expect(&fleet, &["/v1/jobs/x"], 404, "no-such-job");
     expect(&fleet, &["/v1/nothing"], 404, "no-such-path");
     expect(&fleet, &["-X", "DELETE", "/v1/hosts"], 405, "method-not-allowed");
     expect(&fleet, &["/v1/hosts/web-1/jobs?limit=many"], 400, "bad-query");

@@ -42,6 +42,11 @@ fn all_six_kinds_and_restore_run_with_every_restic() {
             assert_eq!(fs::read(&path).expect("read"), fs::read(&other).expect("restored"), "{restic}");
         }
         assert!(snapshots["snapshots"].as_array().is_some_and(|list| !list.is_empty()), "{restic}: {snapshots}");
+        assert_eq!(restored["stats"]["target"], text(&target), "{restic}: where it went is told");
+        let nothing = r#"{"snapshot":"latest","include":["/no/such/file"]}"#;
+        let nothing = fleet.post("/v1/hosts/web-1/restore?wait=120", nothing);
+        let error = nothing["error"].as_str().unwrap_or_default();
+        assert!(nothing["status"] == "failed" && error.contains("include"), "{restic}: {nothing}");
         let again = fleet.post("/v1/hosts/web-1/restore?wait=120", &body);
         assert_eq!(again["status"], "failed", "{restic}: what is there is not overwritten: {again}");
     }

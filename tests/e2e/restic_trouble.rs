@@ -166,3 +166,24 @@ fn sources_that_cannot_be_read_or_are_not_there_make_a_backup_incomplete() {
         });
     }
 }
+
+#[test]
+fn an_enrollment_that_was_refused_is_none_and_can_be_corrected() {
+    let mut fleet = Fleet::new();
+    fleet.start_server();
+    let dir = fleet.path("agent");
+    let agent = |arguments: &[&str]| {
+        let output = std::process::Command::new(crate::harness::AGENT).args(arguments).output().expect("it runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let url = fleet.url();
+    let wrong = ["enroll", "--server", &url, "--token", "rme_wrong", "--host", "wbe-1", "--dir", text(&dir)];
+    let (code, error) = agent(&wrong);
+    assert!(code == Some(4) && error.contains("enrollment token"), "{code:?} {error}");
+    for command in ["run", "status"] {
+        let (code, error) = agent(&[command, "--dir", text(&dir)]);
+        assert!(code != Some(0) && error.contains("is not enrolled"), "{command}: {code:?} {error}");
+    }
+    fleet.enroll("agent");
+    fleet.start_agent();
+}
