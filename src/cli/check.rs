@@ -20,7 +20,7 @@ pub struct CheckArguments {
     /// The configuration directory
     #[arg(value_name = "DIR", default_value = "config")]
     pub directory: PathBuf,
-    /// Also print each host's next N fire times
+    /// Also print each schedule's next N fire times
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub next: Option<u16>,
     /// How problems are printed
@@ -93,8 +93,12 @@ fn json_object(fleet: &Fleet, problems: &[Problem], fires: &[Fire]) -> serde_jso
     let listed: Vec<_> = problems
         .iter()
         .map(|p| {
-            json!({"file": p.file, "line": p.line, "column": p.column,
-                   "severity": severity_word(p.severity), "message": p.message})
+            let mut object = json!({"file": p.file, "severity": severity_word(p.severity), "message": p.message});
+            // Absent where the whole file is meant.
+            if p.line > 0 {
+                (object["line"], object["column"]) = (p.line.into(), p.column.into());
+            }
+            object
         })
         .collect();
     let (errors, warnings) = counts(problems);
@@ -155,7 +159,7 @@ struct Fire {
     splay: String,
 }
 
-/// The host's next fires over all its enabled schedules, the earliest first.
+/// The next fires of each of the host's enabled schedules, the earliest first: a busy schedule hides no other.
 fn next_fires(host: &Host, now: DateTime<Utc>, count: usize) -> Vec<Fire> {
     let mut fires: Vec<Fire> = Vec::new();
     for HostSchedule { schedule, .. } in host.schedules.iter().filter(|held| held.schedule.enabled) {
@@ -172,7 +176,6 @@ fn next_fires(host: &Host, now: DateTime<Utc>, count: usize) -> Vec<Fire> {
         }));
     }
     fires.sort_by(|a, b| (a.at, &a.schedule).cmp(&(b.at, &b.schedule)));
-    fires.truncate(count);
     fires
 }
 

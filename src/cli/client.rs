@@ -12,7 +12,7 @@ use crate::tls;
 #[derive(Debug, Clone, Args)]
 pub struct ServerArguments {
     /// The server's address
-    #[arg(long, env = "RESTIC_MANAGER_URL", default_value = "http://127.0.0.1:8080")]
+    #[arg(long, alias = "server", env = "RESTIC_MANAGER_URL", default_value = "http://127.0.0.1:8080")]
     url: String,
     /// An operator's token; better in the environment or a file than on the command line
     #[arg(long, env = "RESTIC_MANAGER_TOKEN", hide_env_values = true)]

@@ -319,7 +319,9 @@ fn farewell(dir: &Path, port: u16, keep: bool) {
         );
         println!("  restic-manager-agent run --dir {dir_text}/agent &");
     } else {
-        println!("\nNothing is left behind. With --keep, the same lines work on the files that stay:");
+        println!(
+            "\nNothing is left behind. With --keep the files stay, and lines like these (printed with its own port) work on them:"
+        );
     }
     let curl =
         format!("curl -s -H \"Authorization: Bearer $(cat {dir_text}/state/admin-token)\" http://127.0.0.1:{port}");
