@@ -9,6 +9,7 @@ pub mod fact;
 pub mod fleet;
 pub mod fleet_loop;
 pub mod fleet_state;
+pub mod fleet_watch;
 #[cfg(test)]
 mod folded;
 pub mod history;

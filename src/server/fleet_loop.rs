@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use notify::{EventKind, RecursiveMode, Watcher};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
@@ -21,6 +20,7 @@ use super::fleet::schedule_set::{HostSecrets, config_hash, config_update_of, sch
 use super::fleet::secrets::read_secrets;
 use super::fleet::{Fleet, Host as FleetHost};
 use super::fleet_state::{ConfigAdopted, ConfigRejected};
+use super::fleet_watch::{secret_roots, watch};
 use super::host::Host;
 use super::host_content::HostContent;
 use super::slot::{WriteError, line_time};
@@ -138,41 +138,6 @@ fn not_applied(app: &App, error: &StartError) {
         message: format!("the files are good and do not run yet: {error}"),
     };
     app.set_config(ConfigView { problems: vec![problem], runs: false, ..ConfigView::clone(&app.config()) });
-}
-
-/// Where secrets lie: a change there is a change of settings.
-fn secret_roots(directory: &Path, fleet: &Fleet) -> Vec<PathBuf> {
-    let roots = fleet.settings.secret_roots.iter().map(|root| directory.join(root));
-    roots.filter_map(|root| root.canonicalize().ok()).collect()
-}
-
-/// Watches the directory, its parent (a swapped symlink is an event of its parent), and the secrets. An event is a hint, never
-/// the truth.
-fn watch(directory: &Path, roots: &[PathBuf], sender: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
-    let own: Vec<PathBuf> = roots.iter().map(PathBuf::as_path).chain([directory]).map(Path::to_owned).collect();
-    let handler = move |event: notify::Result<notify::Event>| {
-        let is_hint = event.is_ok_and(|event| {
-            // Reading the directory makes Access events: reloading on them would go on for ever. And of the parent's entries
-            // only the directory's own counts: a log that is written beside it would never let it be quiet.
-            let own = event.need_rescan() || event.paths.iter().any(|path| own.iter().any(|own| path.starts_with(own)));
-            own && !matches!(event.kind, EventKind::Access(_))
-        });
-        if is_hint {
-            let _ = sender.try_send(());
-        }
-    };
-    let watched = notify::recommended_watcher(handler).and_then(|mut watcher| {
-        watcher.watch(directory, RecursiveMode::Recursive)?;
-        if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            // Best effort: the rescan sees what this would have told.
-            let _ = watcher.watch(parent, RecursiveMode::NonRecursive);
-        }
-        for root in roots {
-            let _ = watcher.watch(root, RecursiveMode::Recursive);
-        }
-        Ok(watcher)
-    });
-    watched.inspect_err(|error| tracing::warn!(%error, "changes are seen by the scan every 60 s only")).ok()
 }
 
 /// A directory as read and checked.

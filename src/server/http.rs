@@ -21,6 +21,7 @@ use request::{Request, shown};
 
 pub mod agent;
 pub mod answer;
+pub mod enrollment;
 pub mod operator;
 pub mod request;
 pub mod streams;
@@ -103,7 +104,7 @@ async fn handle(app: &Arc<App>, route: Route, request: Request) -> Result<Answer
         (Route::Jobs, &Method::POST) => operator::create_job(app, request).await,
         (Route::Restore, &Method::POST) => operator::restore(app, request).await,
         (Route::Snapshots, &Method::GET) => operator::snapshots(app, request).await,
-        (Route::Credential, &Method::DELETE) => operator::revoke(app, request).await,
+        (Route::Credential, &Method::DELETE) => enrollment::revoke(app, request).await,
         (Route::Job, &Method::GET) => operator::job(app, request).await,
         (Route::JobLog, &Method::GET) => streams::log(app, request).await,
         (Route::Cancel, &Method::POST) => operator::cancel(app, request).await,
@@ -111,7 +112,7 @@ async fn handle(app: &Arc<App>, route: Route, request: Request) -> Result<Answer
         (Route::AllEvents, &Method::GET) => streams::events(app, request).await,
         (Route::Config, &Method::GET) => streams::config(app, request).await,
         (Route::Reload, &Method::POST) => streams::reload(app, request).await,
-        (Route::EnrollmentTokens, &Method::POST) => operator::enrollment_token(app, request).await,
+        (Route::EnrollmentTokens, &Method::POST) => enrollment::enrollment_token(app, request).await,
         (Route::Healthz, &Method::GET) => Ok(ok(&json!({"status": "ok"}))),
         (Route::Readyz, &Method::GET) if *app.stopping.borrow() => {
             Err(Problem::unavailable("stopping", "the server is stopping"))

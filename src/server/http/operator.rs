@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
 use hyper::StatusCode;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -15,25 +14,18 @@ use crate::clock;
 use crate::id::{HostName, JobId, ScheduleId};
 use crate::job::{Actor, ActorKind, Job, JobStatus};
 use crate::protocol::job_options::JobKind;
-use crate::protocol::text::Span;
 use crate::server::access::{Operator, Role, operator_of, sha256_hex};
 use crate::server::app::{App, blocking};
-use crate::server::credentials::{self, EnrollmentToken};
 use crate::server::decide::{JobDecision, JobRequest, Refusal, decide_abandon, decide_cancel, decide_job};
 use crate::server::events_in::read_snapshots;
-use crate::server::fact::{Fact, HostRevoked};
-use crate::server::fleet_state::EnrollmentTokenMade;
 use crate::server::history::{self, JobFilter};
 use crate::server::host::{Host, append_facts};
-use crate::server::{job_log, state_dir, view};
+use crate::server::{job_log, view};
 
 /// Longest `?wait=` of a job creation, in seconds.
 const LONGEST_JOB_WAIT_SECS: u64 = 300;
 const DEFAULT_PAGE: usize = 100;
 const LARGEST_PAGE: usize = 1000;
-/// Default and longest life of an enrollment token.
-const DEFAULT_TOKEN_LIFE: Span = Span::from_secs(3600);
-const LONGEST_TOKEN_LIFE: Span = Span::from_secs(30 * 86_400);
 
 /// The operator behind the request, if the token's role allows at least `role`.
 pub fn authorized(app: &App, request: &Request, role: Role) -> Result<Operator, Problem> {
@@ -62,7 +54,7 @@ pub fn no_such_host(name: &str) -> Problem {
 }
 
 /// The host of the path, if the operator may see it. One that it may not see does not exist for it.
-fn host_of(app: &App, request: &Request, operator: &Operator) -> Result<Arc<Host>, Problem> {
+pub fn host_of(app: &App, request: &Request, operator: &Operator) -> Result<Arc<Host>, Problem> {
     let text = request.parameters.get("host").cloned().unwrap_or_default();
     let name: HostName = text.parse().map_err(|_| no_such_host(&text))?;
     app.host(&name).filter(|_| operator.may_see(&name)).ok_or_else(|| no_such_host(&text))
@@ -347,59 +339,4 @@ pub async fn snapshots(app: &Arc<App>, request: Request) -> Result<Answer, Probl
     list.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.time));
     let values = list.iter().map(|s| serde_json::to_value(s).unwrap_or_default()).collect();
     Ok(ok(&view::page("snapshots", values, None)))
-}
-
-/// `DELETE /v1/hosts/{host}/credential`: revokes at once, a parked poll included.
-pub async fn revoke(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
-    let operator = authorized(app, &request, Role::Admin)?;
-    let host = host_of(app, &request, &operator)?;
-    let dir = host.dir.clone();
-    blocking(move || credentials::revoke(&dir)).await?;
-    let actor = Actor { kind: ActorKind::Operator, name: operator.name.clone() };
-    host.append(move |_, _| vec![Fact::HostRevoked(HostRevoked { actor })]).await?;
-    tracing::warn!(host = %host.name, by = %operator.name, "credential revoked");
-    host.slot.wake();
-    Ok(ok(&json!({"host": host.name, "revoked": true})))
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TokenRequest {
-    host: HostName,
-    #[serde(default)]
-    ttl: Option<Span>,
-}
-
-#[derive(Serialize)]
-struct TokenAnswer {
-    token: String,
-    host: HostName,
-    expires_at: DateTime<Utc>,
-}
-
-/// `POST /v1/enrollment-tokens`: the token, shown once.
-pub async fn enrollment_token(app: &Arc<App>, mut request: Request) -> Result<Answer, Problem> {
-    let operator = authorized(app, &request, Role::Admin)?;
-    let (body, _) = request.json::<TokenRequest>(ContentType::MustBeJson).await?;
-    let known = app.host(&body.host).filter(|host| operator.may_see(&host.name));
-    if known.is_none_or(|host| host.content().is_none_or(|content| !content.configured)) {
-        return Err(no_such_host(body.host.as_str()));
-    }
-    let ttl = body.ttl.unwrap_or(DEFAULT_TOKEN_LIFE);
-    if ttl.is_zero() || ttl > LONGEST_TOKEN_LIFE {
-        return Err(Problem::unprocessable("invalid", format!("ttl is 1s to {LONGEST_TOKEN_LIFE}")));
-    }
-    let now = clock::now();
-    let expires_at = now + TimeDelta::from_std(ttl.duration()).unwrap_or(TimeDelta::hours(1));
-    let token = state_dir::new_token("rme_");
-    let kept = EnrollmentToken { host: body.host.clone(), expires_at };
-    let (dir, text) = (app.state_dir.enrollments_dir(), token.clone());
-    blocking(move || {
-        credentials::remove_expired(&dir, now)?;
-        credentials::keep_token(&dir, &text, &kept)
-    })
-    .await?;
-    let made = EnrollmentTokenMade { host: body.host.clone(), expires_at, by: operator.name };
-    crate::server::fleet_loop::append_fleet(app, EnrollmentTokenMade::TYPE, made).await?;
-    Ok(json(StatusCode::CREATED, &TokenAnswer { token, host: body.host, expires_at }))
 }

@@ -1,0 +1,81 @@
+//! Edge. The operators' endpoints that let agents in and out: enrollment tokens and revocation. Does not enroll: `agent` does.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use hyper::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::answer::{Answer, Problem, json, ok};
+use super::operator::{authorized, host_of, no_such_host};
+use super::request::{ContentType, Request};
+use crate::clock;
+use crate::id::HostName;
+use crate::job::{Actor, ActorKind};
+use crate::protocol::text::Span;
+use crate::server::access::Role;
+use crate::server::app::{App, blocking};
+use crate::server::credentials::{self, EnrollmentToken};
+use crate::server::fact::{Fact, HostRevoked};
+use crate::server::fleet_state::EnrollmentTokenMade;
+use crate::server::state_dir;
+
+/// Default and longest life of an enrollment token.
+const DEFAULT_TOKEN_LIFE: Span = Span::from_secs(3600);
+const LONGEST_TOKEN_LIFE: Span = Span::from_secs(30 * 86_400);
+
+/// `DELETE /v1/hosts/{host}/credential`: revokes at once, a parked poll included.
+pub async fn revoke(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
+    let operator = authorized(app, &request, Role::Admin)?;
+    let host = host_of(app, &request, &operator)?;
+    let dir = host.dir.clone();
+    blocking(move || credentials::revoke(&dir)).await?;
+    let actor = Actor { kind: ActorKind::Operator, name: operator.name.clone() };
+    host.append(move |_, _| vec![Fact::HostRevoked(HostRevoked { actor })]).await?;
+    tracing::warn!(host = %host.name, by = %operator.name, "credential revoked");
+    host.slot.wake();
+    Ok(ok(&json!({"host": host.name, "revoked": true})))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenRequest {
+    host: HostName,
+    #[serde(default)]
+    ttl: Option<Span>,
+}
+
+#[derive(Serialize)]
+struct TokenAnswer {
+    token: String,
+    host: HostName,
+    expires_at: DateTime<Utc>,
+}
+
+/// `POST /v1/enrollment-tokens`: the token, shown once.
+pub async fn enrollment_token(app: &Arc<App>, mut request: Request) -> Result<Answer, Problem> {
+    let operator = authorized(app, &request, Role::Admin)?;
+    let (body, _) = request.json::<TokenRequest>(ContentType::MustBeJson).await?;
+    let known = app.host(&body.host).filter(|host| operator.may_see(&host.name));
+    if known.is_none_or(|host| host.content().is_none_or(|content| !content.configured)) {
+        return Err(no_such_host(body.host.as_str()));
+    }
+    let ttl = body.ttl.unwrap_or(DEFAULT_TOKEN_LIFE);
+    if ttl.is_zero() || ttl > LONGEST_TOKEN_LIFE {
+        return Err(Problem::unprocessable("invalid", format!("ttl is 1s to {LONGEST_TOKEN_LIFE}")));
+    }
+    let now = clock::now();
+    let expires_at = now + TimeDelta::from_std(ttl.duration()).unwrap_or(TimeDelta::hours(1));
+    let token = state_dir::new_token("rme_");
+    let kept = EnrollmentToken { host: body.host.clone(), expires_at };
+    let (dir, text) = (app.state_dir.enrollments_dir(), token.clone());
+    blocking(move || {
+        credentials::remove_expired(&dir, now)?;
+        credentials::keep_token(&dir, &text, &kept)
+    })
+    .await?;
+    let made = EnrollmentTokenMade { host: body.host.clone(), expires_at, by: operator.name };
+    crate::server::fleet_loop::append_fleet(app, EnrollmentTokenMade::TYPE, made).await?;
+    Ok(json(StatusCode::CREATED, &TokenAnswer { token, host: body.host, expires_at }))
+}
