@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use crate::id::{JobId, ScheduleId};
 use crate::protocol::agent_event::{JobFinished, JobOutcome, JobStarted};
 use crate::protocol::job_options::JobKind;
+use crate::protocol::text::is_default;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -66,10 +67,6 @@ pub struct Dispatch {
     pub seq: u64,
     pub issued_at: DateTime<Utc>,
     pub expires_at: DateTime<Utc>,
-}
-
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
 }
 
 /// One execution. Absent fields are unknown or have not happened.

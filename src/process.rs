@@ -5,7 +5,7 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,6 +13,10 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, mpsc, watch};
+
+mod unix_or_windows;
+
+use unix_or_windows::{exit_of, heed_interrupts, interrupt_group, keep_together, kill_group};
 
 /// Longest line that is passed on, in bytes. The rest of a longer one is dropped, and the line says so.
 pub const LINE_LIMIT_BYTES: usize = 1024 * 1024;
@@ -145,7 +149,6 @@ impl Drop for Running {
 ///
 /// Call within a tokio runtime.
 pub fn start(program: &Program) -> Result<(Running, mpsc::Receiver<Output>), StartError> {
-    #[cfg(unix)]
     heed_interrupts();
     #[allow(clippy::disallowed_methods, reason = "this is the place")]
     let mut command = Command::new(&program.program);
@@ -348,91 +351,6 @@ impl Line {
         text
     }
 }
-
-#[cfg(unix)]
-fn exit_of(status: ExitStatus) -> Exit {
-    use std::os::unix::process::ExitStatusExt;
-    // One of both is always there for a process that has ended.
-    status.code().map_or_else(|| Exit::Signal(status.signal().unwrap_or_default()), Exit::Code)
-}
-
-#[cfg(not(unix))]
-fn exit_of(status: ExitStatus) -> Exit {
-    Exit::Code(status.code().unwrap_or(-1))
-}
-
-#[cfg(unix)]
-fn keep_together(command: &mut Command) {
-    command.process_group(0);
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
-        let parent = getpid();
-        let die_with_parent = move || {
-            set_parent_process_death_signal(Some(Signal::KILL))?;
-            // Had we died before the line above, no signal would come.
-            if getppid() != Some(parent) {
-                return Err(io::Error::from_raw_os_error(rustix::io::Errno::SRCH.raw_os_error()));
-            }
-            Ok(())
-        };
-        #[allow(unsafe_code, reason = "the crate's one exception: only a hook between fork and exec can set this")]
-        // SAFETY: between fork and exec only async-signal-safe calls are allowed. The closure makes two plain system calls
-        // (prctl, getppid), and allocates, locks and panics nowhere: its error is a number.
-        unsafe {
-            command.pre_exec(die_with_parent);
-        }
-    }
-}
-
-#[cfg(windows)]
-fn keep_together(command: &mut Command) {
-    const CREATE_NEW_PROCESS_GROUP: u32 = 0x0000_0200;
-    const CREATE_NO_WINDOW: u32 = 0x0800_0000;
-    command.creation_flags(CREATE_NEW_PROCESS_GROUP | CREATE_NO_WINDOW);
-}
-
-/// A script that starts us in the background has us ignore SIGINT, and an ignored signal stays ignored in what we start: restic
-/// could not be asked to stop. A signal that is handled becomes the default one there.
-#[cfg(unix)]
-fn heed_interrupts() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-        let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-        // Signal n is bit n - 1; SIGINT is 2. Where it is not ignored, Ctrl-C must go on ending us.
-        if ignored & 0b10 != 0 {
-            let _ = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt());
-        }
-    });
-}
-
-#[cfg(unix)]
-fn interrupt_group(pid: u32) -> bool {
-    signal_group(pid, rustix::process::Signal::INT)
-}
-
-#[cfg(unix)]
-fn kill_group(pid: u32) {
-    signal_group(pid, rustix::process::Signal::KILL);
-}
-
-#[cfg(unix)]
-fn signal_group(pid: u32, signal: rustix::process::Signal) -> bool {
-    // 0 would be our own group, and 1 everything.
-    let group = i32::try_from(pid).ok().filter(|pid| *pid > 1).and_then(rustix::process::Pid::from_raw);
-    group.is_some_and(|group| rustix::process::kill_process_group(group, signal).is_ok())
-}
-
-#[cfg(not(unix))]
-fn interrupt_group(_pid: u32) -> bool {
-    false
-}
-
-/// The supervisor kills the program itself.
-#[cfg(not(unix))]
-fn kill_group(_pid: u32) {}
 
 #[cfg(all(test, unix))]
 mod tests;

@@ -2,9 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
-}
+use crate::protocol::text::is_default;
 
 /// Which snapshots `forget` keeps. Counts of 0 keep nothing by that rule; "-1 = all" is not offered.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

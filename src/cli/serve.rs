@@ -79,7 +79,8 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
     }
     let listener = TcpListener::bind(listen).await.map_err(|error| format!("cannot listen on {listen}: {error}"))?;
     let address = listener.local_addr().map_err(|error| format!("cannot listen on {listen}: {error}"))?;
-    tokio::spawn(fleet_loop::run(Arc::clone(&app), config));
+    let watched = Arc::clone(&app);
+    tokio::spawn(async move { fleet_loop::run(watched, config, &fleet).await });
     tokio::spawn(tick(Arc::clone(&app)));
     tokio::spawn(signals(Arc::clone(&app)));
     tracing::info!(%address, tls = tls.is_some(), state = %state.display(), "ready");

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::text::Span;
+use super::text::{Span, is_default};
 use crate::id::ScheduleId;
 use crate::retention::RetentionPolicy;
 
@@ -143,10 +143,6 @@ pub enum IncompleteMeans {
     Warn,
     /// Failed.
     Fail,
-}
-
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
 }
 
 /// `restic backup`.

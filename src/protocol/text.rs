@@ -30,6 +30,11 @@ impl Span {
     }
 }
 
+/// For serde's `skip_serializing_if`: what is as it would be by default is left out.
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// The text is no length of time. `Display` says what to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidSpan(String);

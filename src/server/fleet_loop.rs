@@ -95,15 +95,12 @@ pub async fn start(app: &Arc<App>, directory: &Path) -> Result<Fleet, StartError
     Ok(last_good.fleet)
 }
 
-/// Watches and reloads until the server stops.
-pub async fn run(app: Arc<App>, directory: PathBuf) {
+/// Watches and reloads until the server stops. `fleet` is what `start` returned.
+pub async fn run(app: Arc<App>, directory: PathBuf, fleet: &Fleet) {
     let (sender, mut hints) = mpsc::channel::<()>(1);
     let mut stopping = app.stopping.subscribe();
     let mut wanted = app.reload_wanted.subscribe();
-    let (path, mut roots) = (directory.clone(), Vec::new());
-    if let Ok(fleet) = tokio::task::spawn_blocking(move || read(&path).fleet).await {
-        roots = secret_roots(&directory, &fleet);
-    }
+    let mut roots = secret_roots(&directory, fleet);
     let mut watcher = watch(&directory, &roots, sender.clone());
     loop {
         tokio::select! {

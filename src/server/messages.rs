@@ -60,9 +60,14 @@ pub fn is_news(answer: &PollAnswer) -> bool {
     !answer.messages.is_empty() || answer.reset || answer.superseded
 }
 
+/// The answer to a poll whose place a newer poll of the same instance took: a proxy repeated it, or the agent gave up on it.
+pub fn empty_answer(epoch: Epoch, cursor: String, now: DateTime<Utc>) -> PollAnswer {
+    PollAnswer { epoch, cursor, server_time: now, reset: false, superseded: false, messages: Vec::new() }
+}
+
 /// The answer for an instance that a newer one replaced.
 pub fn superseded_answer(epoch: Epoch, cursor: String, now: DateTime<Utc>) -> PollAnswer {
-    PollAnswer { epoch, cursor, server_time: now, reset: false, superseded: true, messages: Vec::new() }
+    PollAnswer { superseded: true, ..empty_answer(epoch, cursor, now) }
 }
 
 /// Whether this instance is the host's newest.

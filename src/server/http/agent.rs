@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::answer::{Answer, Problem, ok};
 use super::request::{ContentType, Request, json_problem, shown};
 use crate::clock;
-use crate::id::{EnrollmentId, Epoch, HostName, InstanceId, JobId, StreamId};
+use crate::id::{EnrollmentId, HostName, InstanceId, JobId, StreamId};
 use crate::protocol::agent_event::{Heartbeat, Hello};
 use crate::protocol::command::HelloAnswer;
 use crate::protocol::{Acknowledged, Cursor, EVENT_LIMIT_BYTES, Envelope, PROTOCOL_VERSION, negotiate_version};
@@ -21,7 +21,7 @@ use crate::server::app::{App, blocking};
 use crate::server::decide::{AgentHas, decide_enroll, decide_hello, decide_versions};
 use crate::server::fact::HostEnrolled;
 use crate::server::host::{Host, append_facts};
-use crate::server::messages::{PollQuestion, is_news, poll_answer, superseded_answer};
+use crate::server::messages::{PollQuestion, empty_answer, is_news, poll_answer, superseded_answer};
 use crate::server::{credentials, events_in, job_log};
 
 /// The poll wait that agents are told to ask for, in seconds: the poll is the heartbeat.
@@ -203,7 +203,7 @@ pub async fn commands(app: &Arc<App>, request: Request) -> Result<Answer, Proble
             return Err(Problem::conflict("hello-first", "this instance has not said hello: POST hello first"));
         }
         if !parked.is_newest(&host) {
-            return Ok(ok(&superseded_poll(app.state_dir.epoch, cursor, now)));
+            return Ok(ok(&empty_answer(app.state_dir.epoch, cursor, now)));
         }
         let content = host.content();
         if let Some(content) = &content {
@@ -235,18 +235,6 @@ pub async fn commands(app: &Arc<App>, request: Request) -> Result<Answer, Proble
         }
         // Revoked while it was parked?
         authorized_host(app, &request).await?;
-    }
-}
-
-/// A newer poll of the same instance took this one's place: a proxy repeated it, or the agent gave up on it.
-fn superseded_poll(epoch: Epoch, cursor: String, now: DateTime<Utc>) -> crate::protocol::PollAnswer {
-    crate::protocol::PollAnswer {
-        epoch,
-        cursor,
-        server_time: now,
-        reset: false,
-        superseded: false,
-        messages: Vec::new(),
     }
 }
 
