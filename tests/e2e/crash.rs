@@ -3,7 +3,7 @@
 //!
 //! `RESTIC_MANAGER_CRASHES` kills each of the two so many times (6); `RESTIC_MANAGER_SEED` repeats a run's choices.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
 use serde_json::{Value, json};
 
+use crate::checker::{check_history, segments};
 use crate::harness::{Fleet, PASSWORD, Process, eventually, text};
 
 /// splitmix64: the same seed gives the same choices on every machine.
@@ -280,92 +281,6 @@ fn without_volatile(value: &mut Value) {
         }
         Value::Array(list) => list.iter_mut().for_each(without_volatile),
         _ => {}
-    }
-}
-
-/// What the files say, once they are found to be right.
-#[derive(Default)]
-struct History {
-    lines: usize,
-    events: usize,
-    streams: usize,
-    jobs: usize,
-    /// The jobs that each key made.
-    keys: BTreeMap<String, Vec<String>>,
-}
-
-/// state.md's promises on a host's journal, and each job's life in it.
-fn check_history(dir: &Path) -> History {
-    let mut history = History::default();
-    let mut streams: BTreeMap<String, u64> = BTreeMap::new();
-    let mut lives: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-    let mut received_at = String::new();
-    for line in segments(dir).iter().flat_map(|name| lines_of(name)) {
-        let parsed = checked_line(&line);
-        history.lines += 1;
-        assert_eq!(parsed["seq"], history.lines, "seq is contiguous: {line}");
-        let at = parsed["received_at"].as_str().expect("received_at").to_owned();
-        assert!(at > received_at, "received_at grows: {line}");
-        received_at = at;
-        if let Some(stream) = parsed["stream"].as_str() {
-            let last = streams.entry(stream.to_owned()).or_default();
-            assert_eq!(parsed["stream_seq"], *last + 1, "each event once and in order: {line}");
-            *last += 1;
-            history.events += 1;
-        }
-        let kind = parsed["type"].as_str().expect("type");
-        if let (true, Some(id)) =
-            (kind.starts_with("job.") || kind == "command.result", parsed["payload"]["job_id"].as_str())
-        {
-            if let Some(key) = parsed["payload"]["idempotency"]["key"].as_str() {
-                history.keys.entry(key.to_owned()).or_default().push(id.to_owned());
-            }
-            lives.entry(id.to_owned()).or_default().push(parsed.clone());
-        }
-    }
-    for (id, life) in &lives {
-        check_life(id, life);
-    }
-    history.streams = streams.len();
-    history.jobs = lives.len();
-    history
-}
-
-fn segments(dir: &Path) -> Vec<PathBuf> {
-    let mut names: Vec<PathBuf> =
-        fs::read_dir(dir).expect("a journal").map(|entry| entry.expect("an entry").path()).collect();
-    names.retain(|path| path.extension().is_some_and(|e| e == "jsonl"));
-    names.sort();
-    names
-}
-
-fn lines_of(path: &Path) -> Vec<String> {
-    let text = fs::read_to_string(path).expect("a segment is UTF-8");
-    assert!(text.ends_with('\n'), "{}: the last line is whole", path.display());
-    text.lines().map(str::to_owned).collect()
-}
-
-fn checked_line(line: &str) -> Value {
-    let at = line.rfind(",\"crc\"").expect("a checksum");
-    let parsed: Value = serde_json::from_str(line).expect("JSON");
-    assert_eq!(parsed["crc"], format!("{:08x}", crc32c::crc32c(&line.as_bytes()[..at])), "{line}");
-    parsed
-}
-
-/// One job: queued once and first, started at most once, ended, and every telling of its end the same.
-fn check_life(id: &str, life: &[Value]) {
-    let of = |kind: &str| life.iter().filter(|line| line["type"] == kind).collect::<Vec<_>>();
-    assert_eq!(of("job.queued").len(), 1, "{id}: queued once: {life:?}");
-    assert_eq!(life[0]["type"], "job.queued", "{id}: {life:?}");
-    assert!(of("job.started").len() <= 1, "{id}: started at most once: {life:?}");
-    let rejected = life.iter().filter(|line| line["type"] == "command.result" && line["payload"]["accepted"] == false);
-    let others = of("job.expired").len() + of("job.abandoned").len() + rejected.count();
-    let finished = of("job.finished");
-    let ends: BTreeSet<String> = finished.iter().map(|line| line["payload"].to_string()).collect();
-    assert_eq!(ends.len() + others, 1, "{id}: one end: {life:?}");
-    let place = |kind: &str| life.iter().position(|line| line["type"] == kind);
-    if let (Some(started), Some(ended)) = (place("job.started"), place("job.finished")) {
-        assert!(started < ended, "{id}: {life:?}");
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests set their files and times up by hand, and start programs")]
 
 mod bad_input;
+mod checker;
 mod clone;
 mod crash;
 mod curl_agent;

@@ -1,0 +1,17 @@
+//! The bars of the promises that crashes, clocks and disks put to the test: one module per promise, with its positive control.
+//! `cargo test --test bars` runs reduced counts; `RESTIC_MANAGER_BARS=full` runs all of them (README.md "The bars").
+
+#![allow(clippy::disallowed_methods, reason = "tests set their files and times up by hand, and start programs")]
+
+#[allow(dead_code, reason = "shared with the end-to-end tests")]
+#[path = "../e2e/checker.rs"]
+mod checker;
+#[allow(dead_code, reason = "shared with the end-to-end tests")]
+#[path = "../e2e/harness.rs"]
+mod harness;
+
+/// How often something is done: the full count where `RESTIC_MANAGER_BARS=full`, else the short one.
+#[allow(dead_code, reason = "the promises use it")]
+pub(crate) fn count(short: usize, full: usize) -> usize {
+    if std::env::var("RESTIC_MANAGER_BARS").is_ok_and(|bars| bars == "full") { full } else { short }
+}
