@@ -10,8 +10,13 @@ mod checker;
 #[path = "../e2e/harness.rs"]
 mod harness;
 
+mod faults;
+mod p1_kills;
+mod p1_power;
+mod poster;
+mod station;
+
 /// How often something is done: the full count where `RESTIC_MANAGER_BARS=full`, else the short one.
-#[allow(dead_code, reason = "the promises use it")]
 pub(crate) fn count(short: usize, full: usize) -> usize {
     if std::env::var("RESTIC_MANAGER_BARS").is_ok_and(|bars| bars == "full") { full } else { short }
 }
