@@ -12,9 +12,12 @@ mod harness;
 
 mod faults;
 mod p1_kills;
+mod p1_order;
 mod p1_power;
+mod p2;
 mod poster;
 mod station;
+mod timeline;
 
 /// How often something is done: the full count where `RESTIC_MANAGER_BARS=full`, else the short one.
 pub(crate) fn count(short: usize, full: usize) -> usize {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::count;
-use crate::faults::{Mount, in_a_mount_namespace, lied_to, run};
+use crate::faults::{Mount, Strace, in_a_mount_namespace, lied_to, run};
 use crate::harness::text;
 use crate::poster::while_posting;
 use crate::station::Station;
@@ -18,14 +18,14 @@ const HOSTS: usize = 4;
 #[test]
 fn p1_power_loss_loses_nothing_that_was_acknowledged_on_ext4() {
     let name = "p1_power::p1_power_loss_loses_nothing_that_was_acknowledged_on_ext4";
-    in_a_mount_namespace(name, &["mkfs.ext4", "xfs_io", "cc"], || bar(&["mkfs.ext4", "-q", "-F"], 64));
+    in_a_mount_namespace(name, &["mkfs.ext4", "xfs_io", "strace", "cc"], || bar(&["mkfs.ext4", "-q", "-F"], 64));
 }
 
 #[test]
 fn p1_power_loss_loses_nothing_that_was_acknowledged_on_xfs() {
     let name = "p1_power::p1_power_loss_loses_nothing_that_was_acknowledged_on_xfs";
     // Newer XFS is never smaller than 300 MiB; the image has holes.
-    in_a_mount_namespace(name, &["mkfs.xfs", "xfs_io", "cc"], || bar(&["mkfs.xfs", "-q", "-f"], 320));
+    in_a_mount_namespace(name, &["mkfs.xfs", "xfs_io", "strace", "cc"], || bar(&["mkfs.xfs", "-q", "-f"], 320));
 }
 
 fn bar(mkfs: &[&str], mib: u64) {
@@ -36,7 +36,8 @@ fn bar(mkfs: &[&str], mib: u64) {
         let of_this_life = left.min(CUTS_OF_A_LIFE);
         let mut disk = Disk::started(mkfs, mib, Vec::new());
         for cut in 0..of_this_life {
-            let lost = disk.lost_by_a_cut(Duration::from_millis(20 + (cut as u64 * 53) % 200));
+            let after = Duration::from_millis(20 + (cut as u64 * 53) % 200);
+            let lost = if cut % 2 == 0 { disk.lost_by_a_cut(after) } else { disk.lost_by_a_kill_and_a_cut(after) };
             assert!(lost.is_empty(), "P1, cut {cut}: {lost:#?}");
         }
         left -= of_this_life;
@@ -91,27 +92,62 @@ impl Disk {
         let acked = while_posting(&mut posters, || {
             std::thread::sleep(after);
             let acked: Vec<u64> = counts.iter().map(|count| count.load(std::sync::atomic::Ordering::SeqCst)).collect();
-            // Nothing that is in memory only reaches the disk from here on.
-            run("xfs_io", &["-x", "-c", "shutdown", text(&self.station.state())]);
-            self.station.kill();
+            self.off();
             acked
         });
         self.station.posters = posters;
-        self.mount = None;
-        assert!(is_empty(&self.station.state()), "the cut disk is gone");
-        self.mount();
+        self.on();
         acked
     }
 
-    /// The same, with the server started again: what is lost of what was acknowledged, and whether it says so too.
+    fn off(&mut self) {
+        // Nothing that is in memory only reaches the disk from here on.
+        run("xfs_io", &["-x", "-c", "shutdown", text(&self.station.state())]);
+        self.station.kill();
+    }
+
+    fn on(&mut self) {
+        self.mount = None;
+        assert!(is_empty(&self.station.state()), "the cut disk is gone");
+        self.mount();
+    }
+
+    /// As `cut`, with the server started again: what is lost of what was acknowledged, and whether it says so too.
     fn lost_by_a_cut(&mut self, after: Duration) -> Vec<String> {
         let acked = self.cut(after);
+        self.lost(&acked)
+    }
+
+    /// kill -9 first, between write and fdatasync: strace has every fdatasync wait before it begins. The server that is started
+    /// on such lines tells the agents how far it is, which must hold after a cut too.
+    fn lost_by_a_kill_and_a_cut(&mut self, after: Duration) -> Vec<String> {
+        let mut posters = std::mem::take(&mut self.station.posters);
+        let server = self.station.fleet.server.as_ref().expect("a server").id();
+        let late = ["-e", "trace=fdatasync", "-e", "inject=fdatasync:delay_enter=40000"];
+        let _strace = Strace::attach(server, &self.station.fleet.path("strace"), &late);
+        while_posting(&mut posters, || {
+            std::thread::sleep(after);
+            self.station.kill();
+        });
         self.station.start();
-        for (poster, count) in self.station.posters.iter_mut().zip(&acked) {
+        for poster in &mut posters {
+            poster.begin_anew_from(poster.acked());
+            poster.greet();
+        }
+        self.station.posters = posters;
+        let acked = self.station.acked();
+        self.off();
+        self.on();
+        self.lost(&acked)
+    }
+
+    fn lost(&mut self, acked: &[u64]) -> Vec<String> {
+        self.station.start();
+        for (poster, count) in self.station.posters.iter_mut().zip(acked) {
             // What came after the snapshot may be there or not.
             poster.begin_anew_from(*count);
         }
-        self.station.missing(&acked)
+        self.station.missing(acked)
     }
 }
 

@@ -171,6 +171,11 @@ impl Poster {
         self.acked.store(count, Ordering::SeqCst);
     }
 
+    /// Asks the server how far it is: that too is an acknowledgement.
+    pub(crate) fn greet(&mut self) {
+        self.connection = Some(self.hello().expect("an answer to hello"));
+    }
+
     /// Ends the job that it is in the middle of.
     pub(crate) fn end_the_job(&mut self) {
         let until = Instant::now() + Duration::from_secs(20);

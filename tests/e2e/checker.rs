@@ -65,7 +65,8 @@ pub(crate) fn segments(dir: &Path) -> Vec<PathBuf> {
     let mut names: Vec<PathBuf> =
         fs::read_dir(dir).expect("a journal").map(|entry| entry.expect("an entry").path()).collect();
     names.retain(|path| path.extension().is_some_and(|e| e == "jsonl"));
-    names.sort();
+    // A month's first segment comes before its second: 2026-11, 2026-11-002.
+    names.sort_by_key(|path| path.file_stem().map(ToOwned::to_owned));
     names
 }
 

@@ -74,6 +74,10 @@ impl Process {
         Self { child }
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL, and wait.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
@@ -295,7 +299,8 @@ impl Fleet {
             .map(|entry| entry.expect("an entry").path())
             .filter(|path| path.extension().is_some_and(|e| e == "jsonl"))
             .collect();
-        names.sort();
+        // A month's first segment comes before its second: 2026-11, 2026-11-002.
+        names.sort_by_key(|path| path.file_stem().map(ToOwned::to_owned));
         let texts = names.iter().map(|name| fs::read_to_string(name).expect("a segment"));
         texts
             .flat_map(|text| text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect::<Vec<_>>())
