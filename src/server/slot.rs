@@ -11,7 +11,7 @@ use tokio::sync::{oneshot, watch};
 use super::in_flight::InFlight;
 use crate::clock;
 use crate::file_error::{FileError, chain};
-use crate::journal::{Batch, Fold, Head, Journal};
+use crate::journal::{Batch, Fold, Head, Journal, Place};
 
 /// Requests that may wait for one journal; more are told to come back.
 const QUEUE_LIMIT: usize = 1024;
@@ -54,11 +54,19 @@ type Work<S> = Box<dyn FnOnce(Result<&mut Batch<'_, S>, WriteError>) -> Option<A
 pub struct Durable<S> {
     pub state: Arc<S>,
     pub head: Head,
+    /// How far into the files that is.
+    pub place: Place,
 }
 
 impl<S> Clone for Durable<S> {
     fn clone(&self) -> Self {
-        Self { state: Arc::clone(&self.state), head: self.head }
+        Self { state: Arc::clone(&self.state), head: self.head, place: self.place }
+    }
+}
+
+impl<S: Fold> Durable<S> {
+    fn of(journal: &Journal<S>) -> Self {
+        Self { state: Arc::new(journal.state().clone()), head: journal.head(), place: journal.place() }
     }
 }
 
@@ -93,7 +101,7 @@ impl<S: Fold + Send + Sync + 'static> Slot<S> {
         if let Some(at) = journal.head().at {
             clock::not_before(at);
         }
-        let durable = Durable { state: Arc::new(journal.state().clone()), head: journal.head() };
+        let durable = Durable::of(&journal);
         let inner = Mutex::new(Inner { journal: Some(Box::new(journal)), queue: Vec::new(), durable });
         let slot = Self { inner, changed: watch::Sender::new(0), any_changed, in_flight, name: name.to_owned() };
         Ok(Arc::new(slot))
