@@ -75,14 +75,28 @@ pub fn remove_dir(path: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Sets a file's modification time to now, making the file when it is missing. Not durable: a lost touch is harmless.
-pub fn touch(path: &Path) -> Result<(), FileError> {
-    let touched = (|| {
-        let file = private_options().create(true).append(true).open(path)?;
-        #[allow(clippy::disallowed_methods, reason = "a file's time, compared with other files' times only")]
-        file.set_modified(std::time::SystemTime::now())
+/// Writes a small file in place, making it when it is missing: its time is part of what it says. Not durable, and readers
+/// may meet it half written: for hints only.
+pub fn note(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let noted = (|| {
+        let mut file = private_options().create(true).write(true).truncate(false).open(path)?;
+        file.write_all(bytes)?;
+        file.set_len(bytes.len() as u64)
     })();
-    touched.map_err(FileError::of("touch", path))
+    noted.map_err(FileError::of("note", path))
+}
+
+/// Opens a file to write to its places, makes it if it is missing.
+pub fn open_in_place(path: &Path) -> Result<File, FileError> {
+    private_options().create(true).write(true).truncate(false).open(path).map_err(FileError::of("open", path))
+}
+
+/// Writes at a place. Several threads may write to different places of one file at once.
+pub fn write_at(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    #[cfg(unix)]
+    return std::os::unix::fs::FileExt::write_all_at(file, bytes, offset);
+    #[cfg(windows)]
+    return std::os::windows::fs::FileExt::seek_write(file, bytes, offset).map(|_| ());
 }
 
 /// Opens a file for an advisory lock, makes it if it is missing.

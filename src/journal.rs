@@ -354,6 +354,11 @@ impl<S: Fold> Batch<'_, S> {
         self.journal.head
     }
 
+    /// Nothing to write, so far.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     /// Adds a line and applies it. `received_at` must not be before the last line's.
     pub fn append(&mut self, received_at: DateTime<Utc>, new: &NewLine) -> u64 {
         let journal = &mut *self.journal;
