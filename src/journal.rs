@@ -1,14 +1,16 @@
 //! Edge. Append-only JSONL history with a folded state: what state.md promises about one.
 //!
 //! A journal is a directory of monthly segments. Each line has a contiguous `seq` and a CRC-32C. A segment's first line
-//! carries the folded state from before it, so opening a journal reads its newest segment only.
+//! carries the folded state from before it, and a checkpoint the one from within it, so opening a journal reads the end of
+//! its newest segment only.
 //!
 //! Constraints, in the order in which they matter:
 //! 1. Nothing is told to anyone before its fdatasync returned. `Batch::commit` returns after it.
-//! 2. A failed fdatasync is never retried into success: the segment is sealed at its last good byte, and the next batch
-//!    opens a new one.
-//! 3. Writers of several processes are ordered by an advisory lock on `.lock`; a batch first folds what others appended,
-//!    and makes that durable before acting on it.
+//! 2. A failed fdatasync is never retried into success: the segment is sealed at its last good byte, and a new one is opened
+//!    at once, which says so.
+//! 3. Writers of several processes are ordered by an advisory lock on `.lock`, held until the fdatasync has returned: what
+//!    another process reads under the lock is durable, or the sealed rest of a failed sync, or left by a process that died.
+//!    A batch first folds what others appended, and syncs it once more before acting on it.
 //! 4. A damaged tail is set aside in `<segment>.damaged` under the lock; damage in the middle is skipped and stays.
 //!
 //! Does not know what events mean (`Fold` does), and keeps no file open between batches: ten thousand hosts share one
@@ -17,14 +19,15 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::append_file::AppendFile;
 use crate::atomic_file;
-use crate::file_error::FileError;
+use crate::file_error::{FileError, chain};
 
+mod checkpoint;
 pub mod line;
 pub mod read;
 pub mod segment;
@@ -62,6 +65,35 @@ pub struct Damage {
     pub set_aside: bool,
 }
 
+/// How far a reader has folded: everything before it is in its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Place {
+    /// `None`: nothing yet.
+    pub segment: Option<SegmentName>,
+    /// Of that segment.
+    pub bytes: u64,
+}
+
+impl Place {
+    /// Whether another process appended after this place to the journal in `dir`. A few looks at names and lengths.
+    pub fn is_behind(self, dir: &Path, now: DateTime<Utc>) -> Result<bool, FileError> {
+        let Some(name) = self.segment else { return Ok(!read::segments(dir)?.is_empty()) };
+        if has_successor(dir, name, now)? {
+            return Ok(true);
+        }
+        let path = dir.join(name.to_string());
+        let len = std::fs::metadata(&path).map_err(FileError::of("look at", &path))?.len();
+        Ok(len != self.bytes)
+    }
+}
+
+fn has_successor(dir: &Path, name: SegmentName, now: DateTime<Utc>) -> Result<bool, FileError> {
+    match name.possible_successors(now) {
+        Some(names) => Ok(names.iter().any(|other| *other != name && dir.join(other.to_string()).exists())),
+        None => Ok(read::segments(dir)?.last().is_some_and(|newest| *newest > name)),
+    }
+}
+
 /// One journal, as this process knows it.
 #[derive(Debug)]
 pub struct Journal<S> {
@@ -73,15 +105,20 @@ pub struct Journal<S> {
     head: Head,
     /// The state in memory is ahead of the disk (a batch failed): read the disk again before the next batch.
     stale: bool,
-    /// The segment ends here whatever its length: an fdatasync failed.
+    /// The segment ends here whatever its length: an fdatasync failed, and no new segment could be opened yet.
     sealed: Option<u64>,
+    /// Bytes of the segment that a checkpoint or the opening line spares from reading, and what that cost.
+    spared: u64,
+    checkpoint_bytes: u64,
     damage: Vec<Damage>,
 }
 
 impl<S: Fold> Journal<S> {
-    /// Opens the directory, makes it if it is missing, and folds the newest segment.
+    /// Opens the directory, makes it if it is missing, and folds the end of the newest segment.
     pub fn open(dir: &Path) -> Result<Self, FileError> {
-        atomic_file::create_private_dir(dir)?;
+        if read::segments(dir)?.is_empty() {
+            atomic_file::create_private_dir(dir)?;
+        }
         let mut journal = Self {
             dir: dir.to_owned(),
             segment: None,
@@ -90,6 +127,8 @@ impl<S: Fold> Journal<S> {
             head: Head::default(),
             stale: true,
             sealed: None,
+            spared: 0,
+            checkpoint_bytes: 0,
             damage: Vec::new(),
         };
         let _lock = journal.lock()?;
@@ -105,6 +144,11 @@ impl<S: Fold> Journal<S> {
         self.head
     }
 
+    /// How far `state` goes.
+    pub fn place(&self) -> Place {
+        Place { segment: self.segment, bytes: self.folded }
+    }
+
     /// Damage found since this was last asked.
     pub fn take_damage(&mut self) -> Vec<Damage> {
         std::mem::take(&mut self.damage)
@@ -114,12 +158,14 @@ impl<S: Fold> Journal<S> {
     /// Blocks while another process holds the lock.
     pub fn begin(&mut self, now: DateTime<Utc>) -> Result<Batch<'_, S>, FileError> {
         let lock = self.lock()?;
-        if self.sealed.is_none() {
-            if self.stale || self.newest_segment()? != self.segment {
-                self.reload()?;
-            } else {
-                self.catch_up()?;
-            }
+        let has_successor = match self.segment {
+            Some(name) => has_successor(&self.dir, name, now)?,
+            None => true,
+        };
+        if self.stale || has_successor {
+            self.reload()?;
+        } else if self.sealed.is_none() {
+            self.catch_up()?;
         }
         let due = match self.segment {
             None => true,
@@ -133,7 +179,19 @@ impl<S: Fold> Journal<S> {
         if due {
             self.open_segment(now)?;
         }
-        Ok(Batch { journal: self, lock, bytes: Vec::new() })
+        Ok(Batch { journal: self, lock, bytes: Vec::new(), now })
+    }
+
+    /// Keeps the folded state beside the journal when enough was appended since it was last kept. A cache: readers that find
+    /// it missing or wrong fold the segment. Not while a batch is open.
+    pub fn keep_checkpoint_if_due(&mut self) -> Result<(), FileError> {
+        let due = checkpoint::EVERY_BYTES.max(4 * self.checkpoint_bytes);
+        let (Some(segment), false) = (self.segment, self.stale || self.folded < self.spared + due) else {
+            return Ok(());
+        };
+        self.checkpoint_bytes = checkpoint::keep(&self.dir, segment, self.folded, self.head, &self.state)?;
+        self.spared = self.folded;
+        Ok(())
     }
 
     fn lock(&self) -> Result<File, FileError> {
@@ -143,17 +201,23 @@ impl<S: Fold> Journal<S> {
         Ok(lock)
     }
 
-    fn newest_segment(&self) -> Result<Option<SegmentName>, FileError> {
-        Ok(read::segments(&self.dir)?.pop())
-    }
-
-    /// Folds from the newest segment whose first line carries the state; all of them where none does.
+    /// Folds from the checkpoint or the newest segment whose first line carries the state; all of them where there is neither.
     fn reload(&mut self) -> Result<(), FileError> {
         let names = read::segments(&self.dir)?;
+        // Another process has opened the next segment meanwhile: it has sealed this one too.
+        self.sealed = self.sealed.filter(|_| names.last() == self.segment.as_ref());
+        if let (Some(name), None) = (names.last(), self.sealed)
+            && self.resume(*name)?
+        {
+            return Ok(());
+        }
         let mut loaded = Vec::new();
         for name in names.into_iter().rev() {
             let mut file = AppendFile::open(&self.dir.join(name.to_string()))?;
-            let bytes = file.read_from(0)?;
+            let mut bytes = file.read_from(0)?;
+            if let (Some(end), true) = (self.sealed, loaded.is_empty()) {
+                bytes.truncate(usize::try_from(end).unwrap_or(usize::MAX));
+            }
             let pieces = line::pieces(&bytes);
             let carries = matches!(pieces.first(), Some(Piece::Line { line, .. })
                 if is_opening(line) && serde_json::from_str::<Carry<S>>(line.payload.get()).is_ok());
@@ -168,8 +232,21 @@ impl<S: Fold> Journal<S> {
             self.fold(&mut file, &bytes, &pieces)?;
             self.segment = Some(name);
         }
-        self.stale = false;
+        (self.spared, self.stale) = (0, false);
         Ok(())
+    }
+
+    /// Folds from the checkpoint on, if there is one of this segment that its bytes bear out.
+    fn resume(&mut self, name: SegmentName) -> Result<bool, FileError> {
+        let mut file = AppendFile::open(&self.dir.join(name.to_string()))?;
+        let Some(kept) = checkpoint::read::<S>(&self.dir, name, &mut file)? else { return Ok(false) };
+        (self.state, self.head, self.segment, self.folded) = (kept.state, kept.head, Some(name), kept.bytes);
+        (self.spared, self.checkpoint_bytes) = (kept.bytes, kept.cost);
+        let bytes = file.read_from(kept.bytes)?;
+        let pieces = line::pieces(&bytes);
+        self.fold(&mut file, &bytes, &pieces)?;
+        self.stale = false;
+        Ok(true)
     }
 
     /// Folds what others appended to the present segment, and makes it durable: they may not have done so yet.
@@ -200,7 +277,9 @@ impl<S: Fold> Journal<S> {
                 }
                 Piece::Damaged { offset, len } => {
                     let set_aside = !pieces[index..].iter().any(|p| matches!(p, Piece::Line { .. }));
-                    let before = memchr::memchr_iter(b'\n', &bytes[..*offset]).count();
+                    let earlier = file.read_some(0, start)?;
+                    let before = [&earlier[..], &bytes[..*offset]];
+                    let before: usize = before.iter().map(|part| memchr::memchr_iter(b'\n', part).count()).sum();
                     let damage = Damage { file: file.path().to_owned(), line: before + 1, bytes: *len, set_aside };
                     self.damage.push(damage);
                 }
@@ -230,9 +309,8 @@ impl<S: Fold> Journal<S> {
 
     /// Begins a new segment with the carry. The batch's lock is held.
     fn open_segment(&mut self, now: DateTime<Utc>) -> Result<(), FileError> {
-        if let (Some(name), Some(good_bytes)) = (self.segment, self.sealed) {
-            self.refold_sealed(name, good_bytes)?;
-        }
+        // Another process' clock may be ahead of ours; lines' times only grow.
+        let now = self.head.at.map_or(now, |at| now.max(at + TimeDelta::microseconds(1)));
         let name = match self.segment {
             // A crash between making the file and writing its first line left it empty: use it.
             Some(name) if self.folded == 0 && self.sealed.is_none() => name,
@@ -251,23 +329,7 @@ impl<S: Fold> Journal<S> {
         let mut file = AppendFile::open(&self.dir.join(name.to_string()))?;
         file.append_durably(&bytes)?;
         self.head = Head { seq: self.head.seq + 1, crc, at: Some(now) };
-        (self.segment, self.folded, self.sealed) = (Some(name), file.len(), None);
-        Ok(())
-    }
-
-    /// After a failed fdatasync the state in memory has lines that do not count: fold the good part again.
-    fn refold_sealed(&mut self, name: SegmentName, good_bytes: u64) -> Result<(), FileError> {
-        let mut file = AppendFile::open(&self.dir.join(name.to_string()))?;
-        let mut bytes = file.read_from(0)?;
-        bytes.truncate(usize::try_from(good_bytes).unwrap_or(usize::MAX));
-        self.folded = 0;
-        for piece in line::pieces(&bytes) {
-            if let Piece::Line { line, .. } = piece {
-                self.take_in(&line);
-            }
-        }
-        self.folded = good_bytes;
-        self.stale = false;
+        (self.segment, self.folded, self.sealed, self.spared) = (Some(name), file.len(), None, file.len());
         Ok(())
     }
 }
@@ -279,6 +341,7 @@ pub struct Batch<'a, S> {
     /// Released when the batch ends, however it does.
     lock: File,
     bytes: Vec<u8>,
+    now: DateTime<Utc>,
 }
 
 impl<S: Fold> Batch<'_, S> {
@@ -289,6 +352,11 @@ impl<S: Fold> Batch<'_, S> {
 
     pub fn head(&self) -> Head {
         self.journal.head
+    }
+
+    /// Nothing to write, so far.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
     }
 
     /// Adds a line and applies it. `received_at` must not be before the last line's.
@@ -307,10 +375,10 @@ impl<S: Fold> Batch<'_, S> {
         seq
     }
 
-    /// Writes, releases the lock, and returns when the lines survive power loss. After an error nothing counts as written,
-    /// and the journal is to be used again: it heals itself at the next `begin`.
+    /// Writes, and returns when the lines survive power loss. After an error nothing counts as written, and the journal is to
+    /// be used again: it heals itself, here or at the next `begin`.
     pub fn commit(self) -> Result<(), FileError> {
-        let Self { journal, lock, bytes } = self;
+        let Self { journal, lock, bytes, now } = self;
         let Some(name) = journal.segment else { return Ok(()) };
         if bytes.is_empty() {
             return Ok(());
@@ -318,11 +386,16 @@ impl<S: Fold> Batch<'_, S> {
         let mut file = AppendFile::open(&journal.dir.join(name.to_string()))?;
         let before = file.len();
         file.append(&bytes)?;
-        drop(lock);
         if let Err(error) = file.sync() {
+            // The kernel takes the lost pages for clean, so another reader's sync would succeed: the segment ends before
+            // them, and its successor says so before anyone else gets the lock.
             journal.sealed = Some(before);
+            if let Err(error) = journal.reload().and_then(|()| journal.open_segment(now)) {
+                tracing::warn!("{}: the next batch tries again", chain(&error));
+            }
             return Err(error);
         }
+        drop(lock);
         journal.folded = file.len();
         journal.stale = false;
         Ok(())

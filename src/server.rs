@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod app;
+pub mod bell;
 pub mod credentials;
 pub mod decide;
 pub mod events_in;
@@ -20,6 +21,8 @@ pub mod http;
 pub mod in_flight;
 pub mod job_log;
 pub mod messages;
+pub mod servers;
+pub mod servers_loop;
 pub mod slot;
 pub mod state_dir;
 pub mod view;

@@ -10,7 +10,8 @@ use tokio::net::TcpListener;
 
 use crate::clock;
 use crate::file_error::chain;
-use crate::server::app::{App, stopped};
+use crate::server::app::{App, blocking, stopped};
+use crate::server::credentials;
 use crate::server::decide::decide_tick;
 use crate::server::fleet::Fleet;
 use crate::server::fleet_loop;
@@ -101,13 +102,17 @@ fn tls_of(fleet: &Fleet, config: &Path) -> Result<Option<rustls::ServerConfig>, 
     tls.map(Some).map_err(|error| chain(&error))
 }
 
-/// Ends jobs that nobody took in time, and dispatches what a crash left undispatched.
+/// Ends jobs that nobody took in time, dispatches what a crash left undispatched, and forgets expired tokens.
 async fn tick(app: Arc<App>) {
     let mut stopping = app.stopping.subscribe();
     loop {
         tokio::select! {
             () = stopped(&mut stopping) => return,
             () = tokio::time::sleep(Duration::from_secs(30)) => {}
+        }
+        let dir = app.state_dir.enrollments_dir();
+        if let Err(error) = blocking(move || credentials::remove_expired(&dir, clock::now())).await {
+            tracing::warn!("enrollment tokens that have expired stay: {}", chain(&error));
         }
         for host in app.hosts() {
             if !decide_tick(&host.slot.durable().state, clock::now()).is_empty()

@@ -3,23 +3,28 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
 
 use super::access::{OperatorToken, Role, sha256};
 use super::fleet_state::FleetState;
 use super::host::Host;
 use super::host_state::HostState;
-use super::in_flight::InFlight;
-use super::slot::Slot;
+use super::in_flight;
+use super::servers::Servers;
+use super::slot::{Shared, Slot};
 use super::state_dir::{StateDir, StateDirError};
 use crate::clock;
 use crate::file_error::FileError;
 use crate::id::{HostName, JobId};
 use crate::job::Job;
 use crate::problem::Problem;
+
+/// The name of the fleet's own journal, which no host can have.
+pub const FLEET: &str = "/fleet";
 
 /// What was read of the configuration last, good or not.
 #[derive(Debug, Clone, Default)]
@@ -37,9 +42,8 @@ pub struct ConfigView {
 pub struct App {
     pub state_dir: StateDir,
     pub fleet: Arc<Slot<FleetState>>,
-    pub in_flight: Arc<InFlight>,
-    /// Rings at every change of any journal.
-    pub any_changed: watch::Sender<u64>,
+    /// What all journals share: the bell of any change, and the other servers.
+    pub shared: Arc<Shared>,
     /// True from the moment on at which the server is to stop.
     pub stopping: watch::Sender<bool>,
     /// Nobody counts as offline by silence from before this.
@@ -57,14 +61,12 @@ impl App {
     /// Opens the state directory and the journals of every host that has one. Blocks.
     pub fn open(state: &Path) -> Result<Arc<Self>, StateDirError> {
         let state_dir = StateDir::open(state)?;
-        let any_changed = watch::Sender::new(0);
-        let in_flight = Arc::new(InFlight::default());
-        let fleet = Slot::open("fleet", &state_dir.fleet_dir(), any_changed.clone(), Arc::clone(&in_flight))?;
+        let shared = Arc::new(Shared::new(Servers::enter(&state_dir.path)?));
+        let fleet = Slot::open(FLEET, &state_dir.fleet_dir(), Arc::clone(&shared))?;
         let app = Arc::new(Self {
             state_dir,
             fleet,
-            in_flight,
-            any_changed,
+            shared,
             stopping: watch::Sender::new(false),
             ready_at: clock::now(),
             hosts: RwLock::default(),
@@ -73,10 +75,26 @@ impl App {
             reload_wanted: watch::Sender::new(0),
             reloaded: watch::Sender::new(0),
         });
-        for name in app.state_dir.hosts()? {
-            app.open_host(&name)?;
-        }
+        app.open_hosts(&app.state_dir.hosts()?)?;
         Ok(app)
+    }
+
+    /// Opens many journals, on as many threads as there are processors: reading and folding them is what starting takes.
+    fn open_hosts(&self, names: &[HostName]) -> Result<(), FileError> {
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            let open = || {
+                while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    self.open_host(name)?;
+                }
+                Ok(())
+            };
+            let openers: Vec<_> = (0..threads).map(|_| scope.spawn(open)).collect();
+            openers.into_iter().try_for_each(|opener| {
+                opener.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+        })
     }
 
     /// The host, made known if it was not. Blocks the first time.
@@ -85,15 +103,56 @@ impl App {
             return Ok(host);
         }
         let dir = self.state_dir.host_dir(name);
-        let slot = Slot::<HostState>::open(
-            name.as_str(),
-            &dir.join("journal"),
-            self.any_changed.clone(),
-            Arc::clone(&self.in_flight),
-        )?;
+        let slot = Slot::<HostState>::open(name.as_str(), &dir.join("journal"), Arc::clone(&self.shared))?;
         let host = Arc::new(Host::new(name.clone(), &dir, slot));
         let mut hosts = self.hosts.write().unwrap_or_else(PoisonError::into_inner);
         Ok(Arc::clone(hosts.entry(name.clone()).or_insert(host)))
+    }
+
+    /// The host as the files have it now, also one that another server made known.
+    pub async fn current_host(self: &Arc<Self>, name: &HostName) -> Option<Arc<Host>> {
+        if !self.shared.servers.in_company() {
+            return self.host(name);
+        }
+        let host = match self.host(name) {
+            Some(host) => host,
+            None if self.state_dir.host_dir(name).join("journal").is_dir() => {
+                let (app, name) = (Arc::clone(self), name.clone());
+                blocking(move || app.open_host(&name)).await.ok()?
+            }
+            None => return None,
+        };
+        host.catch_up().await;
+        Some(host)
+    }
+
+    /// The instant before which every line of every server is durable and in memory here.
+    pub async fn horizon(&self) -> DateTime<Utc> {
+        let servers = &self.shared.servers;
+        // Our own clock first: what the others begin after this is after it.
+        let own = self.shared.in_flight.horizon();
+        let others = servers.others();
+        if others.is_empty() {
+            return own;
+        }
+        let horizon = blocking(move || {
+            others.iter().try_fold(own, |horizon, other| {
+                // Clocks of two machines differ by less than this where they are kept by NTP.
+                let skew = if other.is_on_this_machine { TimeDelta::zero() } else { TimeDelta::seconds(2) };
+                let theirs = in_flight::earliest_of(other)?.unwrap_or(own).min(own);
+                Ok::<_, FileError>(horizon.min(theirs - skew))
+            })
+        });
+        let horizon = match horizon.await {
+            Ok(horizon) => horizon,
+            Err(error) => {
+                tracing::warn!("events wait: {}", crate::file_error::chain(&error));
+                DateTime::UNIX_EPOCH
+            }
+        };
+        // A batch that is no longer on its way was told by its server's bell before.
+        servers.sync().await;
+        horizon
     }
 
     pub fn host(&self, name: &HostName) -> Option<Arc<Host>> {

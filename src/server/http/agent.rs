@@ -38,7 +38,7 @@ pub async fn authorized_host(app: &Arc<App>, request: &Request) -> Result<Arc<Ho
     };
     let dir = app.state_dir.host_dir(&name);
     let valid = blocking(move || credentials::is_valid(&dir, &credential)).await?;
-    match app.host(&name) {
+    match app.current_host(&name).await {
         Some(host) if valid => Ok(host),
         _ => Err(Problem::unauthorized(format!(
             "this credential is not the one of host {name}: enroll the agent again, with a new token"
@@ -49,9 +49,9 @@ pub async fn authorized_host(app: &Arc<App>, request: &Request) -> Result<Arc<Ho
 /// Notes the sign of life, and tells other servers by the `seen` file now and then.
 fn heard(host: &Arc<Host>, sent_at: Option<DateTime<Utc>>, wait: Option<u64>) {
     if host.heard(clock::now(), sent_at, wait) {
-        let path = host.dir.join("seen");
+        let host = Arc::clone(host);
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = crate::atomic_file::touch(&path) {
+            if let Err(error) = host.keep_seen() {
                 tracing::warn!(%error, "other servers may take the host for offline");
             }
         });
@@ -92,7 +92,7 @@ pub async fn enroll(app: &Arc<App>, mut request: Request) -> Result<Answer, Prob
     if token.host != body.host || token.expires_at < clock::now() {
         return Err(refused());
     }
-    let host = app.host(&body.host).ok_or_else(refused)?;
+    let host = app.current_host(&body.host).await.ok_or_else(refused)?;
     let enrolled = HostEnrolled {
         enrollment_id: body.enrollment_id,
         token_sha256,
@@ -299,6 +299,6 @@ pub async fn log(app: &Arc<App>, mut request: Request) -> Result<Answer, Problem
     if let Some(progress) = progress {
         host.set_progress(progress);
     }
-    host.slot.wake();
+    host.slot.wake_everywhere();
     Ok(ok(&Acknowledged { acked, interval_ms: Some(LOG_INTERVAL_MS) }))
 }
