@@ -91,9 +91,9 @@ impl App {
                 Ok(())
             };
             let openers: Vec<_> = (0..threads).map(|_| scope.spawn(open)).collect();
-            openers.into_iter().try_for_each(|opener| {
-                opener.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
+            openers
+                .into_iter()
+                .try_for_each(|opener| opener.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         })
     }
 
