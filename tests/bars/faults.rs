@@ -117,7 +117,8 @@ impl Strace {
         let mut strace = Command::new("strace");
         // Paths of descriptors, and data as far as the bars' lines are long.
         strace.args(["-f", "-ttt", "-y", "-s", "16384", "-o", text(log), "-p", &pid.to_string()]).args(arguments);
-        let child = strace.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("strace runs");
+        let child =
+            strace.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("strace runs");
         let strace = Self { child, log: log.to_owned() };
         eventually("strace is attached", Duration::from_secs(10), || is_traced(pid).then_some(()));
         strace

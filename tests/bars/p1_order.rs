@@ -20,8 +20,18 @@ fn p1_no_reply_is_sent_before_the_sync_of_its_lines_has_returned() {
     assert!(seen.false_replies.is_empty(), "P1: {:#?}", seen.false_replies);
     // The control: syncs that do nothing are no syncs to strace, and every reply comes before its own.
     let control = traced(Station::started(4, lied_to("nosync")), 50);
-    assert!(control.false_replies.len() >= 50, "the control passed: {} of {}", control.false_replies.len(), control.replies);
-    eprintln!("P1 order: {} replies, {} syncs, 0 replies before their sync; the control: {}", seen.replies, seen.syncs, control.false_replies.len());
+    assert!(
+        control.false_replies.len() >= 50,
+        "the control passed: {} of {}",
+        control.false_replies.len(),
+        control.replies
+    );
+    eprintln!(
+        "P1 order: {} replies, {} syncs, 0 replies before their sync; the control: {}",
+        seen.replies,
+        seen.syncs,
+        control.false_replies.len()
+    );
 }
 
 /// What strace sees of a server until so many events have been acknowledged.

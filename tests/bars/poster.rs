@@ -107,8 +107,7 @@ impl Poster {
         let token = ask(port, "POST", "/v1/enrollment-tokens", admin, &json!({"host": host}).to_string());
         let token = token.expect("an answer").json()["token"].clone();
         let sha256 = data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(credential.as_bytes()));
-        let body =
-            json!({"token": token, "enrollment_id": Uuid::new_v4(), "host": host, "credential_sha256": sha256});
+        let body = json!({"token": token, "enrollment_id": Uuid::new_v4(), "host": host, "credential_sha256": sha256});
         let reply = ask(port, "POST", "/v1/enroll", "", &body.to_string()).expect("an answer");
         assert_eq!(reply.status, 200, "{}", reply.body);
         Self {
@@ -205,8 +204,7 @@ impl Poster {
             })
             .collect();
         self.sent = self.sent.max(first + batch - 1);
-        let path =
-            format!("/v1/agents/{}/events?stream={}&instance={}", self.host, self.stream, self.instance);
+        let path = format!("/v1/agents/{}/events?stream={}&instance={}", self.host, self.stream, self.instance);
         let connection = self.connection.as_mut().ok_or(io::ErrorKind::NotConnected)?;
         let reply = connection.ask("POST", &path, &self.credential, &events)?;
         if reply.status == 200 {

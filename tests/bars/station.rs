@@ -87,9 +87,10 @@ impl Station {
         assert!(findings.is_empty(), "{bar}: {findings:#?}");
         let missing = self.missing(&self.acked());
         assert!(missing.is_empty(), "{bar}: {missing:#?}");
-        let histories = self.posters.iter().map(|poster| {
-            check_history(&self.state().join("hosts").join(&poster.host).join("journal"))
-        });
+        let histories = self
+            .posters
+            .iter()
+            .map(|poster| check_history(&self.state().join("hosts").join(&poster.host).join("journal")));
         histories.map(|history| history.lines).sum()
     }
 }

@@ -25,7 +25,8 @@ pub(crate) struct Timeline {
     pub(crate) failed_syncs: usize,
     /// Replies that acknowledged what was not durable at that moment.
     pub(crate) false_replies: Vec<String>,
-    /// By host and the event's number in its stream: the file it was last written to, and its fate there.
+    /// By host and the event's number in its stream: the file it was last written to, and its fate there. A segment's first
+    /// line, without which the others may not be found, is 0 of its file.
     lines: HashMap<(String, u64), (String, Fate)>,
     /// How far each host's replies have been looked at.
     acknowledged: BTreeMap<String, u64>,
@@ -39,9 +40,9 @@ pub(crate) struct Timeline {
 pub(crate) fn read(log: &str) -> Timeline {
     let mut timeline = Timeline::default();
     for line in log.lines() {
-        let mut parts = line.splitn(3, ' ').filter(|part| !part.is_empty());
-        let (Some(thread), Some(_), Some(call)) = (parts.next(), parts.next(), parts.next()) else { continue };
-        let call = call.trim_start();
+        // A thread, padded; a time; a call.
+        let Some((thread, rest)) = line.split_once(' ') else { continue };
+        let Some((_, call)) = rest.trim_start().split_once(' ') else { continue };
         if let Some(first) = call.strip_suffix(" <unfinished ...>") {
             timeline.begins(first);
             timeline.unfinished.insert(thread.to_owned(), first.to_owned());
@@ -91,6 +92,9 @@ impl Timeline {
 
     fn written(&mut self, path: &str, data: &str) {
         let Some(host) = between(path, "/hosts/", "/journal/") else { return };
+        if data.contains(r#"\"type\":\"segment.opened\""#) {
+            self.lines.insert((path.to_owned(), 0), (path.to_owned(), Fate::Written));
+        }
         for (at, key) in data.match_indices(r#"\"stream_seq\":"#) {
             if let Some(seq) = number(&data[at + key.len()..]) {
                 self.lines.insert((host.to_owned(), seq), (path.to_owned(), Fate::Written));
@@ -123,8 +127,15 @@ impl Timeline {
         let before = self.acknowledged.insert(host.clone(), acked).unwrap_or(acked.saturating_sub(1));
         for seq in before + 1..=acked {
             match self.lines.get(&(host.clone(), seq)) {
-                Some((_, Fate::Durable)) => {}
-                Some((_, fate)) => self.false_replies.push(format!("{host}: event {seq} was acknowledged when {fate:?}")),
+                Some((file, Fate::Durable)) => match self.lines.get(&(file.clone(), 0)) {
+                    Some((_, Fate::Durable)) | None => {}
+                    Some((_, fate)) => {
+                        self.false_replies.push(format!("{file}: acknowledged when its first line was {fate:?}"))
+                    }
+                },
+                Some((_, fate)) => {
+                    self.false_replies.push(format!("{host}: event {seq} was acknowledged when {fate:?}"))
+                }
                 None => self.false_replies.push(format!("{host}: event {seq} was acknowledged and never written")),
             }
         }
@@ -153,12 +164,14 @@ fn number(text: &str) -> Option<u64> {
 
 #[test]
 fn a_timeline_tells_a_reply_before_its_sync_from_one_after_it() {
-    let request = r#"7 1.0 recvfrom(9<socket:[1]>, "POST /v1/agents/a/events?stream=x HTTP/1.1", 99, 0, NULL, NULL) = 42"#;
+    let request =
+        r#"7    1.0 recvfrom(9<socket:[1]>, "POST /v1/agents/a/events?stream=x HTTP/1.1", 99, 0, NULL, NULL) = 42"#;
     let write = r#"8 1.1 write(5</s/hosts/a/journal/2026-11.jsonl>, "{\"stream_seq\":1,}\n", 18) = 18"#;
     let sync = "8 1.2 fdatasync(5</s/hosts/a/journal/2026-11.jsonl> <unfinished ...>";
     let synced = "8 1.4 <... fdatasync resumed>) = 0";
     let failed = "8 1.4 <... fdatasync resumed>) = -1 EIO (Input/output error) (INJECTED)";
-    let reply = r#"7 1.3 writev(9<socket:[1]>, [{iov_base="HTTP/1.1 200 OK\r\n\r\n{\"acked\":1}\n", iov_len=9}], 1) = 9"#;
+    let reply =
+        r#"7 1.3 writev(9<socket:[1]>, [{iov_base="HTTP/1.1 200 OK\r\n\r\n{\"acked\":1}\n", iov_len=9}], 1) = 9"#;
     let false_replies = |lines: &[&str]| {
         let timeline = read(&lines.join("\n"));
         assert_eq!(timeline.replies, 1, "{lines:?}");
@@ -171,4 +184,11 @@ fn a_timeline_tells_a_reply_before_its_sync_from_one_after_it() {
     assert_eq!(false_replies(&[request, write, sync, failed, sync, synced, reply]), 1, "retried into success");
     assert_eq!(false_replies(&[request, write, sync, failed, write, sync, synced, reply]), 0, "written anew");
     assert_eq!(false_replies(&[request, reply]), 1, "never written");
+    let open = r#"8 1.1 write(5</s/hosts/a/journal/2026-11.jsonl>, "{\"type\":\"segment.opened\"}\n", 18) = 18"#;
+    assert_eq!(false_replies(&[request, open, sync, synced, write, sync, synced, reply]), 0);
+    assert_eq!(
+        false_replies(&[request, open, sync, failed, write, sync, synced, reply]),
+        1,
+        "its segment has no beginning"
+    );
 }
