@@ -15,6 +15,7 @@ mod p1_kills;
 mod p1_order;
 mod p1_power;
 mod p2;
+mod p3;
 mod poster;
 mod station;
 mod timeline;

@@ -175,6 +175,13 @@ impl Poster {
         self.connection = Some(self.hello().expect("an answer to hello"));
     }
 
+    /// Ends its job and brings one more.
+    pub(crate) fn post_one_job(&mut self) {
+        self.end_the_job();
+        self.step(1);
+        self.end_the_job();
+    }
+
     /// Ends the job that it is in the middle of.
     pub(crate) fn end_the_job(&mut self) {
         let until = Instant::now() + Duration::from_secs(20);
