@@ -105,8 +105,10 @@ pub struct Journal<S> {
     head: Head,
     /// The state in memory is ahead of the disk (a batch failed): read the disk again before the next batch.
     stale: bool,
-    /// The segment ends here whatever its length: an fdatasync failed, and no new segment could be opened yet.
-    sealed: Option<u64>,
+    /// The segment ends there whatever its length: an fdatasync failed, and no new segment could be opened yet.
+    sealed: Option<(SegmentName, u64)>,
+    /// Where the segment before ended.
+    previous: Option<PreviousSegment>,
     /// Bytes of the segment that a checkpoint or the opening line spares from reading, and what that cost.
     spared: u64,
     checkpoint_bytes: u64,
@@ -114,8 +116,18 @@ pub struct Journal<S> {
 }
 
 impl<S: Fold> Journal<S> {
-    /// Opens the directory, makes it if it is missing, and folds the end of the newest segment.
+    /// Opens the directory, makes it if it is missing, and folds the end of the newest segment, which it syncs first: a process
+    /// that was killed may have left lines there that are in memory only.
     pub fn open(dir: &Path) -> Result<Self, FileError> {
+        Self::open_with(dir, false)
+    }
+
+    /// The same where the caller has just synced the whole file system, which for many journals is much faster.
+    pub fn open_synced(dir: &Path) -> Result<Self, FileError> {
+        Self::open_with(dir, true)
+    }
+
+    fn open_with(dir: &Path, is_synced: bool) -> Result<Self, FileError> {
         if read::segments(dir)?.is_empty() {
             atomic_file::create_private_dir(dir)?;
         }
@@ -127,12 +139,13 @@ impl<S: Fold> Journal<S> {
             head: Head::default(),
             stale: true,
             sealed: None,
+            previous: None,
             spared: 0,
             checkpoint_bytes: 0,
             damage: Vec::new(),
         };
         let _lock = journal.lock()?;
-        journal.reload()?;
+        journal.reload(is_synced)?;
         Ok(journal)
     }
 
@@ -163,7 +176,7 @@ impl<S: Fold> Journal<S> {
             None => true,
         };
         if self.stale || has_successor {
-            self.reload()?;
+            self.reload(false)?;
         } else if self.sealed.is_none() {
             self.catch_up()?;
         }
@@ -202,20 +215,23 @@ impl<S: Fold> Journal<S> {
     }
 
     /// Folds from the checkpoint or the newest segment whose first line carries the state; all of them where there is neither.
-    fn reload(&mut self) -> Result<(), FileError> {
+    fn reload(&mut self, is_synced: bool) -> Result<(), FileError> {
         let names = read::segments(&self.dir)?;
-        // Another process has opened the next segment meanwhile: it has sealed this one too.
-        self.sealed = self.sealed.filter(|_| names.last() == self.segment.as_ref());
         if let (Some(name), None) = (names.last(), self.sealed)
-            && self.resume(*name)?
+            && self.resume(*name, is_synced)?
         {
             return Ok(());
         }
+        let newest = names.last().copied();
         let mut loaded = Vec::new();
         for name in names.into_iter().rev() {
             let mut file = AppendFile::open(&self.dir.join(name.to_string()))?;
+            let sealed = self.sealed.filter(|(sealed, _)| *sealed == name);
+            if !is_synced && newest == Some(name) && sealed.is_none() {
+                file.sync()?;
+            }
             let mut bytes = file.read_from(0)?;
-            if let (Some(end), true) = (self.sealed, loaded.is_empty()) {
+            if let Some((_, end)) = sealed {
                 bytes.truncate(usize::try_from(end).unwrap_or(usize::MAX));
             }
             let pieces = line::pieces(&bytes);
@@ -226,8 +242,14 @@ impl<S: Fold> Journal<S> {
                 break;
             }
         }
+        // A later segment that carries the state says where the sealed one ended: another process has opened it.
+        if loaded.iter().all(|(name, ..)| self.sealed.is_none_or(|(sealed, _)| *name > sealed)) {
+            self.sealed = None;
+        }
         (self.state, self.head, self.segment, self.folded) = (S::default(), Head::default(), None, 0);
+        self.previous = None;
         for (name, mut file, bytes, pieces) in loaded.into_iter().rev() {
+            self.previous = self.end().or(self.previous.take());
             self.folded = 0;
             self.fold(&mut file, &bytes, &pieces)?;
             self.segment = Some(name);
@@ -237,9 +259,12 @@ impl<S: Fold> Journal<S> {
     }
 
     /// Folds from the checkpoint on, if there is one of this segment that its bytes bear out.
-    fn resume(&mut self, name: SegmentName) -> Result<bool, FileError> {
+    fn resume(&mut self, name: SegmentName, is_synced: bool) -> Result<bool, FileError> {
         let mut file = AppendFile::open(&self.dir.join(name.to_string()))?;
         let Some(kept) = checkpoint::read::<S>(&self.dir, name, &mut file)? else { return Ok(false) };
+        if !is_synced {
+            file.sync()?;
+        }
         (self.state, self.head, self.segment, self.folded) = (kept.state, kept.head, Some(name), kept.bytes);
         (self.spared, self.checkpoint_bytes) = (kept.bytes, kept.cost);
         let bytes = file.read_from(kept.bytes)?;
@@ -247,6 +272,12 @@ impl<S: Fold> Journal<S> {
         self.fold(&mut file, &bytes, &pieces)?;
         self.stale = false;
         Ok(true)
+    }
+
+    /// Where the present segment ends so far; `None` while it has no line.
+    fn end(&self) -> Option<PreviousSegment> {
+        let segment = self.segment.filter(|_| self.folded > 0)?;
+        Some(PreviousSegment { segment: segment.to_string(), bytes: self.folded, seq: self.head.seq })
     }
 
     /// Folds what others appended to the present segment, and makes it durable: they may not have done so yet.
@@ -257,7 +288,7 @@ impl<S: Fold> Journal<S> {
             return Ok(());
         }
         if file.len() < self.folded {
-            return self.reload();
+            return self.reload(false);
         }
         file.sync()?;
         let bytes = file.read_from(self.folded)?;
@@ -313,23 +344,29 @@ impl<S: Fold> Journal<S> {
         let now = self.head.at.map_or(now, |at| now.max(at + TimeDelta::microseconds(1)));
         let name = match self.segment {
             // A crash between making the file and writing its first line left it empty: use it.
-            Some(name) if self.folded == 0 && self.sealed.is_none() => name,
+            Some(name) if self.folded == 0 => name,
             Some(name) => name.successor(now),
             None => SegmentName::of_month(now),
         };
-        let previous = self.segment.filter(|_| self.folded > 0).map(|segment| PreviousSegment {
-            segment: segment.to_string(),
-            bytes: self.folded,
-            seq: self.head.seq,
-        });
+        let previous = self.end().or(self.previous.take());
         let payload = serde_json::value::to_raw_value(&Carry { previous, state: &self.state });
         let payload = payload.map_err(|error| FileError::of("describe the state for", &self.dir)(error.into()))?;
         let new = NewLine { kind: OPENED.to_owned(), ts: now, stream: None, payload };
         let (bytes, crc) = line::encode(self.head.seq + 1, now, &new);
-        let mut file = AppendFile::open(&self.dir.join(name.to_string()))?;
-        file.append_durably(&bytes)?;
+        let path = self.dir.join(name.to_string());
+        let opened = AppendFile::open(&path).and_then(|mut file| {
+            file.append_durably(&bytes)?;
+            Ok(file.len())
+        });
+        let len = opened.inspect_err(|_| {
+            // Nobody may take this line for good: its sync failed. Memory is read anew, since it has no `previous` now.
+            self.stale = true;
+            if let Err(error) = atomic_file::remove(&path) {
+                tracing::error!("{}: remove it by hand", chain(&error));
+            }
+        })?;
         self.head = Head { seq: self.head.seq + 1, crc, at: Some(now) };
-        (self.segment, self.folded, self.sealed, self.spared) = (Some(name), file.len(), None, file.len());
+        (self.segment, self.folded, self.sealed, self.spared) = (Some(name), len, None, len);
         Ok(())
     }
 }
@@ -389,8 +426,8 @@ impl<S: Fold> Batch<'_, S> {
         if let Err(error) = file.sync() {
             // The kernel takes the lost pages for clean, so another reader's sync would succeed: the segment ends before
             // them, and its successor says so before anyone else gets the lock.
-            journal.sealed = Some(before);
-            if let Err(error) = journal.reload().and_then(|()| journal.open_segment(now)) {
+            journal.sealed = Some((name, before));
+            if let Err(error) = journal.reload(false).and_then(|()| journal.open_segment(now)) {
                 tracing::warn!("{}: the next batch tries again", chain(&error));
             }
             return Err(error);

@@ -1,6 +1,7 @@
 //! Pure itself. The server: desired state in, journals and answers out. What is in its modules, nothing here.
 
 pub mod access;
+pub mod adoption;
 pub mod app;
 pub mod bell;
 pub mod credentials;
@@ -8,6 +9,8 @@ pub mod decide;
 pub mod events_in;
 pub mod fact;
 pub mod fleet;
+pub mod fleet_copy;
+pub mod fleet_install;
 pub mod fleet_loop;
 pub mod fleet_state;
 pub mod fleet_watch;

@@ -1,5 +1,6 @@
 //! Edge. `restic-manager serve`: from arguments to a running server, and from signals to its orderly end. No logic of its own.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use crate::server::credentials;
 use crate::server::decide::decide_tick;
 use crate::server::fleet::Fleet;
 use crate::server::fleet_loop;
-use crate::server::{fleet::read_tree::load_directory, http};
+use crate::server::servers_loop;
+use crate::server::{fleet::load::load, http};
 use crate::tls;
 
 #[derive(Debug, Args)]
@@ -66,10 +68,9 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
     if !config.is_dir() {
         return Err(format!("{} is not a directory: name the configuration with --config DIR", config.display()));
     }
-    // The state directory must be known before the last good configuration can be: of a broken directory, what could be read counts.
-    let (typed, _) = load_directory(&config);
-    let state = arguments.state.clone().unwrap_or_else(|| config.join(&typed.settings.state));
+    let state = arguments.state.clone().unwrap_or_else(|| config.join(state_of(&config)));
     let app = App::open(&state).map_err(|error| chain(&error))?;
+    tokio::spawn(servers_loop::run(Arc::clone(&app)));
     let fleet = fleet_loop::start(&app, &config).await.map_err(|error| error.to_string())?;
     let listen = arguments.listen.unwrap_or(fleet.settings.listen);
     let tls = tls_of(&fleet, &config)?;
@@ -88,6 +89,12 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
     http::serve(app, listener, tls.map(Arc::new)).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The state directory must be known before the last good configuration can be: of a broken server.toml, what could be read counts.
+fn state_of(config: &Path) -> String {
+    let text = std::fs::read_to_string(config.join("server.toml")).unwrap_or_default();
+    load(&BTreeMap::from([("server.toml".to_owned(), text)])).0.settings.state
 }
 
 fn absolute(path: &Path) -> PathBuf {

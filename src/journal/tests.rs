@@ -220,7 +220,7 @@ fn a_sealed_segments_unacknowledged_lines_do_not_count() {
     let good = journal.folded;
     append(&mut journal, november(), 1);
     // As after a commit whose fdatasync failed: the line is in the file, and was acknowledged to nobody.
-    (journal.sealed, journal.stale) = (Some(good), true);
+    (journal.sealed, journal.stale) = (journal.segment.map(|name| (name, good)), true);
     append(&mut journal, november(), 1);
     assert_eq!(journal.state().seqs, [2, 3, 5], "4 is the new segment's first line");
     assert_eq!(history(&dir), [5, 3, 2]);
@@ -306,7 +306,7 @@ fn a_segment_that_another_process_sealed_is_not_gone_on_with() {
     let mut two = Journal::<Seen>::open(&dir).expect("open");
     let good = one.folded;
     append(&mut one, november(), 1);
-    (one.sealed, one.stale) = (Some(good), true);
+    (one.sealed, one.stale) = (one.segment.map(|name| (name, good)), true);
     drop(one.begin(november()).expect("the next segment is opened"));
     append(&mut two, november(), 1);
     assert_eq!(two.state().seqs, [2, 3, 5]);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
@@ -21,6 +22,7 @@ use crate::clock;
 use crate::file_error::FileError;
 use crate::id::{HostName, JobId};
 use crate::job::Job;
+use crate::journal::Journal;
 use crate::problem::Problem;
 
 /// The name of the fleet's own journal, which no host can have.
@@ -55,6 +57,8 @@ pub struct App {
     pub reload_wanted: watch::Sender<u64>,
     /// Counts finished reloads.
     pub reloaded: watch::Sender<u64>,
+    /// `FleetState::decisions` as far as this server has done what they say.
+    pub installed: watch::Sender<u64>,
 }
 
 impl App {
@@ -62,6 +66,8 @@ impl App {
     pub fn open(state: &Path) -> Result<Arc<Self>, StateDirError> {
         let state_dir = StateDir::open(state)?;
         let shared = Arc::new(Shared::new(Servers::enter(&state_dir.path)?));
+        // What a server that was killed had written is in no answer of ours before it is durable.
+        let is_synced = state_dir.sync_file_system();
         let fleet = Slot::open(FLEET, &state_dir.fleet_dir(), Arc::clone(&shared))?;
         let app = Arc::new(Self {
             state_dir,
@@ -74,19 +80,20 @@ impl App {
             config: RwLock::default(),
             reload_wanted: watch::Sender::new(0),
             reloaded: watch::Sender::new(0),
+            installed: watch::Sender::new(0),
         });
-        app.open_hosts(&app.state_dir.hosts()?)?;
+        app.open_hosts(&app.state_dir.hosts()?, is_synced)?;
         Ok(app)
     }
 
     /// Opens many journals, on as many threads as there are processors: reading and folding them is what starting takes.
-    fn open_hosts(&self, names: &[HostName]) -> Result<(), FileError> {
+    fn open_hosts(&self, names: &[HostName], is_synced: bool) -> Result<(), FileError> {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let next = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             let open = || {
                 while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    self.open_host(name)?;
+                    self.open_host_with(name, is_synced)?;
                 }
                 Ok(())
             };
@@ -102,11 +109,32 @@ impl App {
         if let Some(host) = self.host(name) {
             return Ok(host);
         }
+        self.open_host_with(name, false)
+    }
+
+    fn open_host_with(&self, name: &HostName, is_synced: bool) -> Result<Arc<Host>, FileError> {
         let dir = self.state_dir.host_dir(name);
-        let slot = Slot::<HostState>::open(name.as_str(), &dir.join("journal"), Arc::clone(&self.shared))?;
+        let journal_dir = dir.join("journal");
+        let journal =
+            if is_synced { Journal::open_synced(&journal_dir)? } else { Journal::<HostState>::open(&journal_dir)? };
+        let slot = Slot::of(name.as_str(), &journal_dir, Arc::clone(&self.shared), journal);
         let host = Arc::new(Host::new(name.clone(), &dir, slot));
         let mut hosts = self.hosts.write().unwrap_or_else(PoisonError::into_inner);
         Ok(Arc::clone(hosts.entry(name.clone()).or_insert(host)))
+    }
+
+    /// Waits until what other servers adopted or refused is what this one goes by too.
+    pub async fn catch_up_configuration(&self) {
+        if !self.shared.servers.in_company() {
+            return;
+        }
+        self.fleet.refresh().await;
+        let decisions = self.fleet.durable().state.decisions;
+        let mut installed = self.installed.subscribe();
+        let caught_up = installed.wait_for(|done| *done >= decisions);
+        if tokio::time::timeout(Duration::from_secs(5), caught_up).await.is_err() {
+            tracing::warn!("what another server adopted is not in force here yet");
+        }
     }
 
     /// The host as the files have it now, also one that another server made known.

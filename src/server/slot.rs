@@ -126,7 +126,11 @@ pub struct Slot<S> {
 impl<S: Fold + Send + Sync + 'static> Slot<S> {
     /// Opens the journal. Blocks.
     pub fn open(name: &str, dir: &Path, shared: Arc<Shared>) -> Result<Arc<Self>, FileError> {
-        let mut journal = Journal::<S>::open(dir)?;
+        Ok(Self::of(name, dir, shared, Journal::open(dir)?))
+    }
+
+    /// Around a journal that was opened.
+    pub fn of(name: &str, dir: &Path, shared: Arc<Shared>, mut journal: Journal<S>) -> Arc<Self> {
         report_damage(name, &mut journal);
         if let Some(at) = journal.head().at {
             clock::not_before(at);
@@ -134,8 +138,7 @@ impl<S: Fold + Send + Sync + 'static> Slot<S> {
         let durable = Durable::of(&journal);
         let inner = Mutex::new(Inner { journal: Some(Box::new(journal)), queue: Vec::new(), durable });
         let (name, dir) = (name.to_owned(), dir.to_owned());
-        let slot = Self { inner, changed: watch::Sender::new(0), shared, name, dir };
-        Ok(Arc::new(slot))
+        Arc::new(Self { inner, changed: watch::Sender::new(0), shared, name, dir })
     }
 
     /// The state as of the last durable line.

@@ -76,6 +76,18 @@ impl StateDir {
         Ok(Self { path: path.to_owned(), epoch, hash_key })
     }
 
+    /// Makes everything durable that any process has written to the file system of this directory: one flush for all journals.
+    /// `false`: it could not; then each file has to be synced by itself, which tells of its own errors.
+    pub fn sync_file_system(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        {
+            let synced = std::fs::File::open(&self.path).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?));
+            synced.inspect_err(|error| tracing::warn!(%error, "each journal is synced by itself")).is_ok()
+        }
+        #[cfg(not(target_os = "linux"))]
+        false
+    }
+
     pub fn host_dir(&self, host: &HostName) -> PathBuf {
         self.path.join("hosts").join(host.as_str())
     }

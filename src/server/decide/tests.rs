@@ -304,13 +304,12 @@ fn a_job_whose_dispatch_a_crash_took_away_is_dispatched_by_the_tick() {
     assert_eq!(decide_tick(&folded.state, noon()), []);
 }
 
-fn versions(folded: &Folded, content: &HostContent, has: AgentHas<'_>) -> Vec<(String, u64)> {
-    let facts = decide_versions(&folded.state, content, has);
+fn versions(facts: &[Fact]) -> Vec<(String, u64)> {
     let version = |fact: &Fact| match fact {
         Fact::ScheduleVersioned(v) | Fact::ConfigVersioned(v) => v.version,
         other => unreachable!("a version was expected: {other:?}"),
     };
-    types(&facts).into_iter().zip(facts.iter().map(version)).collect()
+    types(facts).into_iter().zip(facts.iter().map(version)).collect()
 }
 
 fn both(version: u64) -> Vec<(String, u64)> {
@@ -323,20 +322,41 @@ fn versions_grow_with_each_change_also_back_and_not_without_one() {
     let (first, second) =
         (content(), HostContent { schedule_hash: "s2".to_owned(), config_hash: "c2".to_owned(), ..content() });
     for (content, version) in [(&first, 1), (&second, 2), (&first, 3)] {
-        assert_eq!(versions(&folded, content, AgentHas::default()), both(version));
-        folded.add(decide_versions(&folded.state, content, AgentHas::default()));
-        assert_eq!(versions(&folded, content, AgentHas::default()), []);
+        let facts = decide_versions(&folded.state, content);
+        assert_eq!(versions(&facts), both(version));
+        folded.add(facts);
+        assert_eq!(decide_versions(&folded.state, content), []);
     }
     let one = HostContent { schedule_hash: "s9".to_owned(), ..first };
-    assert_eq!(versions(&folded, &one, AgentHas::default()), [("schedule.versioned".to_owned(), 4)]);
+    assert_eq!(versions(&decide_versions(&folded.state, &one)), [("schedule.versioned".to_owned(), 4)]);
+}
+
+#[test]
+fn a_server_with_an_older_configuration_changes_nothing() {
+    let of = |adopted: &str, hash: &str| HostContent {
+        adopted_at: Some(at(adopted)),
+        schedule_hash: hash.to_owned(),
+        ..content()
+    };
+    let (older, newer) = (of("2026-11-23T10:00:00Z", "s1"), of("2026-11-23T11:00:00Z", "s2"));
+    let mut folded = Folded::default();
+    folded.add(decide_versions(&folded.state, &older));
+    folded.add(decide_versions(&folded.state, &newer));
+    assert_eq!(decide_versions(&folded.state, &older), []);
+    // Nor does an agent that has been told of the newer one make it do so.
+    let has = AgentHas { schedule: Some((2, "s2")), config: None };
+    assert_eq!(decide_versions_of_agent(&folded.state, &older, has), []);
+    let newest = of("2026-11-23T12:00:00Z", "s1");
+    assert_eq!(versions(&decide_versions(&folded.state, &newest)), [("schedule.versioned".to_owned(), 3)]);
 }
 
 #[test]
 fn an_agent_at_or_above_our_version_with_other_content_gets_one_above_its_own() {
     let mut folded = Folded::default();
-    folded.add(decide_versions(&folded.state, &content(), AgentHas::default()));
     let with =
         |version, schedule, config| AgentHas { schedule: Some((version, schedule)), config: Some((version, config)) };
+    assert_eq!(decide_versions_of_agent(&folded.state, &content(), with(7, "x", "y")), [], "nothing is wanted yet");
+    folded.add(decide_versions(&folded.state, &content()));
     for (has, expected) in [
         (with(0, "", ""), vec![]),
         (with(1, "s1", "c1"), vec![]),
@@ -347,10 +367,14 @@ fn an_agent_at_or_above_our_version_with_other_content_gets_one_above_its_own() 
         (with(u64::MAX, "x", "y"), vec![]),
         (with(ABSURD_VERSION, "x", "y"), vec![]),
     ] {
-        assert_eq!(versions(&folded, &content(), has), expected, "{has:?}");
+        assert_eq!(versions(&decide_versions_of_agent(&folded.state, &content(), has)), expected, "{has:?}");
     }
-    folded.add(decide_versions(&folded.state, &content(), with(7, "x", "y")));
-    assert_eq!(versions(&folded, &content(), with(7, "x", "y")), [], "the agent only has to fetch it");
+    folded.add(decide_versions_of_agent(&folded.state, &content(), with(7, "x", "y")));
+    assert_eq!(
+        decide_versions_of_agent(&folded.state, &content(), with(7, "x", "y")),
+        [],
+        "the agent only has to fetch it"
+    );
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::protocol::command::HelloAnswer;
 use crate::protocol::{Acknowledged, Cursor, EVENT_LIMIT_BYTES, Envelope, PROTOCOL_VERSION, negotiate_version};
 use crate::server::access::sha256_hex;
 use crate::server::app::{App, blocking};
-use crate::server::decide::{AgentHas, decide_enroll, decide_hello, decide_versions};
+use crate::server::decide::{AgentHas, decide_enroll, decide_hello, decide_versions_of_agent};
 use crate::server::fact::HostEnrolled;
 use crate::server::host::{Host, append_facts};
 use crate::server::messages::{PollQuestion, empty_answer, is_news, poll_answer, superseded_answer};
@@ -211,14 +211,14 @@ pub async fn commands(app: &Arc<App>, request: Request) -> Result<Answer, Proble
                 schedule: schedule_hash.as_deref().map(|hash| (question.schedule_version, hash)),
                 config: config_hash.as_deref().map(|hash| (question.config_version, hash)),
             };
-            if !decide_versions(&durable.state, content, has).is_empty() {
+            if !decide_versions_of_agent(&durable.state, content, has).is_empty() {
                 let (content, schedule_hash, config_hash) =
                     (Arc::clone(content), schedule_hash.clone(), config_hash.clone());
                 let (schedule_version, config_version) = (question.schedule_version, question.config_version);
                 host.append(move |state, _| {
                     let schedule = schedule_hash.as_deref().map(|hash| (schedule_version, hash));
                     let config = config_hash.as_deref().map(|hash| (config_version, hash));
-                    decide_versions(state, &content, AgentHas { schedule, config })
+                    decide_versions_of_agent(state, &content, AgentHas { schedule, config })
                 })
                 .await?;
                 continue;

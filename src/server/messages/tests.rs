@@ -5,9 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::id::JobId;
 use crate::protocol::job_options::JobKind;
-use crate::server::decide::{
-    AgentHas, JobDecision, JobRequest, decide_cancel, decide_fire, decide_job, decide_versions,
-};
+use crate::server::decide::{JobDecision, JobRequest, decide_cancel, decide_fire, decide_job, decide_versions};
 use crate::server::fact::Fact;
 use crate::server::folded::*;
 
@@ -49,7 +47,7 @@ fn kinds(answer: &PollAnswer) -> Vec<&str> {
 
 fn greeted() -> Folded {
     let mut folded = Folded::of([Fact::Hello(hello(1))]);
-    folded.add(decide_versions(&folded.state, &content(), AgentHas::default()));
+    folded.add(decide_versions(&folded.state, &content()));
     folded
 }
 
