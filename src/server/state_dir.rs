@@ -58,7 +58,6 @@ impl StateDir {
             atomic_file::create_private_dir(path)?;
         }
         check_is_ours(path)?;
-        make_durable(path)?;
         atomic_file::create_private_dir(&path.join("hosts"))?;
         atomic_file::create_private_dir(&path.join("enrollments"))?;
         let epoch = read_or_make(&path.join("epoch"), || uuid::Uuid::new_v4().to_string())?;
@@ -145,26 +144,6 @@ fn read_or_make(path: &Path, make: impl FnOnce() -> String) -> Result<String, Fi
         }
         Err(error) => Err(FileError::of("read", path)(error)),
     }
-}
-
-/// A server that was killed may have left lines that were written and not synced. Agents are told that what is here is durable, so
-/// that is made true before it is read: at once for all of it, since a sync per host would take seconds.
-#[cfg(target_os = "linux")]
-fn make_durable(path: &Path) -> Result<(), FileError> {
-    let synced = std::fs::File::open(path).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?));
-    synced.map_err(FileError::of("make durable", path))
-}
-
-/// The same, where there is no such call: each history's newest file, the only one that is appended to.
-#[cfg(not(target_os = "linux"))]
-fn make_durable(path: &Path) -> Result<(), FileError> {
-    let hosts = std::fs::read_dir(path.join("hosts")).into_iter().flatten().flatten();
-    for dir in hosts.map(|host| host.path().join("journal")).chain([path.join("fleet")]) {
-        if let Some(name) = crate::journal::read::segments(&dir)?.pop() {
-            crate::append_file::AppendFile::open(&dir.join(name.to_string()))?.sync()?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(unix)]
