@@ -11,6 +11,7 @@ mod checker;
 mod harness;
 
 mod faults;
+mod p10;
 mod p1_kills;
 mod p1_order;
 mod p1_power;
