@@ -27,11 +27,13 @@ use crate::append_file::AppendFile;
 use crate::atomic_file;
 use crate::file_error::{FileError, chain};
 
+mod batch;
 mod checkpoint;
 pub mod line;
 pub mod read;
 pub mod segment;
 
+pub use batch::Batch;
 use line::{Line, NewLine, Piece};
 use segment::{Carry, OPENED, PreviousSegment, SegmentName, is_opening};
 
@@ -192,7 +194,7 @@ impl<S: Fold> Journal<S> {
         if due {
             self.open_segment(now)?;
         }
-        Ok(Batch { journal: self, lock, bytes: Vec::new(), now })
+        Ok(Batch::new(self, lock, now))
     }
 
     /// Keeps the folded state beside the journal when enough was appended since it was last kept. A cache: readers that find
@@ -367,74 +369,6 @@ impl<S: Fold> Journal<S> {
         })?;
         self.head = Head { seq: self.head.seq + 1, crc, at: Some(now) };
         (self.segment, self.folded, self.sealed, self.spared) = (Some(name), len, None, len);
-        Ok(())
-    }
-}
-
-/// Lines that become durable together. Dropped without `commit`: nothing happened.
-#[derive(Debug)]
-pub struct Batch<'a, S> {
-    journal: &'a mut Journal<S>,
-    /// Released when the batch ends, however it does.
-    lock: File,
-    bytes: Vec<u8>,
-    now: DateTime<Utc>,
-}
-
-impl<S: Fold> Batch<'_, S> {
-    /// The state with the batch's own lines in it.
-    pub fn state(&self) -> &S {
-        &self.journal.state
-    }
-
-    pub fn head(&self) -> Head {
-        self.journal.head
-    }
-
-    /// Nothing to write, so far.
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    /// Adds a line and applies it. `received_at` must not be before the last line's.
-    pub fn append(&mut self, received_at: DateTime<Utc>, new: &NewLine) -> u64 {
-        let journal = &mut *self.journal;
-        // Until the commit the memory is ahead of the disk.
-        journal.stale = true;
-        let seq = journal.head.seq + 1;
-        let (bytes, crc) = line::encode(seq, received_at, new);
-        // Memory holds what reading the line again gives.
-        let (ts, received_at) = (line::written_time(new.ts), line::written_time(received_at));
-        self.bytes.extend_from_slice(&bytes);
-        let (stream, stream_seq) = new.stream.unzip();
-        let (kind, payload) = (new.kind.clone(), new.payload.clone());
-        journal.take_in(&Line { seq, ts, received_at, kind, stream, stream_seq, payload, crc });
-        seq
-    }
-
-    /// Writes, and returns when the lines survive power loss. After an error nothing counts as written, and the journal is to
-    /// be used again: it heals itself, here or at the next `begin`.
-    pub fn commit(self) -> Result<(), FileError> {
-        let Self { journal, lock, bytes, now } = self;
-        let Some(name) = journal.segment else { return Ok(()) };
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let mut file = AppendFile::open(&journal.dir.join(name.to_string()))?;
-        let before = file.len();
-        file.append(&bytes)?;
-        if let Err(error) = file.sync() {
-            // The kernel takes the lost pages for clean, so another reader's sync would succeed: the segment ends before
-            // them, and its successor says so before anyone else gets the lock.
-            journal.sealed = Some((name, before));
-            if let Err(error) = journal.reload(false).and_then(|()| journal.open_segment(now)) {
-                tracing::warn!("{}: the next batch tries again", chain(&error));
-            }
-            return Err(error);
-        }
-        drop(lock);
-        journal.folded = file.len();
-        journal.stale = false;
         Ok(())
     }
 }

@@ -28,4 +28,5 @@ pub mod servers;
 pub mod servers_loop;
 pub mod slot;
 pub mod state_dir;
+pub mod versions;
 pub mod view;

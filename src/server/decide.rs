@@ -4,7 +4,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 
-use super::fact::{Fact, HostEnrolled, Idempotency, JobAndActor, JobDispatched, JobExpired, JobQueued, Versioned};
+use super::fact::{Fact, HostEnrolled, Idempotency, JobAndActor, JobDispatched, JobExpired, JobQueued};
 use super::host_content::HostContent;
 use super::host_state::HostState;
 use crate::id::{HostName, JobId, ScheduleId, job_id_of_fire};
@@ -31,60 +31,6 @@ pub enum Refusal {
     /// What was asked cannot be done in the present state.
     Conflict(String),
 }
-
-/// The schedule set and settings a host should have against those it was told: a new version for each that differs. A content
-/// of an older configuration than the one that the present version comes from is another server's that has not caught up: it
-/// changes nothing.
-pub fn decide_versions(state: &HostState, content: &HostContent) -> Vec<Fact> {
-    let is_newer = |wanted: &Option<Versioned>| wanted.as_ref().and_then(|w| w.adopted_at) > content.adopted_at;
-    if is_newer(&state.schedule_wanted) || is_newer(&state.config_wanted) {
-        return Vec::new();
-    }
-    let next = |wanted: &Option<Versioned>, hash: &str| match wanted {
-        Some(wanted) if wanted.hash == hash => None,
-        wanted => Some(wanted.as_ref().map_or(0, |w| w.version) + 1),
-    };
-    // No hash: the settings cannot be known at the moment (a secret's file is missing), so there is nothing to tell.
-    let known = !content.config_hash.is_empty();
-    let config = known.then(|| next(&state.config_wanted, &content.config_hash)).flatten();
-    versioned(content, config, next(&state.schedule_wanted, &content.schedule_hash))
-}
-
-/// `agent_has` are versions and hashes that an agent reported; one at or above ours with other content means that our state
-/// is older than the agent's, so a new version goes above. Only for what this server knows to be wanted.
-pub fn decide_versions_of_agent(state: &HostState, content: &HostContent, agent_has: AgentHas<'_>) -> Vec<Fact> {
-    let next = |wanted: &Option<Versioned>, hash: &str, has: Option<(u64, &str)>| {
-        let wanted = wanted.as_ref().filter(|wanted| wanted.hash == hash)?;
-        let (version, its) = has.filter(|(version, _)| (1..ABSURD_VERSION).contains(version))?;
-        (version >= wanted.version && its != hash).then_some(version + 1)
-    };
-    let config = next(&state.config_wanted, &content.config_hash, agent_has.config);
-    versioned(content, config, next(&state.schedule_wanted, &content.schedule_hash, agent_has.schedule))
-}
-
-/// In the order in which they reach the agent: what a job needs, before what makes jobs.
-fn versioned(content: &HostContent, config: Option<u64>, schedule: Option<u64>) -> Vec<Fact> {
-    let versioned = |version: u64, hash: &str| Versioned {
-        version,
-        hash: hash.to_owned(),
-        commit: content.commit.clone(),
-        adopted_at: content.adopted_at,
-    };
-    let config = config.map(|version| Fact::ConfigVersioned(versioned(version, &content.config_hash)));
-    let schedule = schedule.map(|version| Fact::ScheduleVersioned(versioned(version, &content.schedule_hash)));
-    config.into_iter().chain(schedule).collect()
-}
-
-/// What a polling agent says it has: version and hash of each; `None` where it did not say.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct AgentHas<'a> {
-    pub schedule: Option<(u64, &'a str)>,
-    pub config: Option<(u64, &'a str)>,
-}
-
-/// A version that no agent can have got from a server, and from which counting on might overflow: 2^53, where JSON's numbers
-/// end for many readers.
-const ABSURD_VERSION: u64 = 1 << 53;
 
 /// hello is a fact when it says something new. A job that the agent took and no longer knows (its ledger was lost with its
 /// disk) ends here: `running_jobs` names every job whose end the server has not acknowledged.

@@ -9,13 +9,13 @@ use chrono::{DateTime, Utc};
 use tokio::task::JoinSet;
 
 use super::app::{App, blocking};
-use super::decide::decide_versions;
 use super::fleet::schedule_set::{HostSecrets, config_hash, config_update_of, schedule_hash, schedules_of};
 use super::fleet::secrets::read_secrets;
 use super::fleet::{Fleet, Host as FleetHost};
 use super::fleet_loop::{StartError, Tree};
 use super::host::Host;
 use super::host_content::HostContent;
+use super::versions::decide_versions;
 use crate::id::HostName;
 use crate::problem::{Problem, Severity};
 use crate::protocol::command::ConfigUpdate;

@@ -5,9 +5,10 @@ use serde_json::json;
 use super::*;
 use crate::id::JobId;
 use crate::protocol::job_options::JobKind;
-use crate::server::decide::{JobDecision, JobRequest, decide_cancel, decide_fire, decide_job, decide_versions};
+use crate::server::decide::{JobDecision, JobRequest, decide_cancel, decide_fire, decide_job};
 use crate::server::fact::Fact;
 use crate::server::folded::*;
+use crate::server::versions::decide_versions;
 
 fn epoch() -> Epoch {
     id(0xee)
