@@ -20,6 +20,7 @@ mod p1_order;
 mod p1_power;
 mod p2;
 mod p3;
+mod p4;
 mod poster;
 mod station;
 mod timeline;

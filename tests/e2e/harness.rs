@@ -38,7 +38,7 @@ pub(crate) fn are_two_servers() -> bool {
     std::env::var("RESTIC_MANAGER_TEST_SERVERS").is_ok_and(|count| count == "2")
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
 }
 
