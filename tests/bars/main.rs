@@ -13,6 +13,7 @@ mod checker;
 #[path = "../e2e/harness.rs"]
 mod harness;
 
+mod behind_haproxy;
 mod faults;
 mod p10;
 mod p1_kills;
@@ -22,6 +23,7 @@ mod p2;
 mod p3;
 mod p4;
 mod poster;
+mod small_agent;
 mod station;
 mod timeline;
 

@@ -33,10 +33,13 @@ impl Pair {
         let fleet = Fleet::new();
         let mut host = fleet.read("config/hosts/web-1.toml");
         for number in 0..schedules {
-            host += &format!("[[schedule]]\nid = \"s{number}\"\nkind = \"backup\"\ncron = \"0 2 * * *\"\npaths = [\"/etc\"]\n");
+            host += &format!(
+                "[[schedule]]\nid = \"s{number}\"\nkind = \"backup\"\ncron = \"0 2 * * *\"\npaths = [\"/etc\"]\n"
+            );
         }
         fleet.write("config/hosts/web-1.toml", &host);
-        let mut pair = Self { fleet, ports: [free_port(), free_port()], servers: [None, None], environment, agent: None };
+        let mut pair =
+            Self { fleet, ports: [free_port(), free_port()], servers: [None, None], environment, agent: None };
         pair.start(0);
         pair.start(1);
         let agent = Poster::enroll(pair.ports[0], &pair.fleet.token(), "web-1");
@@ -100,8 +103,10 @@ fn fired(rounds: usize, duplicates: usize, environment: Vec<(&'static str, &'sta
     for round in 0..rounds {
         let schedule = format!("s{round}");
         let id = Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("restic-manager:web-1/{schedule}@{DUE}").as_bytes());
-        let fire =
-            event("schedule.fire", &json!({"schedule_id": schedule, "scheduled_at": DUE, "fired_at": DUE, "job_id": id}));
+        let fire = event(
+            "schedule.fire",
+            &json!({"schedule_id": schedule, "scheduled_at": DUE, "fired_at": DUE, "job_id": id}),
+        );
         // Requests that are repeated, and the same fire told anew: four streams, each of them by many.
         let streams = [(); 4].map(|()| Uuid::new_v4());
         let acknowledged = AtomicUsize::new(0);
@@ -173,7 +178,10 @@ fn p4_a_due_time_makes_one_job_however_often_it_is_told_to_whichever_server() {
     let (rounds, duplicates) = (count(6, 100), count(60, 200));
     let begun = Instant::now();
     let lines = fired(rounds, duplicates, vec![("RUST_LOG", "info")]).expect("one job each");
-    eprintln!("P4: {rounds} due times, each told {duplicates} times, {rounds} kills, {lines} lines, {:?}", begun.elapsed());
+    eprintln!(
+        "P4: {rounds} due times, each told {duplicates} times, {rounds} kills, {lines} lines, {:?}",
+        begun.elapsed()
+    );
     let control = fired(6, 60, lied_to("noflock"));
     assert!(control.is_err(), "without the lock the check finds nothing: {control:?}");
     eprintln!("P4's control: {}", control.expect_err("just seen").chars().take(200).collect::<String>());

@@ -43,8 +43,21 @@ impl Connection {
     }
 
     pub(crate) fn ask(&mut self, method: &str, path: &str, bearer: &str, body: &str) -> io::Result<Reply> {
+        self.ask_with(method, path, bearer, &[], body)
+    }
+
+    /// With more headers.
+    fn ask_with(
+        &mut self,
+        method: &str,
+        path: &str,
+        bearer: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> io::Result<Reply> {
+        let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {bearer}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {bearer}\r\n{more}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
         self.0.get_mut().write_all(request.as_bytes())?;
@@ -77,6 +90,18 @@ impl Connection {
 /// One request on a connection of its own.
 pub(crate) fn ask(port: u16, method: &str, path: &str, bearer: &str, body: &str) -> io::Result<Reply> {
     Connection::new(port)?.ask(method, path, bearer, body)
+}
+
+/// The same with more headers.
+pub(crate) fn ask_with(
+    port: u16,
+    method: &str,
+    path: &str,
+    bearer: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> io::Result<Reply> {
+    Connection::new(port)?.ask_with(method, path, bearer, headers, body)
 }
 
 pub(crate) struct Poster {
