@@ -74,6 +74,11 @@ impl Process {
         Self { child }
     }
 
+    /// The process's number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL, and wait.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();

@@ -13,6 +13,7 @@ mod follow;
 mod harness;
 mod kinds;
 mod offline;
+mod parked;
 mod restic_trouble;
 mod secrets;
 mod tls;
