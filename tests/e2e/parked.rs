@@ -59,10 +59,7 @@ impl Line {
 
     /// Whether nothing comes for a while.
     fn is_silent(&mut self) -> bool {
-        match self.stream.read(&mut [0]) {
-            Err(error) => is_timeout(&error),
-            Ok(_) => false,
-        }
+        self.stream.read(&mut [0]).is_err_and(|error| is_timeout(&error))
     }
 
     fn has_ended(&mut self) -> bool {
