@@ -5,6 +5,7 @@
 mod bad_input;
 mod checker;
 mod clone;
+mod connections;
 mod crash;
 mod curl_agent;
 mod demo;

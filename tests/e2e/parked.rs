@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::bad_input::{INSTANCE, STREAM, enrolled_with_curl, hello};
 use crate::harness::{Fleet, Process, SERVER, eventually, text};
 
-trait Both: Read + Write {}
+pub(crate) trait Both: Read + Write {}
 impl<T: Read + Write> Both for T {}
 
 fn is_timeout(error: &std::io::Error) -> bool {
@@ -21,19 +21,19 @@ fn is_timeout(error: &std::io::Error) -> bool {
 }
 
 /// One connection, and what was read of it and not looked at.
-struct Line {
-    stream: Box<dyn Both>,
+pub(crate) struct Line {
+    pub(crate) stream: Box<dyn Both>,
     read: Vec<u8>,
 }
 
 impl Line {
-    fn send(&mut self, bytes: &str) {
+    pub(crate) fn send(&mut self, bytes: &str) {
         self.stream.write_all(bytes.as_bytes()).expect("write");
         self.stream.flush().expect("flush");
     }
 
     /// The next answer: its head and its body. Fails when the connection ends or is silent for 15 s.
-    fn answer(&mut self) -> (String, Value) {
+    pub(crate) fn answer(&mut self) -> (String, Value) {
         let mut piece = [0; 4096];
         loop {
             let text = String::from_utf8(self.read.clone()).expect("UTF-8");
@@ -62,15 +62,15 @@ impl Line {
         self.stream.read(&mut [0]).is_err_and(|error| is_timeout(&error))
     }
 
-    fn has_ended(&mut self) -> bool {
+    pub(crate) fn has_ended(&mut self) -> bool {
         self.read.is_empty() && matches!(self.stream.read(&mut [0]), Ok(0))
     }
 }
 
 /// A server, plain or with TLS, and an agent of it that is up to date and has nobody but this test to speak for it.
-struct Scene {
-    fleet: Fleet,
-    tls: Option<Arc<rustls::ClientConfig>>,
+pub(crate) struct Scene {
+    pub(crate) fleet: Fleet,
+    pub(crate) tls: Option<Arc<rustls::ClientConfig>>,
     bearer: String,
     /// The query of a poll that has nothing to be told.
     query: String,
@@ -78,7 +78,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(tls: bool) -> Self {
+    pub(crate) fn new(tls: bool) -> Self {
         let mut fleet = Fleet::new();
         fleet.start_server();
         let bearer = enrolled_with_curl(&fleet, "web-1");
@@ -123,11 +123,11 @@ impl Scene {
         eventually("the server listens", Duration::from_secs(20), || TcpStream::connect(&listen).ok());
     }
 
-    fn connect(&self) -> Line {
+    pub(crate) fn connect(&self) -> Line {
         self.connect_with_patience(Duration::from_secs(15))
     }
 
-    fn connect_with_patience(&self, patience: Duration) -> Line {
+    pub(crate) fn connect_with_patience(&self, patience: Duration) -> Line {
         let stream = TcpStream::connect(("127.0.0.1", self.fleet.port)).expect("connect");
         stream.set_read_timeout(Some(patience)).expect("a timeout");
         let stream: Box<dyn Both> = match &self.tls {
@@ -188,7 +188,7 @@ impl Scene {
 /// What the server's log says.
 const PARKED: &str = "a poll is parked";
 const ANSWERED: &str = "a parked poll is answered";
-const HEALTHZ: &str = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+pub(crate) const HEALTHZ: &str = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
 
 /// The answer to a poll, which must be a whole one.
 fn messages((head, body): &(String, Value)) -> Vec<Value> {

@@ -13,7 +13,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, interval_at, timeout};
 
 use super::Shared;
 use super::answer::Answer;
@@ -31,6 +32,12 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
 /// How long the last words may take.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(5);
+/// How many requests are begun at once: when ten thousand agents come together, all of hyper's buffers would else be there at
+/// once, and the heap stays as large as it once was.
+static TURNS: Semaphore = Semaphore::const_new(128);
+/// How long a request keeps others from beginning: most are parked or answered sooner, and a slow one must not stop the rest.
+const TURN_LIMIT: Duration = Duration::from_millis(20);
+type Turn = SemaphorePermit<'static>;
 const HEADER_BYTES: usize = 16 * 1024;
 const HEADER_FIELDS: usize = 64;
 
@@ -47,13 +54,8 @@ pub async fn run(shared: Arc<Shared>, stream: TcpStream) {
     // What was read of the next request.
     let mut before = Vec::new();
     loop {
-        if before.is_empty() {
-            match Box::pin(next_request(&shared, &mut socket)).await {
-                Some(byte) => before.push(byte),
-                None => break,
-            }
-        }
-        let Some(mut taken) = Box::pin(serve_requests(&shared, socket, before)).await else { return };
+        let Some(turn) = Box::pin(next_request(&shared, &mut socket, &mut before)).await else { break };
+        let Some(mut taken) = Box::pin(serve_requests(&shared, socket, before, turn)).await else { return };
         let goes_on = parked(&shared, &mut taken).await;
         (socket, before) = (taken.socket, taken.before);
         if !goes_on {
@@ -73,15 +75,20 @@ async fn handshake(shared: &Shared, stream: TcpStream) -> Option<Socket> {
     None
 }
 
-/// The first byte of the next request; `None` when there will be none.
-async fn next_request(shared: &Shared, socket: &mut Socket) -> Option<u8> {
-    let mut stopping = shared.app.stopping.subscribe();
-    tokio::select! {
-        biased;
-        byte = socket.byte() => byte,
-        () = tokio::time::sleep(IDLE_LIMIT) => None,
-        () = stopped(&mut stopping) => None,
+/// Waits for the next request's first byte, and then for a turn to be served; `None` when there will be no request.
+async fn next_request(shared: &Shared, socket: &mut Socket, before: &mut Vec<u8>) -> Option<Turn> {
+    if before.is_empty() {
+        let mut stopping = shared.app.stopping.subscribe();
+        let byte = tokio::select! {
+            biased;
+            byte = socket.byte() => byte,
+            () = tokio::time::sleep(IDLE_LIMIT) => None,
+            () = stopped(&mut stopping) => None,
+        };
+        before.push(byte?);
     }
+    // It is never closed.
+    TURNS.acquire().await.ok()
 }
 
 /// A connection that hyper does not have, and the poll that is parked on it.
@@ -114,7 +121,8 @@ impl Handover {
 }
 
 /// hyper answers requests until the connection ends (`None`) or a poll is parked.
-async fn serve_requests(shared: &Arc<Shared>, socket: Socket, before: Vec<u8>) -> Option<Taken> {
+async fn serve_requests(shared: &Arc<Shared>, socket: Socket, before: Vec<u8>, turn: Turn) -> Option<Taken> {
+    let mut turn = Some(turn);
     let shelf = Arc::new(Mutex::new(None));
     let replay = Replay::new(socket, before);
     let stalled = replay.stalled();
@@ -132,15 +140,19 @@ async fn serve_requests(shared: &Arc<Shared>, socket: Socket, before: Vec<u8>) -
     let mut stopping = shared.app.stopping.subscribe();
     let mut stop = pin!(stopped(&mut stopping));
     let mut is_stopping = false;
-    let mut look = tokio::time::interval(WRITE_LIMIT / 2);
+    let mut look = interval_at(Instant::now() + TURN_LIMIT, WRITE_LIMIT / 2);
     let waiting = std::future::poll_fn(|cx| {
-        if !is_stopping && stop.as_mut().poll(cx).is_ready() {
-            is_stopping = true;
-            Pin::new(&mut connection).graceful_shutdown();
-        }
         // Clients go away all the time; that is no error of ours.
         if Pin::new(&mut connection).poll(cx).is_ready() {
             return Polled::Ready(None);
+        }
+        // After hyper has looked: a request that is here already is answered yet.
+        if !is_stopping && stop.as_mut().poll(cx).is_ready() {
+            is_stopping = true;
+            Pin::new(&mut connection).graceful_shutdown();
+            if Pin::new(&mut connection).poll(cx).is_ready() {
+                return Polled::Ready(None);
+            }
         }
         // hyper has written what it had, unless the socket is full: of an earlier request on this connection.
         let stalled_since = stalled.since();
@@ -150,6 +162,7 @@ async fn serve_requests(shared: &Arc<Shared>, socket: Socket, before: Vec<u8>) -
             return Polled::Ready(Some(waiting));
         }
         while look.poll_tick(cx).is_ready() {
+            turn = None;
             if stalled_since.is_some_and(|since| since.elapsed() >= WRITE_LIMIT) {
                 tracing::debug!("a client takes nothing of its answer");
                 return Polled::Ready(None);
