@@ -130,6 +130,9 @@ pub fn server_config(
         }
     })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // Agents that come back need no full handshake; the tickets' key lives as long as the server. Then no sessions are kept here.
+    config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(TlsError::Other)?;
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     Ok(config)
 }
 

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use tokio::net::TcpListener;
 
 use crate::clock;
 use crate::file_error::chain;
@@ -79,14 +78,14 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
             "will not listen on {listen} without TLS: set [tls] cert and key in server.toml, or insecure_http = true behind a TLS proxy"
         ));
     }
-    let listener = TcpListener::bind(listen).await.map_err(|error| format!("cannot listen on {listen}: {error}"))?;
+    let listener = http::listener::listen(listen).map_err(|error| format!("cannot listen on {listen}: {error}"))?;
     let address = listener.local_addr().map_err(|error| format!("cannot listen on {listen}: {error}"))?;
     let watched = Arc::clone(&app);
     tokio::spawn(async move { fleet_loop::run(watched, config, &fleet).await });
     tokio::spawn(tick(Arc::clone(&app)));
     tokio::spawn(signals(Arc::clone(&app)));
     tracing::info!(%address, tls = tls.is_some(), state = %state.display(), "ready");
-    http::serve(app, listener, tls.map(Arc::new)).await;
+    http::listener::serve(app, listener, tls.map(Arc::new)).await;
     tracing::info!("stopped");
     Ok(())
 }

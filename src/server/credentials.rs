@@ -69,9 +69,13 @@ pub fn revoke(host_dir: &Path) -> Result<(), FileError> {
 
 /// Whether this is the host's credential. Read anew each time, so that a revocation holds at once, on every server.
 pub fn is_valid(host_dir: &Path, credential: &str) -> Result<bool, FileError> {
+    has_hash(host_dir, &sha256_hex(credential.as_bytes()))
+}
+
+/// The same for whoever kept only the credential's hash, in hex.
+pub fn has_hash(host_dir: &Path, sha256: &str) -> Result<bool, FileError> {
     let file: Option<CredentialFile> = read_json(&credential_path(host_dir))?;
-    let presented = sha256_hex(credential.as_bytes());
-    Ok(file.is_some_and(|file| file.sha256.iter().filter(|kept| same_hash(kept, &presented)).count() > 0))
+    Ok(file.is_some_and(|file| file.sha256.iter().filter(|kept| same_hash(kept, sha256)).count() > 0))
 }
 
 fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, FileError> {

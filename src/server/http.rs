@@ -1,38 +1,30 @@
-//! Edge. The listener: connections, TLS, routes. Each request goes to one handler; a handler's error becomes a problem.
-//! hyper's http1 directly, with limits on headers and on how long a client may be silent.
+//! Edge. The routes: each request goes to one handler; a handler's error becomes a problem. Connections are the modules' below:
+//! `listener` accepts them and `connection` lives with each.
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::service::service_fn;
 use hyper::{Method, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use super::app::{App, stopped};
+use super::app::App;
 use answer::{Answer, Problem, ok};
+use connection::Handover;
 use request::{Request, shown};
 
 pub mod agent;
 pub mod answer;
+pub mod connection;
 pub mod enrollment;
+pub mod listener;
 pub mod operator;
+pub mod poll;
+pub mod replay;
 pub mod request;
+pub mod socket;
 pub mod streams;
-
-/// A silent connection is closed after this; the agent's pool forgets its own after 20 s.
-const IDLE_LIMIT: Duration = Duration::from_secs(75);
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
-/// Everything that is open ends within this at shutdown.
-const DRAIN_LIMIT: Duration = Duration::from_secs(9);
-const HEADER_BYTES: usize = 16 * 1024;
-const HEADER_FIELDS: usize = 64;
+pub mod whole_answer;
 
 /// Every path. A new one has its row here, its handler below, and nothing else to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +86,7 @@ async fn handle(app: &Arc<App>, route: Route, request: Request) -> Result<Answer
         (Route::Enroll, &Method::POST) => agent::enroll(app, request).await,
         (Route::Hello, &Method::POST) => agent::hello(app, request).await,
         (Route::Heartbeat, &Method::POST) => agent::heartbeat(app, request).await,
-        (Route::Commands, &Method::GET) => agent::commands(app, request).await,
+        (Route::Commands, &Method::GET) => poll::commands(app, request).await,
         (Route::Events, &Method::POST) => agent::events(app, request).await,
         (Route::AgentLog, &Method::POST) => agent::log(app, request).await,
         (Route::Hosts, &Method::GET) => operator::hosts(app, request).await,
@@ -148,97 +140,44 @@ fn routes() -> Routes {
     router
 }
 
-async fn answer_request(app: Arc<App>, routes: Arc<Routes>, request: hyper::Request<Incoming>) -> Answer {
+/// What all connections have in common.
+pub struct Shared {
+    app: Arc<App>,
+    routes: Routes,
+    acceptor: Option<TlsAcceptor>,
+}
+
+/// `handover`: where a poll may be left that has to wait.
+async fn answer_request(shared: &Shared, request: hyper::Request<Incoming>, handover: Option<Handover>) -> Answer {
     let mut request = Request::new(request);
     let path = request.path.clone();
-    let found = match routes.at(&path) {
+    let found = match shared.routes.at(&path) {
         Ok(found) => found,
         Err(_) => {
             return Problem::not_found("no-such-path", format!("there is nothing at {}", shown(&path))).into_answer();
         }
     };
     request.parameters = found.params.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    request.handover = handover;
     let method = request.method.clone();
     if !matches!(found.value, Route::Healthz | Route::Readyz) {
-        app.catch_up_configuration().await;
+        shared.app.catch_up_configuration().await;
     }
-    let mut answer = match handle(&app, *found.value, request).await {
+    let answer = match handle(&shared.app, *found.value, request).await {
         Ok(answer) => answer,
         Err(problem) => problem.into_answer(),
     };
     tracing::debug!(%method, path = %shown(&path), status = answer.status().as_u16(), "answered");
+    finished(&shared.app, answer)
+}
+
+/// What every answer has to have.
+fn finished(app: &App, mut answer: Answer) -> Answer {
     if *app.stopping.borrow() {
         answer.headers_mut().insert(hyper::header::CONNECTION, hyper::header::HeaderValue::from_static("close"));
     }
     debug_assert!(answer.status() != StatusCode::NO_CONTENT, "an answer without a body cannot prove who sent it");
     answer
-}
-
-/// Serves until `app.stopping` is true, then drains. The caller binds, so that tests use port 0.
-pub async fn serve(app: Arc<App>, listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>) {
-    let routes = Arc::new(routes());
-    let acceptor = tls.map(TlsAcceptor::from);
-    let mut connections = JoinSet::new();
-    let mut stopping = app.stopping.subscribe();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(_) = connections.join_next() => continue,
-            () = stopped(&mut stopping) => break,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of descriptors, usually: they come back as connections end.
-                tracing::warn!(%error, "cannot accept");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let _ = stream.set_nodelay(true);
-        let (app, routes, acceptor) = (Arc::clone(&app), Arc::clone(&routes), acceptor.clone());
-        connections.spawn(async move {
-            match acceptor {
-                None => connection(app, routes, stream).await,
-                Some(acceptor) => {
-                    // Boxed apart: the handshake's state is large and lives shortly.
-                    let handshake = Box::pin(tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)));
-                    match handshake.await {
-                        Ok(Ok(stream)) => connection(app, routes, stream).await,
-                        Ok(Err(error)) => tracing::debug!(%error, "TLS handshake"),
-                        Err(_) => tracing::debug!("TLS handshake took too long"),
-                    }
-                }
-            }
-        });
-    }
-    drop(listener);
-    let drained = tokio::time::timeout(DRAIN_LIMIT, async { while connections.join_next().await.is_some() {} }).await;
-    if drained.is_err() {
-        tracing::warn!(connections = connections.len(), "closed connections that did not end by themselves");
-    }
-}
-
-async fn connection(app: Arc<App>, routes: Arc<Routes>, stream: impl AsyncRead + AsyncWrite + Unpin) {
-    let mut stopping = app.stopping.subscribe();
-    let service = service_fn(move |request| {
-        let (app, routes) = (Arc::clone(&app), Arc::clone(&routes));
-        async move { Ok::<_, Infallible>(answer_request(app, routes, request).await) }
-    });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(IDLE_LIMIT)
-        .max_buf_size(HEADER_BYTES)
-        .max_headers(HEADER_FIELDS)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    tokio::select! {
-        // Clients go away all the time; that is no error of ours.
-        _ = connection.as_mut() => return,
-        () = stopped(&mut stopping) => {}
-    }
-    connection.as_mut().graceful_shutdown();
-    let _ = connection.await;
 }
 
 #[cfg(test)]

@@ -103,6 +103,7 @@ impl Process {
         first
     }
 
+    /// The process's number.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }

@@ -12,6 +12,7 @@ use hyper::{Method, StatusCode};
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::answer::Problem;
+use super::connection::Handover;
 use crate::protocol::BODY_LIMIT_BYTES;
 use crate::server::access::presented_token;
 
@@ -24,6 +25,8 @@ pub struct Request {
     pub path: String,
     pub parameters: BTreeMap<String, String>,
     pub query: BTreeMap<String, String>,
+    /// Where a poll that has to wait may be left; `None` where only hyper can answer.
+    pub handover: Option<Handover>,
     headers: hyper::HeaderMap,
     body: Option<Incoming>,
 }
@@ -37,6 +40,7 @@ impl Request {
             path: parts.uri.path().to_owned(),
             parameters: BTreeMap::new(),
             query,
+            handover: None,
             headers: parts.headers,
             body: Some(body),
         }

@@ -1,0 +1,236 @@
+//! Edge. A connection's life. While a request is read and answered, hyper has it, with some 10 KiB of buffers. Between requests
+//! and while a poll is parked there is only the socket and what has to be remembered: the connection is taken from hyper, and
+//! hyper's buffers go. Does not know routes, and not what a poll waits for.
+
+use std::convert::Infallible;
+use std::future::{Future, pending};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll as Polled;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, interval_at, timeout};
+
+use super::Shared;
+use super::answer::Answer;
+use super::poll::{Poll, look_again};
+use super::replay::Replay;
+use super::socket::Socket;
+use super::whole_answer::{Manner, bytes_of};
+use crate::clock;
+use crate::server::app::stopped;
+
+/// A silent connection is closed after this; the agent's pool forgets its own after 20 s.
+const IDLE_LIMIT: Duration = Duration::from_secs(75);
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// A client that takes nothing of its answer for this long is given up on.
+const WRITE_LIMIT: Duration = Duration::from_secs(30);
+/// How long the last words may take.
+const GOODBYE_LIMIT: Duration = Duration::from_secs(5);
+/// How many requests are begun at once: when ten thousand agents come together, all of hyper's buffers would else be there at
+/// once, and the heap stays as large as it once was.
+static TURNS: Semaphore = Semaphore::const_new(128);
+/// How long a request keeps others from beginning: most are parked or answered sooner, and a slow one must not stop the rest.
+const TURN_LIMIT: Duration = Duration::from_millis(20);
+type Turn = SemaphorePermit<'static>;
+const HEADER_BYTES: usize = 16 * 1024;
+const HEADER_FIELDS: usize = 64;
+
+/// From the accepted socket to its end.
+pub async fn run(shared: Arc<Shared>, stream: TcpStream) {
+    let mut socket = match &shared.acceptor {
+        None => Socket::Plain(stream),
+        // Boxed apart, like each phase: its state is large and lives shortly, and this future is as large as its largest part.
+        Some(_) => match Box::pin(handshake(&shared, stream)).await {
+            Some(socket) => socket,
+            None => return,
+        },
+    };
+    // What was read of the next request.
+    let mut before = Vec::new();
+    loop {
+        let Some(turn) = Box::pin(next_request(&shared, &mut socket, &mut before)).await else { break };
+        let Some(mut taken) = Box::pin(serve_requests(&shared, socket, before, turn)).await else { return };
+        let goes_on = parked(&shared, &mut taken).await;
+        (socket, before) = (taken.socket, taken.before);
+        if !goes_on {
+            break;
+        }
+    }
+    let _ = timeout(GOODBYE_LIMIT, socket.shutdown()).await;
+}
+
+async fn handshake(shared: &Shared, stream: TcpStream) -> Option<Socket> {
+    let acceptor = shared.acceptor.as_ref()?;
+    match timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => return Some(Socket::Tls(Box::new(stream))),
+        Ok(Err(error)) => tracing::debug!(%error, "TLS handshake"),
+        Err(_) => tracing::debug!("TLS handshake took too long"),
+    }
+    None
+}
+
+/// Waits for the next request's first byte, and then for a turn to be served; `None` when there will be no request.
+async fn next_request(shared: &Shared, socket: &mut Socket, before: &mut Vec<u8>) -> Option<Turn> {
+    if before.is_empty() {
+        let mut stopping = shared.app.stopping.subscribe();
+        let byte = tokio::select! {
+            biased;
+            byte = socket.byte() => byte,
+            () = tokio::time::sleep(IDLE_LIMIT) => None,
+            () = stopped(&mut stopping) => None,
+        };
+        before.push(byte?);
+    }
+    // It is never closed.
+    TURNS.acquire().await.ok()
+}
+
+/// A connection that hyper does not have, and the poll that is parked on it.
+struct Taken {
+    socket: Socket,
+    /// What has been read of what comes after the poll.
+    before: Vec<u8>,
+    waiting: Box<Waiting>,
+}
+
+/// A poll that waits for its answer, and how that is to be written.
+struct Waiting {
+    poll: Poll,
+    manner: Manner,
+}
+
+/// Where a handler leaves a poll that has to wait, for its connection's task to take.
+pub struct Handover {
+    shelf: Arc<Mutex<Option<Box<Waiting>>>>,
+    manner: Manner,
+}
+
+impl Handover {
+    /// Leaves the poll, and waits to be dropped: the connection is taken from hyper with nothing of the answer written.
+    pub async fn park<T>(self, poll: Poll) -> T {
+        let waiting = Box::new(Waiting { poll, manner: self.manner });
+        *self.shelf.lock().unwrap_or_else(PoisonError::into_inner) = Some(waiting);
+        pending().await
+    }
+}
+
+/// hyper answers requests until the connection ends (`None`) or a poll is parked.
+async fn serve_requests(shared: &Arc<Shared>, socket: Socket, before: Vec<u8>, turn: Turn) -> Option<Taken> {
+    let mut turn = Some(turn);
+    let shelf = Arc::new(Mutex::new(None));
+    let replay = Replay::new(socket, before);
+    let stalled = replay.stalled();
+    let service = service_fn(|request| {
+        let handover = Manner::of(&request).map(|manner| Handover { shelf: Arc::clone(&shelf), manner });
+        let shared = Arc::clone(shared);
+        async move { Ok::<_, Infallible>(super::answer_request(&shared, request, handover).await) }
+    });
+    let mut connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE_LIMIT)
+        .max_buf_size(HEADER_BYTES)
+        .max_headers(HEADER_FIELDS)
+        .serve_connection(TokioIo::new(replay), service);
+    let mut stopping = shared.app.stopping.subscribe();
+    let mut stop = pin!(stopped(&mut stopping));
+    let mut is_stopping = false;
+    let mut look = interval_at(Instant::now() + TURN_LIMIT, WRITE_LIMIT / 2);
+    let waiting = std::future::poll_fn(|cx| {
+        // Clients go away all the time; that is no error of ours.
+        if Pin::new(&mut connection).poll(cx).is_ready() {
+            return Polled::Ready(None);
+        }
+        // After hyper has looked: a request that is here already is answered yet.
+        if !is_stopping && stop.as_mut().poll(cx).is_ready() {
+            is_stopping = true;
+            Pin::new(&mut connection).graceful_shutdown();
+            if Pin::new(&mut connection).poll(cx).is_ready() {
+                return Polled::Ready(None);
+            }
+        }
+        // hyper has written what it had, unless the socket is full: of an earlier request on this connection.
+        let stalled_since = stalled.since();
+        if stalled_since.is_none()
+            && let Some(waiting) = shelf.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            return Polled::Ready(Some(waiting));
+        }
+        while look.poll_tick(cx).is_ready() {
+            turn = None;
+            if stalled_since.is_some_and(|since| since.elapsed() >= WRITE_LIMIT) {
+                tracing::debug!("a client takes nothing of its answer");
+                return Polled::Ready(None);
+            }
+        }
+        Polled::Pending
+    });
+    let waiting: Box<Waiting> = waiting.await?;
+    let parts = connection.into_parts();
+    let (socket, rest) = parts.io.into_inner().into_parts();
+    // Copied: a piece of hyper's buffer would keep the whole of it.
+    let before = [&parts.read_buf[..], &rest[..]].concat();
+    Some(Taken { socket, before, waiting })
+}
+
+/// Waits for the poll's answer and writes it. Returns whether the connection goes on.
+async fn parked(shared: &Arc<Shared>, taken: &mut Taken) -> bool {
+    tracing::debug!(path = %taken.waiting.poll.path(), "a poll is parked");
+    loop {
+        tokio::select! {
+            () = taken.waiting.poll.wait() => {}
+            // Only one byte: with more to come nobody can tell whether the client is still there.
+            next = taken.socket.byte(), if taken.before.is_empty() => match next {
+                Some(byte) => {
+                    taken.before.push(byte);
+                    continue;
+                }
+                None => return false,
+            },
+        }
+        if let Some(goes_on) = Box::pin(answer_parked(shared, taken)).await {
+            return goes_on;
+        }
+    }
+}
+
+/// `None` when there is nothing to say yet.
+async fn answer_parked(shared: &Shared, taken: &mut Taken) -> Option<bool> {
+    let Waiting { poll, manner } = &mut *taken.waiting;
+    let answer: Answer = match look_again(&shared.app, poll).await {
+        Ok(None) => return None,
+        Ok(Some(answer)) => answer,
+        Err(problem) => problem.into_answer(),
+    };
+    tracing::debug!(path = %poll.path(), status = answer.status().as_u16(), "a parked poll is answered");
+    let bytes = bytes_of(super::finished(&shared.app, answer), manner, clock::now()).await;
+    let written = timeout(WRITE_LIMIT, async {
+        taken.socket.write_all(&bytes).await?;
+        taken.socket.flush().await
+    });
+    Some(matches!(written.await, Ok(Ok(()))) && manner.keep_alive)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::app::App;
+
+    /// What a parked poll costs beside its socket (and TLS session): the task, and what is remembered of the poll.
+    #[tokio::test]
+    async fn a_parked_polls_task_is_small() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let app = App::open(&dir.path().join("state")).expect("a state directory");
+        let shared = Arc::new(Shared { app, routes: crate::server::http::routes(), acceptor: None });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let stream = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connect");
+        let task = size_of_val(&run(shared, stream));
+        assert!(task <= 640, "the task is {task} bytes");
+        assert!(size_of::<Waiting>() <= 256, "a waiting poll is {} bytes", size_of::<Waiting>());
+    }
+}

@@ -1,0 +1,98 @@
+//! Edge. The listening socket: a long queue for clients that come together, a task for each connection, and the end of all of
+//! them. Does not read from any.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+
+use super::{Shared, connection, socket};
+use crate::server::app::{App, stopped};
+
+/// Connections that wait to be accepted. The system cuts it to its own limit (net.core.somaxconn); past that, a client's first
+/// packet is dropped and sent again after a second.
+const BACKLOG: u32 = 65_535;
+/// Everything that is open ends within this at shutdown.
+const DRAIN_LIMIT: Duration = Duration::from_secs(9);
+/// Out of descriptors: when to try again, and how often to say so.
+const RETRY: Duration = Duration::from_millis(100);
+const SAY_EVERY: Duration = Duration::from_secs(10);
+
+/// Binds and listens.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // On Windows it would let another program take the port.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Serves until `app.stopping` is true, then drains. The caller binds, so that tests use port 0.
+pub async fn serve(app: Arc<App>, listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>) {
+    let mut stopping = app.stopping.subscribe();
+    let shared =
+        Arc::new(Shared { app: Arc::clone(&app), routes: super::routes(), acceptor: tls.map(TlsAcceptor::from) });
+    // Every connection holds a sender: when all are gone, so are the connections.
+    let (open, mut all_closed) = mpsc::channel::<()>(1);
+    let mut said: Option<Instant> = None;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stopped(&mut stopping) => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                if let Err(error) = socket::set_options(&stream) {
+                    tracing::debug!(%error, "a client went away before it was served");
+                    continue;
+                }
+                let (shared, open) = (Arc::clone(&shared), open.clone());
+                tokio::spawn(async move {
+                    connection::run(shared, stream).await;
+                    drop(open);
+                });
+            }
+            Err(error) if is_of_one_client(&error) => {}
+            Err(error) => {
+                // Out of descriptors, usually: they come back as connections end.
+                if said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
+                    tracing::warn!(%error, "cannot accept clients at the moment: they wait");
+                    said = Some(Instant::now());
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+    drop(listener);
+    // The parked polls look again, and see that the server stops.
+    app.hosts().iter().for_each(|host| host.slot.wake());
+    let count = open.downgrade();
+    drop(open);
+    if tokio::time::timeout(DRAIN_LIMIT, all_closed.recv()).await.is_err() {
+        tracing::warn!(connections = count.strong_count(), "closing connections that did not end by themselves");
+    }
+}
+
+/// The client went away between its first packet and being accepted; the next one is not concerned.
+fn is_of_one_client(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_clients_own_error_is_passed_over() {
+        assert!(is_of_one_client(&io::ErrorKind::ConnectionAborted.into()));
+        // EMFILE.
+        assert!(!is_of_one_client(&io::Error::from_raw_os_error(24)));
+    }
+}

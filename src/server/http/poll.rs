@@ -1,0 +1,166 @@
+//! Edge. The agents' long poll: the question, the look for an answer, and the wait between looks. A poll that has to wait is
+//! small and goes to its connection's task; what is news, `messages` decides. Does not read or write sockets.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use super::agent::{authorized_host, heard, host_conflict, not_authorized, with_small_file};
+use super::answer::{Answer, Problem, ok};
+use super::request::Request;
+use crate::clock;
+use crate::id::InstanceId;
+use crate::protocol::{Cursor, agent_path};
+use crate::server::access::sha256_hex;
+use crate::server::app::App;
+use crate::server::credentials;
+
+use crate::server::host::{Host, Parked};
+use crate::server::messages::{PollQuestion, empty_answer, is_news, poll_answer, superseded_answer};
+use crate::server::versions::{AgentHas, decide_versions_of_agent};
+
+/// The poll wait that agents are told to ask for, in seconds: the poll is the heartbeat.
+pub const WAIT_SECS: u64 = 30;
+const WAIT_RANGE_SECS: RangeInclusive<u64> = 5..=300;
+
+/// A poll, and all that its answer depends on. Kept small: ten thousand of them wait.
+pub struct Poll {
+    host: Arc<Host>,
+    place: Parked,
+    instance: InstanceId,
+    question: PollQuestion,
+    /// The cursor as the agent wrote it.
+    after: Box<str>,
+    schedule_hash: Option<Box<str>>,
+    config_hash: Option<Box<str>>,
+    /// To look again whether the credential holds: hex of its SHA-256.
+    credential_sha256: Box<str>,
+    deadline: Instant,
+    changed: watch::Receiver<u64>,
+}
+
+/// The long poll: no side effects but the sign of life, so a proxy may repeat it.
+pub async fn commands(app: &Arc<App>, mut request: Request) -> Result<Answer, Problem> {
+    let mut poll = ask(app, &request).await?;
+    if let Some(answer) = look(app, &mut poll).await? {
+        return Ok(answer);
+    }
+    if let Some(handover) = request.handover.take() {
+        drop(request);
+        return handover.park(poll).await;
+    }
+    // A request that only hyper can answer waits here, with all that hyper keeps for it.
+    loop {
+        poll.wait().await;
+        if let Some(answer) = look_again(app, &mut poll).await? {
+            return Ok(answer);
+        }
+    }
+}
+
+async fn ask(app: &Arc<App>, request: &Request) -> Result<Poll, Problem> {
+    let host = authorized_host(app, request).await?;
+    let instance: InstanceId = request.required_query("instance")?;
+    let wait = match request.query::<u64>("wait")?.unwrap_or(WAIT_SECS) {
+        // For curl: look, do not wait.
+        0 => 0,
+        wait => wait.clamp(*WAIT_RANGE_SECS.start(), *WAIT_RANGE_SECS.end()),
+    };
+    let after = request.query.get("after").map(String::as_str).unwrap_or_default();
+    let question = PollQuestion {
+        after: after.parse::<Cursor>().ok(),
+        schedule_version: request.query("schedule_version")?.unwrap_or(0),
+        config_version: request.query("config_version")?.unwrap_or(0),
+    };
+    let text = |name: &str| request.query.get(name).filter(|text| !text.is_empty()).map(|text| text.as_str().into());
+    heard(&host, request.query("sent_at")?, Some(wait)).await;
+    // So that a fleet that was cut off together does not poll together for ever.
+    let [.., high, low] = *uuid::Uuid::new_v4().as_bytes();
+    let jitter = Duration::from_millis(u64::from(u16::from_be_bytes([high, low])) % 3000);
+    let deadline = Instant::now() + Duration::from_secs(wait) + if wait == 0 { Duration::ZERO } else { jitter };
+    let place = host.park();
+    Ok(Poll {
+        place,
+        instance,
+        question,
+        after: after.into(),
+        schedule_hash: text("schedule_hash"),
+        config_hash: text("config_hash"),
+        credential_sha256: sha256_hex(request.token().unwrap_or_default().as_bytes()).into(),
+        deadline,
+        changed: host.slot.watch(),
+        host,
+    })
+}
+
+/// The answer, if there is one by now.
+async fn look(app: &App, poll: &mut Poll) -> Result<Option<Answer>, Problem> {
+    let (host, epoch) = (&poll.host, app.state_dir.epoch);
+    let question = &poll.question;
+    loop {
+        // Before the state is read, so that a change after that wakes.
+        poll.changed.mark_unchanged();
+        let durable = host.slot.durable();
+        let now = clock::now();
+        let after = || poll.after.clone().into();
+        if durable.state.is_in_conflict(now) {
+            return Err(host_conflict());
+        }
+        if !host.is_current(poll.instance) {
+            if durable.state.superseded.contains(&poll.instance) {
+                return Ok(Some(ok(&superseded_answer(epoch, after(), now))));
+            }
+            return Err(Problem::conflict("hello-first", "this instance has not said hello: POST hello first"));
+        }
+        if !poll.place.is_newest(host) {
+            return Ok(Some(ok(&empty_answer(epoch, after(), now))));
+        }
+        let content = host.content();
+        if let Some(content) = &content {
+            let has = AgentHas {
+                schedule: poll.schedule_hash.as_deref().map(|hash| (question.schedule_version, hash)),
+                config: poll.config_hash.as_deref().map(|hash| (question.config_version, hash)),
+            };
+            if !decide_versions_of_agent(&durable.state, content, has).is_empty() {
+                let (content, schedule_hash, config_hash) =
+                    (Arc::clone(content), poll.schedule_hash.clone(), poll.config_hash.clone());
+                let (schedule_version, config_version) = (question.schedule_version, question.config_version);
+                host.append(move |state, _| {
+                    let schedule = schedule_hash.as_deref().map(|hash| (schedule_version, hash));
+                    let config = config_hash.as_deref().map(|hash| (config_version, hash));
+                    decide_versions_of_agent(state, &content, AgentHas { schedule, config })
+                })
+                .await?;
+                continue;
+            }
+        }
+        let answer = poll_answer(&durable.state, durable.head, content.as_deref(), epoch, question, now);
+        let is_due = is_news(&answer) || Instant::now() >= poll.deadline || *app.stopping.borrow();
+        return Ok(is_due.then(|| ok(&answer)));
+    }
+}
+
+/// The same after a wait, in which the credential may have been revoked.
+pub async fn look_again(app: &App, poll: &mut Poll) -> Result<Option<Answer>, Problem> {
+    let (dir, sha256) = (poll.host.dir.clone(), poll.credential_sha256.clone());
+    if !with_small_file(move || credentials::has_hash(&dir, &sha256)).await? {
+        return Err(not_authorized(&poll.host.name));
+    }
+    look(app, poll).await
+}
+
+impl Poll {
+    /// Until there may be an answer: the host's bell, which also rings when the server stops (a bell more would be a third of
+    /// a parked poll's memory), or the end of the wait. Cancel-safe.
+    pub async fn wait(&mut self) {
+        let _ = timeout_at(self.deadline, self.changed.changed()).await;
+    }
+
+    /// For logs.
+    pub fn path(&self) -> String {
+        agent_path(&self.host.name, "commands")
+    }
+}
