@@ -185,7 +185,7 @@ impl Poster {
     /// Ends the job that it is in the middle of.
     pub(crate) fn end_the_job(&mut self) {
         let until = Instant::now() + Duration::from_secs(20);
-        while self.connection.is_none() || self.acked() % EVENTS_OF_A_JOB != 0 {
+        while self.connection.is_none() || !self.acked().is_multiple_of(EVENTS_OF_A_JOB) {
             self.step(1);
             assert!(Instant::now() < until, "{}: its job does not end: {:?}", self.host, self.refused);
         }

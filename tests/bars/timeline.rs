@@ -126,18 +126,15 @@ impl Timeline {
         self.replies += 1;
         let before = self.acknowledged.insert(host.clone(), acked).unwrap_or(acked.saturating_sub(1));
         for seq in before + 1..=acked {
-            match self.lines.get(&(host.clone(), seq)) {
-                Some((file, Fate::Durable)) => match self.lines.get(&(file.clone(), 0)) {
-                    Some((_, Fate::Durable)) | None => {}
-                    Some((_, fate)) => {
-                        self.false_replies.push(format!("{file}: acknowledged when its first line was {fate:?}"))
-                    }
-                },
-                Some((_, fate)) => {
-                    self.false_replies.push(format!("{host}: event {seq} was acknowledged when {fate:?}"))
-                }
-                None => self.false_replies.push(format!("{host}: event {seq} was acknowledged and never written")),
-            }
+            let found = self.lines.get(&(host.clone(), seq));
+            let beginning = found.and_then(|(file, _)| self.lines.get(&(file.clone(), 0)));
+            let wrong = match (found, beginning) {
+                (Some((_, Fate::Durable)), None | Some((_, Fate::Durable))) => continue,
+                (Some((file, Fate::Durable)), Some((_, fate))) => format!("{file} has a first line that is {fate:?}"),
+                (Some((_, fate)), _) => format!("its line is {fate:?}"),
+                (None, _) => "it was never written".to_owned(),
+            };
+            self.false_replies.push(format!("{host}: event {seq} is acknowledged, and {wrong}"));
         }
     }
 }
