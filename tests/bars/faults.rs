@@ -46,6 +46,9 @@ pub(crate) fn has(name: &str, programs: &[&str]) -> bool {
     };
     match programs.iter().find(|program| !is_there(program)) {
         Some(program) => left_out(name, &format!("{program} is not installed")),
+        None if programs.contains(&"strace") && !rustix::process::geteuid().is_root() => {
+            left_out(name, "only root may have strace look at a server that runs");
+        }
         None => return true,
     }
     false
