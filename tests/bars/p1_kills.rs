@@ -16,7 +16,7 @@ fn p1_a_killed_server_loses_and_doubles_nothing_that_it_acknowledged() {
     let began = Instant::now();
     let (mut left, mut events, mut lines) = (kills, 0, 0);
     while left > 0 {
-        let mut station = Station::started(HOSTS, Vec::new());
+        let mut station = Station::started(HOSTS, Vec::new()).with_logs();
         for kill in 0..left.min(KILLS_OF_A_LIFE) {
             if kill > 0 {
                 station.start();

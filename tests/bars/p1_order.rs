@@ -15,7 +15,7 @@ fn p1_no_reply_is_sent_before_the_sync_of_its_lines_has_returned() {
         return;
     }
     let wanted = count(200, 1000);
-    let seen = traced(Station::started(4, Vec::new()), wanted);
+    let seen = traced(Station::started(4, Vec::new()).with_logs(), wanted);
     assert!(seen.replies >= wanted && seen.syncs > 0, "{} replies, {} syncs", seen.replies, seen.syncs);
     assert!(seen.false_replies.is_empty(), "P1: {:#?}", seen.false_replies);
     // The control: syncs that do nothing are no syncs to strace, and every reply comes before its own.

@@ -26,7 +26,7 @@ fn p2_a_failed_sync_is_never_retried_into_success() {
     let faults: Vec<(usize, usize)> =
         if count(0, 1) == 1 { full } else { vec![(1, 0), (1, 1), (2, 2), (3, 0), (7, 1), (50, 0)] };
     for (nth, more) in faults {
-        let mut station = Station::started(HOSTS, Vec::new());
+        let mut station = Station::started(HOSTS, Vec::new()).with_logs();
         let seen = with_failing_syncs(&mut station, nth, more);
         assert!(seen.failed_syncs > 0 && seen.replies > 0, "P2, N = {nth} + {more}: strace saw nothing");
         assert!(seen.false_replies.is_empty(), "P2, N = {nth} + {more}: {:#?}", seen.false_replies);

@@ -115,6 +115,9 @@ pub(crate) struct Poster {
     pub(crate) acked: Arc<AtomicU64>,
     /// The last event that was ever sent.
     sent: u64,
+    /// Whether lines of its first job's log are posted too, and how many the server has said are durable.
+    pub(crate) with_log: bool,
+    logged: u64,
     /// What the server did that it never may.
     pub(crate) findings: Vec<String>,
     /// Refusals by status.
@@ -144,6 +147,8 @@ impl Poster {
             connection: None,
             acked: Arc::default(),
             sent: 0,
+            with_log: false,
+            logged: 0,
             findings: Vec::new(),
             refused: BTreeMap::new(),
             last_refusal: None,
@@ -210,14 +215,14 @@ impl Poster {
     /// Ends the job that it is in the middle of.
     pub(crate) fn end_the_job(&mut self) {
         let until = Instant::now() + Duration::from_secs(20);
-        while self.connection.is_none() || self.acked() % EVENTS_OF_A_JOB != 0 {
+        while self.connection.is_none() || !self.acked().is_multiple_of(EVENTS_OF_A_JOB) {
             self.step(1);
             assert!(Instant::now() < until, "{}: its job does not end: {:?}", self.host, self.refused);
         }
     }
 
     fn step(&mut self, batch: u64) {
-        if self.post(batch).is_err() {
+        if self.post(batch).and_then(|()| self.post_log(batch)).is_err() {
             self.connection = None;
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -246,6 +251,32 @@ impl Poster {
             }
             self.acked.store(acked, Ordering::SeqCst);
             self.taken();
+        } else {
+            self.refusal(reply);
+        }
+        Ok(())
+    }
+
+    fn post_log(&mut self, count: u64) -> io::Result<()> {
+        if !self.with_log || self.acked() == 0 {
+            return Ok(());
+        }
+        let job = self.job_id(0);
+        let lines: String = (self.logged + 1..=self.logged + count).map(|seq| log_line(job, seq) + "\n").collect();
+        let path = format!("/v1/agents/{}/jobs/{job}/log", self.host);
+        let connection = self.connection.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        let reply = connection.ask("POST", &path, &self.credential, &lines)?;
+        if reply.status == 200 {
+            let acked = reply.json()["acked"].as_u64().unwrap_or(0);
+            // After an answer that was lost it has more.
+            if acked < self.logged + count {
+                self.findings.push(format!(
+                    "{}: log lines acked to {acked} and not {}",
+                    self.host,
+                    self.logged + count
+                ));
+            }
+            self.logged = acked;
         } else {
             self.refusal(reply);
         }
@@ -310,8 +341,24 @@ impl Poster {
                 None => findings.push(format!("{}: event {seq} is lost", self.host)),
             }
         }
+        let log = state.join("hosts").join(&self.host).join("logs").join(format!("{}.jsonl", self.job_id(0)));
+        let log = std::fs::read_to_string(log).unwrap_or_default();
+        let lines = (1..=self.logged).map(|seq| log_line(self.job_id(0), seq));
+        for (expected, line) in lines.zip(log.lines().chain(std::iter::repeat(""))) {
+            if serde_json::from_str::<Value>(line).ok() != serde_json::from_str(&expected).ok() {
+                findings.push(format!("{}: the log has {line:?} where {expected} was acknowledged", self.host));
+            }
+        }
         findings
     }
+}
+
+/// A line of a job's log, as it is posted.
+fn log_line(job: Uuid, seq: u64) -> String {
+    let at = "2026-11-23T00:00:00Z";
+    let words = format!("line {seq}");
+    let payload = json!({"job_id": job, "seq": seq, "ts": at, "stream": "stdout", "payload": words});
+    json!({"seq": seq, "ts": at, "type": "log.stream", "payload": payload}).to_string()
 }
 
 /// A due time per job, a minute apart.

@@ -41,6 +41,12 @@ impl Station {
         self.posters = (0..hosts).map(|number| Poster::enroll(port, &token, &host(number))).collect();
     }
 
+    /// Has every poster post lines of a job's log too.
+    pub(crate) fn with_logs(mut self) -> Self {
+        self.posters.iter_mut().for_each(|poster| poster.with_log = true);
+        self
+    }
+
     pub(crate) fn state(&self) -> PathBuf {
         self.fleet.path("state")
     }

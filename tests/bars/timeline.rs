@@ -25,7 +25,7 @@ pub(crate) struct Timeline {
     pub(crate) failed_syncs: usize,
     /// Replies that acknowledged what was not durable at that moment.
     pub(crate) false_replies: Vec<String>,
-    /// By host and the event's number in its stream: the file it was last written to, and its fate there. A segment's first
+    /// By host and the event's number in its stream, or by job and the line's number in its log: the file it was last written to, and its fate there. A segment's first
     /// line, without which the others may not be found, is 0 of its file.
     lines: HashMap<(String, u64), (String, Fate)>,
     /// How far each host's replies have been looked at.
@@ -80,10 +80,12 @@ impl Timeline {
         let result = call.rsplit_once(") = ").map_or("", |(_, result)| result);
         match name {
             "fdatasync" | "fsync" => self.synced(path, result.starts_with('0')),
-            "write" | "writev" if path.contains("/journal/") && !result.starts_with('-') => self.written(path, rest),
+            "write" | "writev" if is_history(path) && !result.starts_with('-') => self.written(path, rest),
             "recvfrom" | "read" if !path.starts_with('/') => {
-                if let Some(host) = between(rest, "POST /v1/agents/", "/events?") {
-                    self.requests.insert(path.to_owned(), host.to_owned());
+                let of_events = between(rest, "POST /v1/agents/", "/events?");
+                let whose = of_events.or_else(|| between(rest, "/jobs/", "/log HTTP"));
+                if let Some(whose) = whose {
+                    self.requests.insert(path.to_owned(), whose.to_owned());
                 }
             }
             _ => {}
@@ -91,6 +93,13 @@ impl Timeline {
     }
 
     fn written(&mut self, path: &str, data: &str) {
+        if let Some(job) = between(path, "/logs/", ".jsonl") {
+            for (at, start) in data.match_indices(r#"{\"seq\":"#) {
+                if let Some(seq) = number(&data[at + start.len()..]) {
+                    self.lines.insert((job.to_owned(), seq), (path.to_owned(), Fate::Written));
+                }
+            }
+        }
         let Some(host) = between(path, "/hosts/", "/journal/") else { return };
         if data.contains(r#"\"type\":\"segment.opened\""#) {
             self.lines.insert((path.to_owned(), 0), (path.to_owned(), Fate::Written));
@@ -103,7 +112,7 @@ impl Timeline {
     }
 
     fn synced(&mut self, path: &str, well: bool) {
-        if !path.contains("/journal/") {
+        if !is_history(path) {
             return;
         }
         self.syncs += 1;
@@ -126,20 +135,22 @@ impl Timeline {
         self.replies += 1;
         let before = self.acknowledged.insert(host.clone(), acked).unwrap_or(acked.saturating_sub(1));
         for seq in before + 1..=acked {
-            match self.lines.get(&(host.clone(), seq)) {
-                Some((file, Fate::Durable)) => match self.lines.get(&(file.clone(), 0)) {
-                    Some((_, Fate::Durable)) | None => {}
-                    Some((_, fate)) => {
-                        self.false_replies.push(format!("{file}: acknowledged when its first line was {fate:?}"))
-                    }
-                },
-                Some((_, fate)) => {
-                    self.false_replies.push(format!("{host}: event {seq} was acknowledged when {fate:?}"))
-                }
-                None => self.false_replies.push(format!("{host}: event {seq} was acknowledged and never written")),
-            }
+            let found = self.lines.get(&(host.clone(), seq));
+            let beginning = found.and_then(|(file, _)| self.lines.get(&(file.clone(), 0)));
+            let wrong = match (found, beginning) {
+                (Some((_, Fate::Durable)), None | Some((_, Fate::Durable))) => continue,
+                (Some((file, Fate::Durable)), Some((_, fate))) => format!("{file} has a first line that is {fate:?}"),
+                (Some((_, fate)), _) => format!("its line is {fate:?}"),
+                (None, _) => "it was never written".to_owned(),
+            };
+            self.false_replies.push(format!("{host}: event {seq} is acknowledged, and {wrong}"));
         }
     }
+}
+
+/// Whether a file's lines are acknowledged to agents: a host's history, and a job's log.
+fn is_history(path: &str) -> bool {
+    path.contains("/journal/") || path.contains("/logs/")
 }
 
 /// A call's name, the path or socket of its descriptor, and the rest.

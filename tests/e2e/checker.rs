@@ -77,12 +77,12 @@ pub(crate) fn lines_that_count(dir: &Path) -> Vec<Vec<u8>> {
     let mut lines = Vec::new();
     for (at, name) in names.iter().enumerate() {
         let mut bytes = fs::read(name).expect("a segment");
-        if let Some(previous) = names.get(at + 1).map(|next| previous_of(next)) {
-            if name.file_name().is_some_and(|file| previous["segment"] == *file.to_string_lossy()) {
-                let end = usize::try_from(previous["bytes"].as_u64().expect("bytes")).expect("small");
-                assert!(end <= bytes.len(), "{}: {previous} is behind its end", name.display());
-                bytes.truncate(end);
-            }
+        let is_meant =
+            |previous: &Value| name.file_name().is_some_and(|file| previous["segment"] == *file.to_string_lossy());
+        if let Some(previous) = names.get(at + 1).map(|next| previous_of(next)).filter(is_meant) {
+            let end = usize::try_from(previous["bytes"].as_u64().expect("bytes")).expect("small");
+            assert!(end <= bytes.len(), "{}: {previous} is behind its end", name.display());
+            bytes.truncate(end);
         }
         // A line without its newline is none: the empty one, which is no line to anyone.
         let whole = |line: &[u8]| line.strip_suffix(b"\n").unwrap_or_default().to_vec();

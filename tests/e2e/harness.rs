@@ -117,7 +117,7 @@ impl Process {
 
     /// A signal by its name, as kill(1) takes it.
     pub(crate) fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().expect("kill runs");
+        let sent = Command::new("kill").args(["-s", name, &self.id().to_string()]).status().expect("kill runs");
         assert!(sent.success());
         if let Some((other, _)) = &self.company {
             other.signal(name);
