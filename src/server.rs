@@ -20,6 +20,7 @@ pub mod http;
 pub mod in_flight;
 pub mod job_log;
 pub mod messages;
+pub mod settle;
 pub mod slot;
 pub mod state_dir;
 pub mod view;

@@ -9,6 +9,7 @@ mod checker;
 #[allow(dead_code, reason = "shared with the end-to-end tests")]
 #[path = "../e2e/harness.rs"]
 mod harness;
+mod starts;
 
 /// How often something is done: the full count where `RESTIC_MANAGER_BARS=full`, else the short one.
 #[allow(dead_code, reason = "the promises use it")]

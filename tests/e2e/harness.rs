@@ -91,6 +91,10 @@ impl Process {
         eventually("the process ends", deadline, || self.child.try_wait().expect("wait")).code()
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("wait").is_none()
     }

@@ -18,10 +18,11 @@ use crate::protocol::command::HelloAnswer;
 use crate::protocol::{Acknowledged, Cursor, EVENT_LIMIT_BYTES, Envelope, PROTOCOL_VERSION, negotiate_version};
 use crate::server::access::sha256_hex;
 use crate::server::app::{App, blocking};
-use crate::server::decide::{AgentHas, decide_enroll, decide_hello, decide_versions};
+use crate::server::decide::{AgentHas, decide_enroll, decide_versions};
 use crate::server::fact::HostEnrolled;
 use crate::server::host::{Host, append_facts};
 use crate::server::messages::{PollQuestion, empty_answer, is_news, poll_answer, superseded_answer};
+use crate::server::settle::decide_hello;
 use crate::server::{credentials, events_in, job_log};
 
 /// The poll wait that agents are told to ask for, in seconds: the poll is the heartbeat.
@@ -132,7 +133,7 @@ pub async fn hello(app: &Arc<App>, mut request: Request) -> Result<Answer, Probl
         return Err(host_conflict());
     }
     heard(&host, None, None);
-    host.append(move |state, _| decide_hello(state, &hello)).await?;
+    host.append(move |state, _| decide_hello(state, &hello, now)).await?;
     let state = host.slot.durable().state;
     Ok(ok(&HelloAnswer {
         server_time: clock::now(),
