@@ -6,9 +6,11 @@
 #[allow(dead_code, reason = "shared with the end-to-end tests")]
 #[path = "../e2e/checker.rs"]
 mod checker;
+mod clock;
 #[allow(dead_code, reason = "shared with the end-to-end tests")]
 #[path = "../e2e/harness.rs"]
 mod harness;
+mod server_gone;
 mod starts;
 
 /// How often something is done: the full count where `RESTIC_MANAGER_BARS=full`, else the short one.

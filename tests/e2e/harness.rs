@@ -174,10 +174,20 @@ impl Fleet {
     }
 
     pub(crate) fn start_server(&mut self) {
+        self.start_server_with(&[]);
+    }
+
+    /// The same with more in its environment.
+    pub(crate) fn start_server_with(&mut self, environment: &[(&str, &str)]) {
         let (config, state) = (self.path("config"), self.path("state"));
         let listen = format!("127.0.0.1:{}", self.port);
         let arguments = ["serve", "--config", text(&config), "--state", text(&state), "--listen", &listen];
-        self.server = Some(Process::start(SERVER, &arguments, &self.path("server.log"), &[("RUST_LOG", "debug")]));
+        self.server = Some(Process::start(
+            SERVER,
+            &arguments,
+            &self.path("server.log"),
+            &[&[("RUST_LOG", "debug")], environment].concat(),
+        ));
         eventually("the server is ready", Duration::from_secs(20), || {
             self.curl(&["/readyz"]).filter(|(code, _)| *code == 200)
         });
