@@ -123,11 +123,18 @@ pub(crate) fn ended(job_id: JobId, status: JobOutcome, error: Option<&str>) -> J
         last_log_seq: 0,
         stats: None,
         error: error.map(str::to_owned),
+        kind: None,
+        schedule_id: None,
+        scheduled_at: None,
     }
 }
 
 /// Records a job's end and tells it. Ledger first: an end that is told is never forgotten here.
-pub(crate) fn finish(agent: &Agent, finished: JobFinished) {
+pub(crate) fn finish(agent: &Agent, mut finished: JobFinished) {
+    if let Some(job) = agent.ledger.borrow().job(finished.job_id) {
+        // For a server that has lost the job's beginning.
+        (finished.kind, finished.schedule_id, finished.scheduled_at) = job.work.origin();
+    }
     tracing::info!(job = %finished.job_id, status = ?finished.status, error = finished.error, "job ended");
     if agent.record(finished.job_id, Stage::Finished { finished: finished.clone() }) {
         agent.tell(&AgentEvent::JobFinished(finished));
@@ -191,6 +198,12 @@ pub(crate) fn recover(agent: &Agent) -> bool {
         cancel(agent, id);
     }
     // Versions that were applied just before a crash may not have been acknowledged.
+    tell_versions(agent);
+    !died_with.is_empty()
+}
+
+/// Tells which versions of settings and schedules are applied.
+pub(crate) fn tell_versions(agent: &Agent) {
     let (config, schedules) = {
         let received = agent.received.borrow();
         (received.config().version, received.schedules().map_or(0, |set| set.version))
@@ -202,5 +215,4 @@ pub(crate) fn recover(agent: &Agent) -> bool {
     if schedules > 0 {
         agent.tell(&AgentEvent::ScheduleAck(ScheduleAck { version: schedules, applied_at }));
     }
-    !died_with.is_empty()
 }

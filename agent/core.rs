@@ -12,17 +12,20 @@ use restic_manager::clock;
 use restic_manager::file_error::{FileError, chain};
 use restic_manager::http_client::HttpClient;
 use restic_manager::id::{HostName, InstanceId, JobId};
+use restic_manager::protocol::EVENT_LIMIT_BYTES;
 use restic_manager::protocol::agent_event::{AgentEvent, CommandResult};
 use tokio::sync::Notify;
 
 use crate::ledger::{Ledger, Stage};
 use crate::log_spool::LogSpool;
+use crate::make_room;
 use crate::policy::Policy;
 use crate::received::Received;
 use crate::restic_version::ResticVersion;
+use crate::room::Room;
 use crate::scheduler::PendingFires;
 use crate::settings::AgentSettings;
-use crate::spool::Spool;
+use crate::spool::{Spool, SpoolError};
 
 /// A job's log as runner and sender share it.
 pub(crate) type SharedLog = Rc<RefCell<LogSpool>>;
@@ -40,6 +43,8 @@ pub(crate) struct Agent {
     pub(crate) zone: String,
     pub(crate) ledger: RefCell<Ledger>,
     pub(crate) spool: RefCell<Spool>,
+    /// What the spool and all logs share.
+    pub(crate) room: Rc<Room>,
     pub(crate) received: RefCell<Received>,
     pub(crate) pending_fires: RefCell<PendingFires>,
     /// What `restic version` said last.
@@ -79,7 +84,10 @@ impl Agent {
     /// Puts an event into the spool, durably, and wakes the sender. An event that cannot be kept is told in the log: the
     /// disk is full or broken, and there is nobody else to tell.
     pub(crate) fn tell(&self, event: &AgentEvent) -> bool {
-        let appended = self.spool.borrow_mut().append(clock::now(), event);
+        let mut appended = self.spool.borrow_mut().append(clock::now(), event);
+        if matches!(appended, Err(SpoolError::Full)) && make_room::for_bytes(self, EVENT_LIMIT_BYTES as u64) {
+            appended = self.spool.borrow_mut().append(clock::now(), event);
+        }
         self.send_bell.notify_one();
         match appended {
             Ok(_) => true,
@@ -95,9 +103,14 @@ impl Agent {
         if let Some(log) = self.logs.borrow().get(&job) {
             return Ok(Rc::clone(log));
         }
-        let log = Rc::new(RefCell::new(LogSpool::open(&self.dir, job)?));
+        let log = Rc::new(RefCell::new(LogSpool::open(&self.dir, job, &self.room)?));
         self.logs.borrow_mut().insert(job, Rc::clone(&log));
         Ok(log)
+    }
+
+    /// Lets go of a log that nobody uses, so that many waiting ones do not hold many files.
+    pub(crate) fn close_log(&self, job: JobId) {
+        self.logs.borrow_mut().retain(|id, log| *id != job || Rc::strong_count(log) > 1);
     }
 
     /// The job's log is with the server.

@@ -131,6 +131,11 @@ impl Ledger {
         self.state.jobs().filter(|job| !job.settled).collect()
     }
 
+    /// The newest jobs whose end the server has acknowledged, at most `limit`: hello's `ended_jobs`.
+    pub(crate) fn settled(&self, limit: usize) -> Vec<JobId> {
+        self.state.jobs().rev().filter(|job| job.settled && job.has_ended()).map(|job| job.id).take(limit).collect()
+    }
+
     /// Ends that the server may not know of. After a start, those that the spool does not hold are spooled again: the
     /// agent may have died between the two files.
     pub(crate) fn unsettled_ends(&self) -> Vec<&LedgerJob> {

@@ -4,6 +4,7 @@
 //! is no reason for a job to fail. Does not send.
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use restic_manager::append_file::{AppendFile, open_after_whole_lines};
@@ -13,6 +14,7 @@ use restic_manager::id::JobId;
 use restic_manager::protocol::agent_event::{JobProgress, LogDropped, LogSource, LogStream};
 use serde::Serialize;
 
+use crate::room::{Dropped, Room};
 use crate::spool::Batch;
 
 mod line;
@@ -22,15 +24,24 @@ mod line;
 struct Limits {
     /// Of one job, what has not been trimmed yet.
     job: u64,
-    /// Of all jobs' logs together.
-    total: u64,
     /// So much that is acknowledged is worth rewriting the file.
     trim: u64,
     /// The text of one line.
     text: usize,
 }
 
-const LIMITS: Limits = Limits { job: 8 << 20, total: 64 << 20, trim: 2 << 20, text: 16 << 10 };
+/// What of one job may wait, in bytes.
+pub(crate) const JOB_LIMIT: u64 = 8 << 20;
+
+const LIMITS: Limits = Limits { job: JOB_LIMIT, trim: 2 << 20, text: 16 << 10 };
+
+/// What a log gives up for events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GiveUp {
+    Progress,
+    /// Everything that was not sent; a marker stands for it.
+    Lines,
+}
 
 /// A marker always fits.
 const MARKER_ROOM: u64 = 256;
@@ -47,6 +58,7 @@ pub(crate) struct LogSpool {
     /// None: not open, since the file was replaced and could not be opened again yet.
     file: Option<AppendFile>,
     limits: Limits,
+    room: Rc<Room>,
     /// The newest line, dropped ones included.
     last_seq: u64,
     acked: u64,
@@ -59,27 +71,30 @@ pub(crate) struct LogSpool {
 
 impl LogSpool {
     /// Opens `<dir>/spool/logs/<job>.jsonl`, or makes it. Lines that a power loss has damaged become a marker.
-    pub(crate) fn open(dir: &Path, job: JobId) -> Result<Self, FileError> {
-        Self::open_with(dir, job, LIMITS)
+    /// `room` counts the bytes of all logs, this one's among them.
+    pub(crate) fn open(dir: &Path, job: JobId, room: &Rc<Room>) -> Result<Self, FileError> {
+        Self::open_with(dir, job, room, LIMITS)
     }
 
-    fn open_with(dir: &Path, job: JobId, mut limits: Limits) -> Result<Self, FileError> {
+    fn open_with(dir: &Path, job: JobId, room: &Rc<Room>, limits: Limits) -> Result<Self, FileError> {
         let dir = logs_dir(dir);
         atomic_file::create_private_dir(&dir)?;
         let path = dir.join(format!("{job}.jsonl"));
-        limits.job = limits.job.min(limits.total.saturating_sub(bytes_of_others(&dir, &path)?));
+        let counted = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
         let mut file = open_after_whole_lines(&path)?;
         let bytes = file.read_from(0)?;
-        let mended = line::mended(&bytes);
+        let mended = line::mended(&bytes, 1);
         if mended != bytes {
             atomic_file::replace(&path, &mended)?;
             file = AppendFile::open(&path)?;
         }
+        room.log_changed(counted, file.len());
         let mut spool = Self {
             job,
             path,
             file: Some(file),
             limits,
+            room: Rc::clone(room),
             last_seq: 0,
             acked: 0,
             dropped_from: None,
@@ -95,10 +110,22 @@ impl LogSpool {
         let seq = self.last_seq + 1;
         let payload = line::clean(text, self.limits.text);
         let line = LogStream { job_id: self.job, seq, ts: now, stream, payload };
-        if !self.append(now, LogStream::TYPE, &line)? {
-            self.dropped_from.get_or_insert(seq);
-            self.last_seq = seq;
+        if self.append(now, LogStream::TYPE, &line)? {
+            return Ok(());
         }
+        // Progress goes before lines.
+        if self.dropped_from.is_none()
+            && self.give_up(GiveUp::Progress, now)?.progress > 0
+            && self.append(now, LogStream::TYPE, &line)?
+        {
+            return Ok(());
+        }
+        if self.dropped_from.is_none() {
+            tracing::warn!(job = %self.job, "there is no room for its log: lines are left out until the server takes some");
+        }
+        self.dropped_from.get_or_insert(seq);
+        self.last_seq = seq;
+        self.room.count(Dropped { lines: 1, progress: 0 });
         Ok(())
     }
 
@@ -107,8 +134,13 @@ impl LogSpool {
         // A clock that was set back does not silence it.
         let is_early =
             self.progress_at.is_some_and(|last| (TimeDelta::zero()..PROGRESS_INTERVAL).contains(&(now - last)));
-        if !is_early && self.append(now, JobProgress::TYPE, progress)? {
+        if is_early {
+            return Ok(());
+        }
+        if self.append(now, JobProgress::TYPE, progress)? {
             self.progress_at = Some(now);
+        } else {
+            self.room.count(Dropped { lines: 0, progress: 1 });
         }
         Ok(())
     }
@@ -172,6 +204,43 @@ impl LogSpool {
         Ok(())
     }
 
+    /// The server expects line `expected`, which it had acknowledged before: its state is an older copy. What is still here is
+    /// sent again; a marker stands for what is not. False: that is how it was already.
+    pub(crate) fn rewind(&mut self, expected: u64) -> Result<bool, FileError> {
+        if expected > self.acked {
+            return Ok(false);
+        }
+        let bytes = self.file()?.read_from(0)?;
+        let mended = line::mended(&bytes, expected);
+        if mended != bytes {
+            self.replace(&mended)?;
+        }
+        self.acked = expected.saturating_sub(1);
+        Ok(true)
+    }
+
+    /// Makes the log smaller for what matters more. What is acknowledged goes in any case.
+    pub(crate) fn give_up(&mut self, what: GiveUp, now: DateTime<Utc>) -> Result<Dropped, FileError> {
+        let bytes = self.file()?.read_from(0)?;
+        let (kept, dropped) = line::without(&bytes, self.acked, what, now);
+        if dropped == Dropped::default() || kept.len() >= bytes.len() {
+            return Ok(Dropped::default());
+        }
+        self.replace(&kept)?;
+        self.room.count(dropped);
+        Ok(dropped)
+    }
+
+    fn replace(&mut self, bytes: &[u8]) -> Result<(), FileError> {
+        let before = self.file()?.len();
+        // The open file would go on to mean the old content.
+        self.file = None;
+        atomic_file::replace(&self.path, bytes)?;
+        self.room.log_changed(before, bytes.len() as u64);
+        self.index(bytes);
+        Ok(())
+    }
+
     /// How far the server has acknowledged it, as far as this start of the agent knows.
     pub(crate) fn acked(&self) -> u64 {
         self.acked
@@ -185,7 +254,10 @@ impl LogSpool {
 
     /// Deletes the file.
     pub(crate) fn delete(&self) -> Result<(), FileError> {
-        atomic_file::remove(&self.path)
+        let len = std::fs::metadata(&self.path).map_or(0, |metadata| metadata.len());
+        atomic_file::remove(&self.path)?;
+        self.room.log_changed(len, 0);
+        Ok(())
     }
 
     /// Writes one envelope, and before it the marker for what was left out. False: there is no room.
@@ -194,7 +266,8 @@ impl LogSpool {
         let mut bytes = if self.dropped_from.is_some() { self.marker(now)? } else { Vec::new() };
         line::write(&mut bytes, seq, now, kind, payload)
             .map_err(|error| FileError::of("write", &self.path)(error.into()))?;
-        if self.file()?.len() + bytes.len() as u64 + MARKER_ROOM > self.limits.job || !self.write(&bytes, seq)? {
+        let len = bytes.len() as u64 + MARKER_ROOM;
+        if self.file()?.len() + len > self.limits.job || !self.room.has(len) || !self.write(&bytes, seq)? {
             return Ok(false);
         }
         self.dropped_from = None;
@@ -218,6 +291,7 @@ impl LogSpool {
             Err(error) if error.is_disk_full() => return Ok(false),
             written => written?,
         }
+        self.room.log_changed(0, bytes.len() as u64);
         self.note_place(seq, offset);
         Ok(true)
     }
@@ -247,11 +321,7 @@ impl LogSpool {
         let Some(last) = line::lines(&bytes).last().map(|(_, seq)| seq) else { return Ok(()) };
         let kept = line::lines(&bytes).filter(|(_, seq)| *seq > self.acked || *seq == last);
         let kept: Vec<u8> = kept.flat_map(|(line, _)| line).copied().collect();
-        // The open file would go on to mean the old content.
-        self.file = None;
-        atomic_file::replace(&self.path, &kept)?;
-        self.index(&kept);
-        Ok(())
+        self.replace(&kept)
     }
 
     fn file(&mut self) -> Result<&mut AppendFile, FileError> {
@@ -265,11 +335,7 @@ impl LogSpool {
 
 /// The jobs that have a log here: to be sent, and removed when the job has ended and the server has all of it.
 pub(crate) fn list(dir: &Path) -> Result<Vec<JobId>, FileError> {
-    let mut jobs = Vec::new();
-    for (path, _) in files(&logs_dir(dir))? {
-        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".jsonl"));
-        jobs.extend(name.and_then(|name| name.parse::<JobId>().ok()));
-    }
+    let mut jobs: Vec<JobId> = files(&logs_dir(dir))?.iter().filter_map(|(path, _)| job_of(path)).collect();
     jobs.sort();
     Ok(jobs)
 }
@@ -278,17 +344,30 @@ fn logs_dir(dir: &Path) -> PathBuf {
     dir.join("spool").join("logs")
 }
 
-fn bytes_of_others(dir: &Path, own: &Path) -> Result<u64, FileError> {
-    Ok(files(dir)?.iter().filter(|(path, _)| path != own).map(|(_, len)| len).sum())
+/// The same, in the order in which the logs were last written.
+pub(crate) fn oldest_first(dir: &Path) -> Result<Vec<JobId>, FileError> {
+    let dir = logs_dir(dir);
+    let mut files = files(&dir)?;
+    files.sort_by_key(|(_, metadata)| metadata.modified().ok());
+    Ok(files.iter().filter_map(|(path, _)| job_of(path)).collect())
 }
 
-/// What is in the directory, with its length; nothing where there is no directory.
-fn files(dir: &Path) -> Result<Vec<(PathBuf, u64)>, FileError> {
+/// Bytes of all logs.
+pub(crate) fn bytes(dir: &Path) -> Result<u64, FileError> {
+    Ok(files(&logs_dir(dir))?.iter().map(|(_, metadata)| metadata.len()).sum())
+}
+
+fn job_of(path: &Path) -> Option<JobId> {
+    path.file_name()?.to_str()?.strip_suffix(".jsonl")?.parse().ok()
+}
+
+/// What is in the directory; nothing where there is no directory.
+fn files(dir: &Path) -> Result<Vec<(PathBuf, std::fs::Metadata)>, FileError> {
     let entries = match std::fs::read_dir(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(FileError::of("list", dir))?,
     };
-    let found = entries.map(|entry| entry.and_then(|entry| Ok((entry.path(), entry.metadata()?.len()))));
+    let found = entries.map(|entry| entry.and_then(|entry| Ok((entry.path(), entry.metadata()?))));
     found.collect::<Result<_, _>>().map_err(FileError::of("list", dir))
 }
 

@@ -10,7 +10,7 @@ use restic_manager::clock;
 use restic_manager::file_error::chain;
 use restic_manager::http_client::ClientError;
 use restic_manager::id::JobId;
-use restic_manager::protocol::agent_event::{AgentEvent, ConfigAck, Hello, ScheduleAck};
+use restic_manager::protocol::agent_event::{AgentEvent, ConfigAck, ENDED_JOBS_LIMIT, Hello, ScheduleAck};
 use restic_manager::protocol::command::{
     CommandCancel, CommandRun, ConfigUpdate, FireResult, HelloAnswer, ScheduleSet,
 };
@@ -97,6 +97,7 @@ async fn hello(agent: &Agent) -> Result<HelloAnswer, ClientError> {
         stream: agent.spool.borrow().stream(),
         timezone: Some(agent.zone.clone()),
         running_jobs: agent.ledger.borrow().unsettled().iter().map(|job| job.id).collect(),
+        ended_jobs: agent.ledger.borrow().settled(ENDED_JOBS_LIMIT),
     };
     let before = clock::now();
     let answer: HelloAnswer = agent.client.post_json(&agent_path(&agent.host, "hello"), &hello, HELLO_DEADLINE).await?;
@@ -106,8 +107,12 @@ async fn hello(agent: &Agent) -> Result<HelloAnswer, ClientError> {
     }
     // What the server has needs no sending again.
     let stream = agent.spool.borrow().stream();
-    if let Some(acked) = answer.acked.get(&stream) {
-        commands::acknowledged(agent, *acked);
+    let acked = answer.acked.get(&stream).copied().unwrap_or(0);
+    if acked < agent.spool.borrow().acked() {
+        commands::begin_stream(agent, "the server has lost events that it had: its state is an older copy");
+        commands::tell_versions(agent);
+    } else {
+        commands::acknowledged(agent, acked);
     }
     tracing::info!(host = %agent.host, "connected");
     agent.send_bell.notify_one();
@@ -139,6 +144,11 @@ async fn poll(agent: &Agent, wait: u64) -> Result<Outcome, ClientError> {
     };
     if answer.superseded {
         return Ok(Outcome::Superseded);
+    }
+    if answer.reset && agent.ledger.borrow().cursor().is_some() {
+        // The server's state is not the one that we have followed: hello settles what became of its jobs.
+        tracing::warn!("the server does not know our cursor: saying hello again");
+        agent.hello_due.set(true);
     }
     apply(agent, &answer);
     Ok(Outcome::Applied)

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::commands::ended;
 use crate::core::{Agent, SharedLog};
+use crate::make_room;
 use crate::restic_args::{ArgumentContext, arguments};
 use crate::restic_environment::{EnvironmentContext, environment};
 use crate::restic_json::StdoutLine;
@@ -118,6 +119,7 @@ fn restore_target(agent: &Agent, job: JobId, wanted: Option<&str>) -> Result<Str
 
 /// Runs the job, with its output in the job's log.
 pub(crate) async fn run(agent: &Agent, task: &Task<'_>, version: ResticVersion) -> Ran {
+    make_room::for_log(agent);
     let log = match agent.log(task.id) {
         Ok(log) => Some(log),
         Err(error) => {
@@ -290,6 +292,9 @@ fn finished(job_id: JobId, end: JobEnd, cancelled: bool) -> JobFinished {
         last_log_seq: 0,
         stats: end.stats,
         error: if status == JobOutcome::Cancelled { None } else { end.error },
+        kind: None,
+        schedule_id: None,
+        scheduled_at: None,
     }
 }
 

@@ -94,6 +94,7 @@ async fn serve(dir: &Path) -> Result<(), Failure> {
         started: tokio::time::Instant::now(),
         zone: iana_time_zone::get_timezone().unwrap_or_else(|_| "UTC".to_owned()),
         ledger: RefCell::new(ledger),
+        room: spool.room(),
         spool: RefCell::new(spool),
         received: RefCell::new(received),
         pending_fires: RefCell::new(pending_fires),

@@ -117,6 +117,7 @@ async fn run_job(agent: &Rc<Agent>, job: &LedgerJob) {
     let succeeded = finished.status == JobOutcome::Succeeded;
     finish(agent, finished);
     agent.running.borrow_mut().remove(&job.id);
+    agent.close_log(job.id);
     agent.send_bell.notify_one();
     if succeeded && matches!(kind, JobKind::Backup | JobKind::Forget) {
         snapshots::report(agent).await;

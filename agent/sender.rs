@@ -112,17 +112,30 @@ async fn send_logs(agent: &Agent, batch_bytes: usize) -> Result<(), ClientError>
         }
     };
     for job in jobs {
-        if let Err(error) = send_log(agent, job, batch_bytes).await {
+        let sent = send_log(agent, job, batch_bytes).await;
+        if sent.is_ok() {
+            agent.close_log(job);
+        }
+        if let Err(error) = sent {
             match error {
                 // The server has lost the job (its state is older than this log): nobody will ever want these lines.
                 ClientError::Problem { status: 404, .. } if !agent.running.borrow().contains_key(&job) => {
                     agent.remove_log(job);
                 }
+                // The server has less of it than it had: what is still here is sent again, now or at the next look.
+                ClientError::Problem { body, .. } if body.code == "event-gap" && rewind(agent, job, body.expected) => {}
                 error => return Err(error),
             }
         }
     }
     Ok(())
+}
+
+/// False: it cannot go back, so that the error stays one.
+fn rewind(agent: &Agent, job: JobId, expected: Option<u64>) -> bool {
+    let rewound = agent.log(job).and_then(|log| log.borrow_mut().rewind(expected.unwrap_or(1)));
+    agent.send_bell.notify_one();
+    rewound.unwrap_or(false)
 }
 
 async fn send_log(agent: &Agent, job: JobId, batch_bytes: usize) -> Result<(), ClientError> {

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use chrono::{DateTime, Utc};
 use restic_manager::append_file::AppendFile;
@@ -19,6 +20,8 @@ use restic_manager::protocol::agent_event::AgentEvent;
 use serde::{Deserialize, Serialize};
 
 use crate::json_file;
+use crate::log_spool;
+use crate::room::{self, Room};
 
 mod error;
 mod segment;
@@ -28,16 +31,16 @@ use segment::Segment;
 
 /// All in bytes.
 #[derive(Debug, Clone, Copy)]
-struct Limits {
+pub(crate) struct Limits {
     /// A segment that would grow past this is followed by a new one.
-    segment: u64,
-    /// Nothing more is taken past this.
-    total: u64,
+    pub(crate) segment: u64,
+    /// Nothing more is taken past this, job logs included.
+    pub(crate) total: u64,
     /// The last part of `total` is for the starts and ends of jobs that have been accepted.
-    reserve: u64,
+    pub(crate) reserve: u64,
 }
 
-const LIMITS: Limits = Limits { segment: 128 * 1024, total: 64 * 1024 * 1024, reserve: 8 * 1024 * 1024 };
+const LIMITS: Limits = Limits { segment: 128 * 1024, total: room::TOTAL, reserve: room::RESERVE };
 
 /// `stream.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +63,7 @@ pub(crate) struct Batch {
 pub(crate) struct Spool {
     dir: PathBuf,
     limits: Limits,
+    room: Rc<Room>,
     mark: Mark,
     /// Contiguous, oldest first, none empty; the first may be acknowledged in part.
     segments: VecDeque<Segment>,
@@ -78,7 +82,13 @@ impl Spool {
         Self::open_with(dir, new_stream, LIMITS)
     }
 
-    fn open_with(dir: &Path, new_stream: StreamId, limits: Limits) -> Result<(Self, Vec<String>), SpoolError> {
+    pub(crate) fn open_with(
+        dir: &Path,
+        new_stream: StreamId,
+        limits: Limits,
+    ) -> Result<(Self, Vec<String>), SpoolError> {
+        let room = Rc::new(Room::new(limits.total, limits.reserve));
+        room.logs.set(log_spool::bytes(dir)?);
         let dir = dir.join("spool");
         atomic_file::create_private_dir(&dir)?;
         let mut damage = Vec::new();
@@ -93,7 +103,7 @@ impl Spool {
         let must_begin_anew = mark.is_none() && !paths.is_empty();
         let mark = mark.unwrap_or(Mark { stream: new_stream, acked: 0 });
         let mut spool =
-            Self { dir, limits, mark, segments: VecDeque::new(), newest: None, ends: BTreeMap::new(), given: 0 };
+            Self { dir, limits, room, mark, segments: VecDeque::new(), newest: None, ends: BTreeMap::new(), given: 0 };
         let mut is_damaged = must_begin_anew;
         for (name, path) in paths {
             let Some((read, is_whole)) = segment::open(&path, name.first_seq, &mut spool.ends)? else { continue };
@@ -112,6 +122,7 @@ impl Spool {
             }
         }
         spool.given = spool.last_seq();
+        spool.measure();
         Ok((spool, damage))
     }
 
@@ -135,8 +146,9 @@ impl Spool {
         if bytes.is_empty() {
             return Ok(self.last_seq());
         }
-        let limit = if events.iter().all(is_of_accepted_job) { self.limits.total } else { self.command_limit() };
-        if self.depth_bytes() + bytes.len() as u64 > limit {
+        let len = bytes.len() as u64;
+        let fits = if events.iter().all(is_of_accepted_job) { self.room.has_reserved(len) } else { self.room.has(len) };
+        if !fits {
             return Err(SpoolError::Full);
         }
         self.write(first_seq, &bytes, events.len() as u64)?;
@@ -199,6 +211,7 @@ impl Spool {
         let old = std::mem::replace(&mut self.segments, segments);
         self.newest = None;
         self.ends = ends;
+        self.measure();
         for segment in old {
             atomic_file::remove(&segment.path)?;
         }
@@ -209,7 +222,7 @@ impl Spool {
         self.mark.stream
     }
 
-    #[cfg(test)]
+    /// The server had everything up to here.
     pub(crate) fn acked(&self) -> u64 {
         self.mark.acked
     }
@@ -232,16 +245,21 @@ impl Spool {
 
     /// There is room for the events of one more job. When not, new commands are rejected.
     pub(crate) fn has_room_for_commands(&self) -> bool {
-        self.depth_bytes() + self.limits.segment <= self.command_limit()
+        self.room.has_for_commands(self.limits.segment)
+    }
+
+    /// What events and logs share.
+    pub(crate) fn room(&self) -> Rc<Room> {
+        Rc::clone(&self.room)
+    }
+
+    fn measure(&self) {
+        self.room.events.set(self.depth_bytes());
     }
 
     /// The job's end, or its rejection, waits here.
     pub(crate) fn holds_end_of(&self, job: JobId) -> bool {
         self.ends.values().any(|held| *held == job)
-    }
-
-    fn command_limit(&self) -> u64 {
-        self.limits.total - self.limits.reserve
     }
 
     fn mark_path(&self) -> PathBuf {
@@ -265,6 +283,7 @@ impl Spool {
             }
             None => self.segments.push_back(Segment { path, first_seq, count, len: bytes.len() as u64 }),
         }
+        self.measure();
         Ok(())
     }
 
@@ -276,6 +295,7 @@ impl Spool {
             }
             self.segments.pop_front();
         }
+        self.measure();
         self.ends = self.ends.split_off(&(self.mark.acked + 1));
         Ok(())
     }

@@ -44,6 +44,14 @@ struct Status {
     running: Vec<String>,
     waiting: usize,
     spool_bytes: u64,
+    /// Of job logs, not yet sent.
+    #[serde(default)]
+    log_bytes: u64,
+    /// Since the agent started: what did not fit and will never be sent.
+    #[serde(default)]
+    dropped_log_lines: u64,
+    #[serde(default)]
+    dropped_progress: u64,
     last_error: Option<LastError>,
 }
 
@@ -83,7 +91,10 @@ fn status_of(agent: &Agent) -> Status {
         next_fires: next_fires.collect(),
         waiting: agent.ledger.borrow().unfinished().len().saturating_sub(running.len()),
         running,
-        spool_bytes: agent.spool.borrow().depth_bytes(),
+        spool_bytes: agent.room.events.get(),
+        log_bytes: agent.room.logs.get(),
+        dropped_log_lines: agent.room.dropped_lines.get(),
+        dropped_progress: agent.room.dropped_progress.get(),
         last_error: agent.last_error.borrow().clone().map(|(at, text)| LastError { at, text }),
     }
 }
@@ -153,7 +164,11 @@ pub(crate) fn run(arguments: &StatusArguments) -> Result<(), Failure> {
     rows.extend(status.next_fires.iter().map(|fire| ("next fire", format!("{}  {}", at(fire.at), fire.schedule))));
     rows.extend(status.running.iter().map(|job| ("running", job.clone())));
     rows.push(("waiting jobs", status.waiting.to_string()));
-    rows.push(("spool", format!("{} bytes", status.spool_bytes)));
+    rows.push(("spool", format!("{} bytes of events, {} of job logs", status.spool_bytes, status.log_bytes)));
+    if status.dropped_log_lines + status.dropped_progress > 0 {
+        let dropped = format!("{} log lines, {} progress reports", status.dropped_log_lines, status.dropped_progress);
+        rows.push(("given up", dropped));
+    }
     let last_error = status.last_error.as_ref().map(|error| format!("{}  {}", at(error.at), error.text));
     rows.push(("last error", last_error.unwrap_or_else(|| "none".to_owned())));
     for (name, value) in rows {

@@ -108,6 +108,9 @@ pub struct Job {
     /// The agent has it in its ledger.
     #[serde(default, skip_serializing_if = "is_default")]
     pub accepted: bool,
+    /// It is to be told to the agent again although that has it: for its end, which this state has lost.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub told_again: bool,
     /// The journal line that asked for its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancel_seq: Option<u64>,

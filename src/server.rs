@@ -26,6 +26,7 @@ pub mod job_log;
 pub mod messages;
 pub mod servers;
 pub mod servers_loop;
+pub mod settle;
 pub mod slot;
 pub mod state_dir;
 pub mod versions;

@@ -21,7 +21,7 @@ use restic_manager::protocol::Envelope;
 use restic_manager::protocol::agent_event::Hello;
 use restic_manager::protocol::command::CommandRun;
 use restic_manager::server::decide::{JobDecision, JobRequest};
-use restic_manager::server::decide::{decide_cancel, decide_hello, decide_job, decide_tick};
+use restic_manager::server::decide::{decide_cancel, decide_job, decide_tick};
 use restic_manager::server::events_in;
 use restic_manager::server::fact::{Fact, agent_line};
 use restic_manager::server::history;
@@ -30,6 +30,7 @@ use restic_manager::server::host_content::HostContent;
 use restic_manager::server::host_state::HostState;
 use restic_manager::server::messages::{PollQuestion, poll_answer};
 use restic_manager::server::servers::Servers;
+use restic_manager::server::settle::decide_hello;
 use restic_manager::server::slot::{Shared, Slot, line_time};
 use restic_manager::server::versions::decide_versions;
 use serde_json::{Value, json};
@@ -291,7 +292,7 @@ impl Server {
     }
 
     fn greet(&mut self, hello: &Hello) -> u64 {
-        self.facts(Fate::Answered, |state, _| decide_hello(state, hello));
+        self.facts(Fate::Answered, |state, now| decide_hello(state, hello, now));
         self.journal.state().streams.get(&stream()).map_or(0, |mark| mark.seq)
     }
 

@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use restic_manager::id::{JobId, ScheduleId};
 use restic_manager::protocol::agent_event::JobFinished;
 use restic_manager::protocol::command::CommandRun;
-use restic_manager::protocol::job_options::JobSpec;
+use restic_manager::protocol::job_options::{JobKind, JobSpec};
 use serde::{Deserialize, Serialize};
 
 /// One line of `ledger.jsonl`.
@@ -66,6 +66,19 @@ pub(crate) enum Work {
     Offline(OfflineJob),
     /// No longer known: the job ended long ago, or its line was damaged. Such a job is never run.
     Forgotten,
+}
+
+impl Work {
+    /// The kind, and the schedule and due time that it is for.
+    pub(crate) fn origin(&self) -> (Option<JobKind>, Option<ScheduleId>, Option<DateTime<Utc>>) {
+        match self {
+            Self::Command(command) => (command.kind.parse().ok(), command.schedule_id.clone(), command.scheduled_at),
+            Self::Offline(offline) => {
+                (Some(offline.spec.kind()), Some(offline.schedule_id.clone()), Some(offline.scheduled_at))
+            }
+            Self::Forgotten => (None, None, None),
+        }
+    }
 }
 
 /// How far a job is.

@@ -34,6 +34,9 @@ fn end(n: u128) -> Stage {
         last_log_seq: 3,
         stats: json!({"files_new": 5}).as_object().cloned(),
         error: None,
+        kind: None,
+        schedule_id: None,
+        scheduled_at: None,
     };
     Stage::Finished { finished }
 }

@@ -3,8 +3,11 @@
 
 use chrono::{DateTime, Utc};
 use restic_manager::protocol::Envelope;
-use restic_manager::protocol::agent_event::LogDropped;
+use restic_manager::protocol::agent_event::{JobProgress, LogDropped};
 use serde::{Deserialize, Serialize};
+
+use super::GiveUp;
+use crate::room::Dropped;
 
 /// No line is longer, in bytes: a text of 16 KiB, each character escaped, and its envelope.
 pub(super) const LONGEST: u64 = 40 * 1024;
@@ -41,11 +44,10 @@ pub(super) fn lines(bytes: &[u8]) -> impl Iterator<Item = (&[u8], u64)> {
     whole.filter_map(|line| Some((line, serde_json::from_slice::<Numbered>(line).ok()?.seq)))
 }
 
-/// The lines that can be read, in order, with a marker for each number that is missing between them. The first lines of
-/// a trimmed file are missing too; the server has them and skips the marker.
-pub(super) fn mended(bytes: &[u8]) -> Vec<u8> {
+/// The lines from `next` on that can be read, in order, with a marker for each number that is missing between them. The first
+/// lines of a trimmed file are missing too; the server has them and skips the marker.
+pub(super) fn mended(bytes: &[u8], mut next: u64) -> Vec<u8> {
     let mut mended = Vec::with_capacity(bytes.len());
-    let mut next = 1;
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
         let Ok(envelope) = serde_json::from_slice::<Envelope>(line) else { continue };
         if envelope.seq < next {
@@ -63,6 +65,36 @@ pub(super) fn mended(bytes: &[u8]) -> Vec<u8> {
         next = envelope.seq + 1;
     }
     mended
+}
+
+/// What remains of a log: lines after `acked`, without its progress or without any. Markers stand for what is left out.
+pub(super) fn without(bytes: &[u8], acked: u64, what: GiveUp, now: DateTime<Utc>) -> (Vec<u8>, Dropped) {
+    let (mut kept, mut dropped) = (Vec::new(), Dropped::default());
+    let (mut last, mut last_kept) = (0, acked);
+    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+        let Ok(envelope) = serde_json::from_slice::<Envelope>(line) else { continue };
+        last = envelope.seq;
+        let is_progress = envelope.kind == JobProgress::TYPE;
+        let goes = is_progress || what == GiveUp::Lines;
+        if envelope.seq <= acked {
+            continue;
+        }
+        if !goes {
+            kept.extend_from_slice(line);
+            last_kept = last;
+        } else if is_progress {
+            dropped.progress += 1;
+        } else if envelope.kind != LogDropped::TYPE {
+            dropped.lines += 1;
+        }
+    }
+    let mut kept = mended(&kept, acked + 1);
+    if last_kept < last || kept.is_empty() {
+        // Also where all of it is acknowledged: the last line keeps the numbers going.
+        let marker = LogDropped { from: last.min(last_kept + 1), to: last };
+        let _ = write(&mut kept, last, now, LogDropped::TYPE, &marker);
+    }
+    (kept, dropped)
 }
 
 /// The text without control characters (a terminal would obey them), at most `limit` bytes of it.

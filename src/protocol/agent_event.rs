@@ -31,9 +31,17 @@ pub struct Hello {
     /// The host's own time zone, for schedules that name none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timezone: Option<String>,
+    /// Jobs whose end the server has not acknowledged.
     #[serde(default)]
     pub running_jobs: Vec<JobId>,
+    /// The newest jobs whose end it has acknowledged, at most `ENDED_JOBS_LIMIT`: a server whose state is older than that asks
+    /// for their ends again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ended_jobs: Vec<JobId>,
 }
+
+/// So many of the newest ended jobs are in a hello.
+pub const ENDED_JOBS_LIMIT: usize = 64;
 
 impl Hello {
     pub const TYPE: &str = "hello";
@@ -164,6 +172,13 @@ pub struct JobFinished {
     pub stats: Option<Map<String, Value>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What it was, for a server that has lost the job's beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<JobKind>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule_id: Option<ScheduleId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduled_at: Option<DateTime<Utc>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

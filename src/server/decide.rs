@@ -9,7 +9,7 @@ use super::host_content::HostContent;
 use super::host_state::HostState;
 use crate::id::{HostName, JobId, ScheduleId, job_id_of_fire};
 use crate::job::{Actor, ActorKind};
-use crate::protocol::agent_event::{Hello, JobStarted, ScheduleFire};
+use crate::protocol::agent_event::ScheduleFire;
 use crate::protocol::command::{FireOutcome, FireResult};
 use crate::protocol::job_options::{ForgetOptions, JobKind, JobSpec};
 use crate::protocol::schedule::Schedule;
@@ -32,21 +32,6 @@ pub enum Refusal {
     Conflict(String),
 }
 
-/// hello is a fact when it says something new. A job that the agent took and no longer knows (its ledger was lost with its
-/// disk) ends here: `running_jobs` names every job whose end the server has not acknowledged.
-pub fn decide_hello(state: &HostState, hello: &Hello) -> Vec<Fact> {
-    let same = state.hello.as_ref().is_some_and(|known| {
-        Hello { running_jobs: Vec::new(), ..known.clone() } == Hello { running_jobs: Vec::new(), ..hello.clone() }
-    });
-    let mut facts = if same { Vec::new() } else { vec![Fact::Hello(hello.clone())] };
-    let lost = state.jobs.values().filter(|job| job.accepted && !hello.running_jobs.contains(&job.id));
-    facts.extend(lost.map(|job| {
-        let actor = Actor { kind: ActorKind::System, name: "the agent, which no longer knows it".to_owned() };
-        Fact::JobAbandoned(JobAndActor { job_id: job.id, actor })
-    }));
-    facts
-}
-
 /// What follows from an agent's fire, beside the fire itself. `known` says that the files have this job although memory
 /// has forgotten its due time.
 pub fn decide_fire(
@@ -59,7 +44,10 @@ pub fn decide_fire(
 ) -> Vec<Fact> {
     let remembered = state.schedules.get(&fire.schedule_id);
     let decided = remembered.is_some_and(|m| m.fires.contains(&fire.scheduled_at.timestamp()));
-    if decided || known || state.job(fire.job_id).is_some() {
+    let is_answered =
+        || remembered.is_some_and(|m| m.results.iter().any(|(_, _, result)| result.job_id == fire.job_id));
+    let repeated = decided || known || state.job(fire.job_id).is_some();
+    if repeated && is_answered() {
         return Vec::new();
     }
     let result = |outcome, reason: String| {
@@ -72,6 +60,10 @@ pub fn decide_fire(
             reason: Some(reason),
         })]
     };
+    if repeated {
+        // Its answer is forgotten; without one the agent would run it by itself.
+        return result(FireOutcome::Skipped, "this due time was decided before".to_owned());
+    }
     if fire.job_id != job_id_of_fire(host, &fire.schedule_id, fire.scheduled_at) {
         return result(
             FireOutcome::Refused,
@@ -101,7 +93,7 @@ pub fn decide_fire(
     vec![Fact::JobQueued(queued), dispatched(fire.job_id, now)]
 }
 
-fn dispatched(job_id: JobId, now: DateTime<Utc>) -> Fact {
+pub(super) fn dispatched(job_id: JobId, now: DateTime<Utc>) -> Fact {
     Fact::JobDispatched(JobDispatched { job_id, expires_at: now + COMMAND_LIFETIME })
 }
 
@@ -122,26 +114,6 @@ pub struct JobRequest {
 pub enum JobDecision {
     Existing(JobId),
     New(JobId, Vec<Fact>),
-}
-
-/// A job that the agent began by itself becomes a job here, just before the line that says so. `known`: the files have it.
-pub fn decide_started(state: &HostState, started: &JobStarted, known: bool) -> Option<Fact> {
-    if known || state.job(started.job_id).is_some() {
-        return None;
-    }
-    let (kind, name) = match &started.schedule_id {
-        Some(schedule) => (ActorKind::Schedule, schedule.to_string()),
-        None => (ActorKind::System, "agent".to_owned()),
-    };
-    Some(Fact::JobQueued(JobQueued {
-        job_id: started.job_id,
-        kind: started.kind,
-        options: Value::Null,
-        actor: Actor { kind, name },
-        schedule_id: started.schedule_id.clone(),
-        scheduled_at: started.scheduled_at,
-        idempotency: None,
-    }))
 }
 
 /// An operator's request for a job.

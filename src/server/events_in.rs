@@ -5,13 +5,14 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::decide::{decide_fire, decide_started};
+use super::decide::decide_fire;
 use super::fact::agent_line;
 use super::history;
 use super::host::Host;
 use super::host_content::HostContent;
 use super::host_state::HostState;
 use super::http::answer::Problem;
+use super::settle::{decide_finished, decide_started};
 use super::slot::line_time;
 use crate::atomic_file;
 use crate::clock;
@@ -69,6 +70,12 @@ fn take_one(
         Some(AgentEvent::JobStarted(started)) if batch.state().job(started.job_id).is_none() => {
             let known = knows(batch, host, started.job_id)?;
             if let Some(fact) = decide_started(batch.state(), started, known) {
+                batch.append(line_time(), &fact.to_new_line(clock::now()));
+            }
+        }
+        Some(AgentEvent::JobFinished(finished)) if batch.state().job(finished.job_id).is_none() => {
+            let known = knows(batch, host, finished.job_id)?;
+            if let Some(fact) = decide_finished(batch.state(), finished, known) {
                 batch.append(line_time(), &fact.to_new_line(clock::now()));
             }
         }

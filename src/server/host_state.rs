@@ -163,6 +163,7 @@ impl HostState {
             last_log_seq: None,
             dispatch: None,
             accepted: false,
+            told_again: false,
             cancel_seq: None,
         };
         if let (Some(schedule_id), Some(scheduled_at), ActorKind::Schedule) =
@@ -286,6 +287,10 @@ impl Fold for HostState {
             Fact::JobQueued(queued) => self.queue(queued, line),
             Fact::JobDispatched(dispatched) => {
                 if let Some(job) = self.jobs.get_mut(&dispatched.job_id) {
+                    if job.dispatch.is_some() {
+                        // Told again to an agent that said it has it.
+                        (job.told_again, job.accepted) = (true, true);
+                    }
                     job.dispatch =
                         Some(Dispatch { seq: line.seq, issued_at: line.ts, expires_at: dispatched.expires_at });
                 }

@@ -137,9 +137,10 @@ fn commands(state: &HostState, after: u64) -> Vec<PollMessage> {
 }
 
 /// A queued job that the agent has not answered for. One that it has in its ledger needs no second command; after a reset
-/// it may have lost its ledger, so an accepted job that has not begun is told again (a known id is not run twice).
+/// it may have lost its ledger, so an accepted job that has not begun is told again (a known id is not run twice). One that has
+/// begun is told again where the agent said that it has ended.
 fn needs_command(job: &Job) -> bool {
-    job.status == JobStatus::Queued
+    job.status == JobStatus::Queued || job.told_again
 }
 
 /// A queued fire whose job is not dispatched yet waits.

@@ -23,13 +23,14 @@ pub fn decide_versions(state: &HostState, content: &HostContent) -> Vec<Fact> {
     versioned(content, config, next(&state.schedule_wanted, &content.schedule_hash))
 }
 
-/// `agent_has` are versions and hashes that an agent reported; one at or above ours with other content means that our state
+/// `agent_has` are versions and hashes that an agent reported; one above ours, or as high with other content, means that our state
 /// is older than the agent's, so a new version goes above. Only for what this server knows to be wanted.
 pub fn decide_versions_of_agent(state: &HostState, content: &HostContent, agent_has: AgentHas<'_>) -> Vec<Fact> {
     let next = |wanted: &Option<Versioned>, hash: &str, has: Option<(u64, &str)>| {
         let wanted = wanted.as_ref().filter(|wanted| wanted.hash == hash)?;
         let (version, its) = has.filter(|(version, _)| (1..ABSURD_VERSION).contains(version))?;
-        (version >= wanted.version && its != hash).then_some(version + 1)
+        let is_ahead = version > wanted.version || (version == wanted.version && its != hash);
+        is_ahead.then_some(version + 1)
     };
     let config = next(&state.config_wanted, &content.config_hash, agent_has.config);
     versioned(content, config, next(&state.schedule_wanted, &content.schedule_hash, agent_has.schedule))
@@ -122,7 +123,8 @@ mod tests {
         for (has, expected) in [
             (with(0, "", ""), vec![]),
             (with(1, "s1", "c1"), vec![]),
-            (with(7, "s1", "c1"), vec![]),
+            // Ours is the older state: above the agent's, so that it tells us again what it has applied.
+            (with(7, "s1", "c1"), both(8)),
             (with(1, "x", "y"), both(2)),
             (with(7, "x", "y"), both(8)),
             // No server made these: they are not taken as a reason to count on from there.

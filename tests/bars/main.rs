@@ -9,9 +9,12 @@ mod alternate;
 #[allow(dead_code, reason = "shared with the end-to-end tests")]
 #[path = "../e2e/checker.rs"]
 mod checker;
+mod clock;
 #[allow(dead_code, reason = "shared with the end-to-end tests")]
 #[path = "../e2e/harness.rs"]
 mod harness;
+mod server_gone;
+mod starts;
 
 mod behind_haproxy;
 mod faults;

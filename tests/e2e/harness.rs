@@ -212,10 +212,16 @@ impl Fleet {
     }
 
     pub(crate) fn start_server(&mut self) {
+        self.start_server_with(&[]);
+    }
+
+    /// The same with more in its environment.
+    pub(crate) fn start_server_with(&mut self, environment: &[(&str, &str)]) {
         // The one before gives its port back first.
         self.server = None;
         let (config, state, log) = (self.path("config"), self.path("state"), self.path("server.log"));
-        self.server = Some(Process::serve(&config, &state, self.port, &log, &[("RUST_LOG", "debug")]));
+        let environment = [&[("RUST_LOG", "debug")], environment].concat();
+        self.server = Some(Process::serve(&config, &state, self.port, &log, &environment));
         self.await_server();
     }
 

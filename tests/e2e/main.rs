@@ -12,7 +12,9 @@ mod curl_agent;
 mod demo;
 mod edits;
 mod follow;
+#[allow(dead_code, reason = "shared with the bars")]
 mod harness;
+mod heal;
 mod kinds;
 mod offline;
 mod parked;

@@ -22,7 +22,7 @@ const FIELDS: &[(&str, &str)] = &[
     (
         "hello",
         "protocol_version agent_version restic_version hostname os arch boot_time instance_id machine_fingerprint stream \
-         running_jobs",
+         running_jobs ended_jobs",
     ),
     ("heartbeat", "sent_at"),
     ("config.update", "version hash repo_url repo_username repo_password repo_credential hook_shell"),
@@ -40,7 +40,11 @@ const FIELDS: &[(&str, &str)] = &[
     ("command.result", "job_id accepted error"),
     ("job.started", "job_id kind started_at"),
     ("job.progress", "job_id percent_done files_done total_files bytes_done total_bytes eta_seconds throughput_bps"),
-    ("job.finished", "job_id status exit_code finished_at incomplete warnings last_log_seq stats error"),
+    (
+        "job.finished",
+        "job_id status exit_code finished_at incomplete warnings last_log_seq stats error kind \
+         schedule_id scheduled_at",
+    ),
     ("log.stream", "job_id seq ts stream payload"),
     (
         "snapshots.report",
@@ -145,6 +149,7 @@ fn hello_and_heartbeat() {
         stream: id("22222222-2222-4222-8222-222222222222"),
         timezone: Some("Europe/Berlin".to_owned()),
         running_jobs: vec![job()],
+        ended_jobs: vec![id("aaaaaaaa-440a-57eb-a9e9-ec3dcb8b1f9c")],
     };
     check("hello", &hello);
     check("heartbeat", &Heartbeat { sent_at: at("2026-11-23T02:15:00Z") });
@@ -278,6 +283,9 @@ fn jobs() {
         last_log_seq: 17,
         stats: stats.as_object().cloned(),
         error: Some("some files could not be read".to_owned()),
+        kind: Some(JobKind::Backup),
+        schedule_id: Some("system".parse().expect("an id")),
+        scheduled_at: Some(at("2026-11-23T02:15:00Z")),
     };
     check_event("job.finished", &AgentEvent::JobFinished(finished));
     let line = LogStream {

@@ -3,10 +3,11 @@
 use serde_json::json;
 
 use super::*;
-use crate::id::InstanceId;
 use crate::job::JobStatus;
+use crate::protocol::agent_event::JobStarted;
 use crate::protocol::command::FireResult;
 use crate::server::folded::*;
+use crate::server::settle::decide_started;
 
 fn fire_at(id: &str, scheduled_at: &str) -> ScheduleFire {
     let (schedule_id, scheduled_at) = (schedule(id), at(scheduled_at));
@@ -74,8 +75,11 @@ fn a_skipped_or_refused_fire_is_decided_too() {
 }
 
 #[test]
-fn a_fire_that_memory_forgot_and_the_files_know_decides_nothing() {
-    assert_eq!(decide_fire(&host(), &HostState::default(), Some(&content()), &fire("system"), noon(), true), []);
+fn a_fire_that_memory_forgot_and_the_files_know_makes_no_job_and_is_answered() {
+    let again = |state: &HostState| decide_fire(&host(), state, Some(&content()), &fire("system"), noon(), true);
+    let facts = again(&HostState::default());
+    assert_eq!(skipped(&facts).reason.as_deref(), Some("this due time was decided before"));
+    assert_eq!(again(&Folded::of(facts).state), [], "once");
 }
 
 #[test]
@@ -302,34 +306,6 @@ fn a_job_whose_dispatch_a_crash_took_away_is_dispatched_by_the_tick() {
     assert_eq!(facts, [dispatched(id(9), noon())]);
     folded.add(facts);
     assert_eq!(decide_tick(&folded.state, noon()), []);
-}
-
-#[test]
-fn a_hello_is_a_fact_when_it_says_something_new() {
-    let mut folded = Folded::of(decide_hello(&HostState::default(), &hello(1)));
-    assert_eq!(decide_hello(&folded.state, &hello(1)), []);
-    let updated = Hello { restic_version: Some("0.19.0".to_owned()), ..hello(1) };
-    assert_eq!(types(&decide_hello(&folded.state, &updated)), ["hello"]);
-    folded.add(decide_hello(&folded.state, &hello(2)));
-    assert_eq!(folded.state.hello.as_ref().map(|h| h.instance_id), Some(id::<InstanceId>(2)));
-}
-
-#[test]
-fn a_job_that_the_agent_took_and_no_longer_knows_ends_with_its_hello() {
-    let mut folded = Folded::of(decide_hello(&HostState::default(), &hello(1)));
-    for n in [10, 11, 12, 13] {
-        folded.add(queue(id(n), None));
-    }
-    folded.add([accepted(id(11)), started(id(12)), started(id(13))]);
-    let after = Hello { running_jobs: vec![id(12)], ..hello(2) };
-    folded.add(decide_hello(&folded.state, &after));
-    let status = |n: u8| folded.state.job(id(n)).expect("the job").status;
-    assert_eq!(
-        [10, 11, 12, 13].map(status),
-        [JobStatus::Queued, JobStatus::Failed, JobStatus::Running, JobStatus::Failed],
-        "the first was not taken yet, the third goes on"
-    );
-    assert_eq!(decide_hello(&folded.state, &after), [], "once");
 }
 
 #[test]

@@ -5,9 +5,10 @@ use serde_json::value::RawValue;
 
 use super::*;
 use crate::journal::line::NewLine;
-use crate::server::decide::{JobDecision, JobRequest, decide_job, decide_started};
+use crate::server::decide::{JobDecision, JobRequest, decide_job};
 use crate::server::fact::{JobAndActor, JobExpired, Versioned};
 use crate::server::folded::*;
+use crate::server::settle::decide_started;
 
 fn queue(job: JobId, schedule_id: Option<&str>, options: Option<Value>) -> Vec<Fact> {
     let kind = schedule_id.map_or_else(|| Some("prune".to_owned()), |_| None);

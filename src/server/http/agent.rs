@@ -18,9 +18,10 @@ use crate::protocol::command::HelloAnswer;
 use crate::protocol::{Acknowledged, EVENT_LIMIT_BYTES, Envelope, PROTOCOL_VERSION, negotiate_version};
 use crate::server::access::sha256_hex;
 use crate::server::app::{App, blocking};
-use crate::server::decide::{decide_enroll, decide_hello};
+use crate::server::decide::decide_enroll;
 use crate::server::fact::HostEnrolled;
 use crate::server::host::{Host, append_facts};
+use crate::server::settle::decide_hello;
 use crate::server::{credentials, events_in, job_log};
 
 /// How often an agent should send log lines.
@@ -141,7 +142,7 @@ pub async fn hello(app: &Arc<App>, mut request: Request) -> Result<Answer, Probl
         return Err(host_conflict());
     }
     heard(&host, None, None).await;
-    host.append(move |state, _| decide_hello(state, &hello)).await?;
+    host.append(move |state, _| decide_hello(state, &hello, now)).await?;
     let state = host.slot.durable().state;
     Ok(ok(&HelloAnswer {
         server_time: clock::now(),
