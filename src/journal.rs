@@ -31,6 +31,8 @@ mod checkpoint;
 pub mod line;
 pub mod read;
 pub mod segment;
+pub mod stored;
+mod tell;
 
 use line::{Line, NewLine, Piece};
 use segment::{Carry, OPENED, PreviousSegment, SegmentName, is_opening};
@@ -352,6 +354,11 @@ impl<S: Fold> Batch<'_, S> {
 
     pub fn head(&self) -> Head {
         self.journal.head
+    }
+
+    /// The journal's directory.
+    pub fn dir(&self) -> &Path {
+        &self.journal.dir
     }
 
     /// Nothing to write, so far.

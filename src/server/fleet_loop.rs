@@ -90,6 +90,7 @@ pub async fn start(app: &Arc<App>, directory: &Path) -> Result<Fleet, StartError
     }
     tracing::error!("the configuration has errors: the last good one runs");
     app.set_tokens(last_good.fleet.settings.tokens.clone())?;
+    app.set_keep_rules(last_good.fleet.settings.keep_rules());
     // Secrets lie beside the real directory, not beside the copy.
     install(app, directory, &last_good).await?;
     Ok(last_good.fleet)
@@ -200,6 +201,7 @@ async fn reload(app: &Arc<App>, directory: &Path) -> Result<(Tree, bool), StartE
             append_fleet(app, ConfigAdopted::TYPE, adopted).await?;
         }
         app.set_tokens(tree.fleet.settings.tokens.clone())?;
+        app.set_keep_rules(tree.fleet.settings.keep_rules());
         let secret_problems = install(app, directory, &tree).await?;
         // Told when it begins, not at every scan.
         let told = app.config();

@@ -261,7 +261,13 @@ mod tests {
         let dir = state.path().join("servers/gone");
         std::fs::create_dir_all(&dir).expect("a directory");
         std::fs::write(dir.join("lock"), "").expect("a lock that nobody holds");
-        let about = About { pid: 1, hostname: "x".into(), boot: "y".into(), directory: String::new(), directory_hash: String::new() };
+        let about = About {
+            pid: 1,
+            hostname: "x".into(),
+            boot: "y".into(),
+            directory: String::new(),
+            directory_hash: String::new(),
+        };
         std::fs::write(dir.join("about.json"), serde_json::to_vec(&about).expect("JSON")).expect("write");
         assert_eq!(one.look().expect("look").1, [dir]);
     }
