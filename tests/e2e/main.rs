@@ -16,3 +16,4 @@ mod offline;
 mod restic_trouble;
 mod secrets;
 mod tls;
+mod upkeep;
