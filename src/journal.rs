@@ -32,6 +32,8 @@ mod checkpoint;
 pub mod line;
 pub mod read;
 pub mod segment;
+pub mod stored;
+mod tell;
 
 pub use batch::Batch;
 use line::{Line, NewLine, Piece};

@@ -16,7 +16,7 @@ use crate::server::decide::decide_tick;
 use crate::server::fleet::Fleet;
 use crate::server::fleet_loop;
 use crate::server::servers_loop;
-use crate::server::{fleet::load::load, http};
+use crate::server::{fleet::load::load, http, upkeep};
 use crate::tls;
 
 #[derive(Debug, Args)]
@@ -83,6 +83,7 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
     let watched = Arc::clone(&app);
     tokio::spawn(async move { fleet_loop::run(watched, config, &fleet).await });
     tokio::spawn(tick(Arc::clone(&app)));
+    tokio::spawn(upkeep::run(Arc::clone(&app)));
     tokio::spawn(signals(Arc::clone(&app)));
     tracing::info!(%address, tls = tls.is_some(), state = %state.display(), "ready");
     http::listener::serve(app, listener, tls.map(Arc::new)).await;

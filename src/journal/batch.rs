@@ -1,6 +1,7 @@
 //! Edge. Lines that become durable together, and what happens when they do not. Does not begin itself: `Journal::begin` does.
 
 use std::fs::File;
+use std::path::Path;
 
 use chrono::{DateTime, Utc};
 
@@ -31,6 +32,11 @@ impl<'a, S: Fold> Batch<'a, S> {
 
     pub fn head(&self) -> Head {
         self.journal.head
+    }
+
+    /// The journal's directory.
+    pub fn dir(&self) -> &Path {
+        &self.journal.dir
     }
 
     /// Nothing to write, so far.

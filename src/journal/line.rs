@@ -80,17 +80,64 @@ fn push_on_one_line(text: &mut String, json: &str) {
     }
 }
 
-/// Reads a line without its newline; `None` when it is damaged.
-pub fn decode(bytes: &[u8]) -> Option<Line> {
+/// The checksum of a line without its newline, if the line is whole; `None` when it is damaged.
+pub fn checksum(bytes: &[u8]) -> Option<u32> {
     let covered = bytes.len().checked_sub(CRC_TAIL_LEN)?;
     let (body, tail) = bytes.split_at(covered);
     let hex = tail.strip_prefix(CRC_KEY)?.strip_suffix(b"\"}")?;
     let crc = u32::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok()?;
     // Upper case or a sign would be another line's bytes with the same value.
-    if crc32c::crc32c(body) != crc || !hex.iter().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(b)) {
-        return None;
-    }
+    let as_written = hex.iter().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(b));
+    (as_written && crc32c::crc32c(body) == crc).then_some(crc)
+}
+
+/// Reads a line without its newline; `None` when it is damaged.
+pub fn decode(bytes: &[u8]) -> Option<Line> {
+    checksum(bytes)?;
     serde_json::from_slice(bytes).ok()
+}
+
+/// What the beginning of a line tells without parsing the rest.
+#[derive(Debug, Clone, Copy)]
+pub struct Peek<'a> {
+    pub seq: u64,
+    received_at: &'a str,
+    pub kind: &'a str,
+    /// It came from an agent, whatever its type says.
+    pub is_agents: bool,
+    /// JSON.
+    pub payload: &'a [u8],
+}
+
+impl Peek<'_> {
+    pub fn received_at(&self) -> Option<DateTime<Utc>> {
+        self.received_at.parse().ok()
+    }
+}
+
+/// Looks at a whole line (`checksum` said so) by the fixed order of its first keys. `None`: a type that needs escapes, or another
+/// writer's line: decode it.
+pub fn peek(bytes: &[u8]) -> Option<Peek<'_>> {
+    fn text<'a>(rest: &mut &'a [u8], key: &[u8]) -> Option<&'a str> {
+        let after = rest.strip_prefix(key)?;
+        let (value, left) = after.split_at(memchr::memchr(b'"', after)?);
+        *rest = &left[1..];
+        std::str::from_utf8(value).ok().filter(|value| !value.contains('\\'))
+    }
+    let mut rest = bytes.strip_prefix(LINE_START)?;
+    let digits = memchr::memchr(b',', rest)?;
+    let seq = std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()?;
+    rest = &rest[digits..];
+    text(&mut rest, b",\"ts\":\"")?;
+    let received_at = text(&mut rest, b",\"received_at\":\"")?;
+    let kind = text(&mut rest, b",\"type\":\"")?;
+    let is_agents = text(&mut rest, b",\"stream\":\"").is_some();
+    if is_agents {
+        rest = rest.strip_prefix(b",\"stream_seq\":")?;
+        rest = &rest[memchr::memchr(b',', rest)?..];
+    }
+    let payload = rest.strip_prefix(b",\"payload\":")?;
+    Some(Peek { seq, received_at, kind, is_agents, payload: &payload[..payload.len().checked_sub(CRC_TAIL_LEN)?] })
 }
 
 /// One piece of a file: a good line or bytes that are none.
@@ -100,9 +147,37 @@ pub enum Piece {
     Damaged { offset: usize, len: usize },
 }
 
-/// Cuts a file's bytes into good lines and damage. `len` counts the newline. Trailing bytes without a newline are
-/// damage also when they would decode: their newline never became durable.
+/// Where a piece lies. `len` counts the newline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    pub offset: usize,
+    pub len: usize,
+    /// Its checksum is right.
+    pub is_line: bool,
+}
+
+impl Cut {
+    /// The line without its newline.
+    pub fn text(self, bytes: &[u8]) -> &[u8] {
+        &bytes[self.offset..self.offset + self.len - 1]
+    }
+}
+
+/// Cuts a file's bytes into good lines and damage, and parses the lines. `len` counts the newline.
 pub fn pieces(bytes: &[u8]) -> Vec<Piece> {
+    let piece = |cut: Cut| {
+        let line = if cut.is_line { decode(cut.text(bytes)) } else { None };
+        match line {
+            Some(line) => Piece::Line { offset: cut.offset, len: cut.len, line },
+            None => Piece::Damaged { offset: cut.offset, len: cut.len },
+        }
+    };
+    cuts(bytes).into_iter().map(piece).collect()
+}
+
+/// Cuts a file's bytes into good lines and damage by their checksums. Trailing bytes without a newline are damage also when
+/// they would be a line: their newline never became durable.
+pub fn cuts(bytes: &[u8]) -> Vec<Cut> {
     let mut found = Vec::new();
     let mut at = 0;
     while at < bytes.len() {
@@ -111,8 +186,8 @@ pub fn pieces(bytes: &[u8]) -> Vec<Piece> {
             Some(end) => (&bytes[at..end], end + 1),
             None => (&bytes[at..], bytes.len()),
         };
-        if let (Some(_), Some(line)) = (end, decode(text)) {
-            found.push(Piece::Line { offset: at, len: next - at, line });
+        if end.is_some() && checksum(text).is_some() {
+            found.push(Cut { offset: at, len: next - at, is_line: true });
         } else {
             salvage(bytes, at, next, end.is_some(), &mut found);
         }
@@ -122,28 +197,27 @@ pub fn pieces(bytes: &[u8]) -> Vec<Piece> {
 }
 
 /// Two lines joined by a damaged newline: looks for a good line that begins inside, and for a good one before it.
-fn salvage(bytes: &[u8], from: usize, to: usize, ended: bool, found: &mut Vec<Piece>) {
+fn salvage(bytes: &[u8], from: usize, to: usize, ended: bool, found: &mut Vec<Cut>) {
     let text_end = if ended { to - 1 } else { to };
     let mut damaged_from = from;
     if ended {
         for start in memchr::memmem::find_iter(&bytes[from..text_end], LINE_START).map(|n| from + n) {
-            if let Some(line) = decode(&bytes[start..text_end]) {
-                // The byte before a line is the newline that was damaged: what is before it may be a whole line.
-                if start > from + 1
-                    && let Some(before) = decode(&bytes[from..start - 1])
-                {
-                    found.push(Piece::Line { offset: from, len: start - from, line: before });
-                    damaged_from = start;
-                }
-                if damaged_from < start {
-                    found.push(Piece::Damaged { offset: damaged_from, len: start - damaged_from });
-                }
-                found.push(Piece::Line { offset: start, len: to - start, line });
-                return;
+            if checksum(&bytes[start..text_end]).is_none() {
+                continue;
             }
+            // The byte before a line is the newline that was damaged: what is before it may be a whole line.
+            if start > from + 1 && checksum(&bytes[from..start - 1]).is_some() {
+                found.push(Cut { offset: from, len: start - from, is_line: true });
+                damaged_from = start;
+            }
+            if damaged_from < start {
+                found.push(Cut { offset: damaged_from, len: start - damaged_from, is_line: false });
+            }
+            found.push(Cut { offset: start, len: to - start, is_line: true });
+            return;
         }
     }
-    found.push(Piece::Damaged { offset: damaged_from, len: to - damaged_from });
+    found.push(Cut { offset: damaged_from, len: to - damaged_from, is_line: false });
 }
 
 #[cfg(test)]
@@ -216,6 +290,24 @@ mod tests {
         let newline = memchr::memchr(b'\n', &bytes).expect("a newline");
         bytes[newline] = b'x';
         assert_eq!(good_seqs(&bytes), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_look_at_the_beginning_tells_what_parsing_tells() {
+        let at = DateTime::from_timestamp(1_700_000_000, 0).expect("an instant");
+        let payload = RawValue::from_string(r#"{"job_id":"x","crc":"y"}"#.to_owned()).expect("JSON");
+        for stream in [None, Some((StreamId(uuid::Uuid::nil()), 12))] {
+            let new = NewLine { kind: "job.started".into(), ts: at, stream, payload: payload.clone() };
+            let (bytes, _) = encode(42, at, &new);
+            let text = &bytes[..bytes.len() - 1];
+            let (peeked, line) = (peek(text).expect("a line"), decode(text).expect("a line"));
+            assert_eq!((peeked.seq, peeked.kind, peeked.is_agents), (42, "job.started", stream.is_some()));
+            assert_eq!(peeked.received_at(), Some(line.received_at));
+            assert_eq!(peeked.payload, line.payload.get().as_bytes());
+        }
+        let odd = NewLine { kind: "a\"b".into(), ts: at, stream: None, payload };
+        let (bytes, _) = encode(1, at, &odd);
+        assert!(peek(&bytes[..bytes.len() - 1]).is_none() && decode(&bytes[..bytes.len() - 1]).is_some());
     }
 
     #[test]

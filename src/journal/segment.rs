@@ -38,6 +38,22 @@ impl SegmentName {
         (self.year, self.month) < (at.year(), at.month())
     }
 
+    /// Midnight at the beginning of the month in the name. A clock that went back leaves earlier lines in it.
+    pub fn month(self) -> Option<DateTime<Utc>> {
+        chrono::NaiveDate::from_ymd_opt(self.year, self.month, 1)
+            .map(|day| day.and_time(chrono::NaiveTime::MIN).and_utc())
+    }
+
+    /// The file's name when it is compressed.
+    pub fn compressed(self) -> String {
+        format!("{self}.gz")
+    }
+
+    /// Reads the name of a segment as it is written, or compressed.
+    pub fn parse_stored(file_name: &str) -> Option<Self> {
+        Self::parse(file_name.strip_suffix(".gz").unwrap_or(file_name))
+    }
+
     /// Reads a file name; `None` for files that are no segments (`.lock`, `*.damaged`, compressed ones).
     pub fn parse(file_name: &str) -> Option<Self> {
         let mut parts = file_name.strip_suffix(".jsonl")?.split('-');

@@ -313,3 +313,62 @@ fn a_segment_that_another_process_sealed_is_not_gone_on_with() {
     drop(one.begin(november()).expect("begin"));
     assert_eq!(one.state(), two.state());
 }
+
+#[test]
+fn reading_from_any_instant_or_line_gives_what_follows_however_segments_lie() {
+    let (_keep, dir) = scratch();
+    let mut journal = Journal::<Seen>::open(&dir).expect("open");
+    for (month, count) in [("10", 1800), ("11", 2500), ("12", 1200)] {
+        for step in 0..count / 100 {
+            // A hundred lines of one instant.
+            append(&mut journal, at(&format!("2026-{month}-02T00:00:00Z")) + TimeDelta::minutes(step), 100);
+        }
+    }
+    let all = || {
+        let mut lines = Vec::new();
+        let keep = |line: Line| {
+            lines.push((line.seq, line.received_at));
+            Next::Continue
+        };
+        read::oldest_first(&dir, None, keep).expect("read");
+        lines
+    };
+    let whole = all();
+    assert_eq!(whole.len(), 5500);
+    let check = |what: &str| {
+        let lines = all();
+        for index in (0..lines.len()).step_by(97).chain([lines.len() - 1]) {
+            let (seq, time) = lines[index];
+            let mut after = Vec::new();
+            read::oldest_first(&dir, Some(time), |line| {
+                after.push((line.seq, line.received_at));
+                if after.len() == 120 { Next::Stop } else { Next::Continue }
+            })
+            .expect("read");
+            let expected: Vec<_> = lines.iter().filter(|(_, at)| *at > time).take(120).copied().collect();
+            assert_eq!(after, expected, "{what}: after {time}");
+            let mut first = None;
+            read::oldest_first_texts(&dir, read::Start::Seq(seq), |text| {
+                first = line::peek(text).map(|peek| peek.seq);
+                Next::Stop
+            })
+            .expect("read");
+            assert_eq!(first, Some(seq), "{what}: line {seq}");
+        }
+        let mut backwards = history(&dir);
+        backwards.reverse();
+        assert_eq!(backwards, lines.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), "{what}");
+    };
+    check("plain");
+    crate::gzip_file::compress(&dir.join("2026-10.jsonl")).expect("compress");
+    assert_eq!(all(), whole);
+    check("the first compressed");
+    let path = dir.join("2026-11.jsonl");
+    let mut bytes = fs::read(&path).expect("read");
+    bytes[30] ^= 1;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).expect("damage");
+    assert_eq!(all().len(), whole.len() - 1, "the first line is the segment's own");
+    check("a first line and one in the middle damaged");
+}

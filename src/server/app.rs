@@ -11,10 +11,13 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
 
 use super::access::{OperatorToken, Role, sha256};
+use super::fleet::settings::ServerSettings;
 use super::fleet_state::FleetState;
 use super::host::Host;
 use super::host_state::HostState;
 use super::in_flight;
+use super::job_index::JobIndex;
+use super::keep::KeepRules;
 use super::servers::Servers;
 use super::slot::{Shared, Slot};
 use super::state_dir::{StateDir, StateDirError};
@@ -52,6 +55,7 @@ pub struct App {
     pub ready_at: DateTime<Utc>,
     hosts: RwLock<BTreeMap<HostName, Arc<Host>>>,
     tokens: RwLock<Arc<Vec<OperatorToken>>>,
+    keep_rules: RwLock<KeepRules>,
     config: RwLock<Arc<ConfigView>>,
     /// Rings for `POST /v1/config/reload` and SIGHUP; the value counts requests.
     pub reload_wanted: watch::Sender<u64>,
@@ -77,6 +81,7 @@ impl App {
             ready_at: clock::now(),
             hosts: RwLock::default(),
             tokens: RwLock::default(),
+            keep_rules: RwLock::new(ServerSettings::default().keep_rules()),
             config: RwLock::default(),
             reload_wanted: watch::Sender::new(0),
             reloaded: watch::Sender::new(0),
@@ -192,13 +197,30 @@ impl App {
         self.hosts.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// The host that has this job in memory or, by its log or history, in its files. May block: call off the reactor.
+    /// The host that has this job, and the job: by the index of jobs, and what is not in it by memory. Only until the first
+    /// upkeep after the start, which makes the index complete, is history read for a job that is in neither. May block:
+    /// call off the reactor.
     pub fn find_job(&self, id: JobId) -> Result<Option<(Arc<Host>, Job)>, FileError> {
+        let index = JobIndex::of(&self.state_dir.path);
+        for hint in index.find(id)? {
+            let Some(host) = hint.host.parse().ok().and_then(|name| self.host(&name)) else { continue };
+            let durable = host.slot.durable();
+            let job = match durable.state.job(id) {
+                Some(job) => Some(job.clone()),
+                None => super::history::job_at(&host.journal_dir(), durable.head.seq, id, hint.seq)?,
+            };
+            if let Some(job) = job {
+                return Ok(Some((host, job)));
+            }
+        }
         let hosts = self.hosts();
         for host in &hosts {
             if let Some(job) = host.slot.durable().state.job(id) {
                 return Ok(Some((Arc::clone(host), job.clone())));
             }
+        }
+        if index.is_complete(self.ready_at) {
+            return Ok(None);
         }
         // A job that ran has a log, which names its host without reading any history.
         let (with_log, without): (Vec<_>, Vec<_>) = hosts.into_iter().partition(|host| host.log_path(id).exists());
@@ -209,6 +231,15 @@ impl App {
             }
         }
         Ok(None)
+    }
+
+    /// How long history is kept.
+    pub fn keep_rules(&self) -> KeepRules {
+        *self.keep_rules.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn set_keep_rules(&self, rules: KeepRules) {
+        *self.keep_rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
     }
 
     pub fn tokens(&self) -> Arc<Vec<OperatorToken>> {

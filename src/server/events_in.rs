@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::decide::decide_fire;
 use super::fact::agent_line;
 use super::history;
-use super::host::Host;
+use super::host::{Host, append_facts};
 use super::host_content::HostContent;
 use super::host_state::HostState;
 use super::http::answer::Problem;
@@ -69,9 +69,7 @@ fn take_one(
         }
         Some(AgentEvent::JobStarted(started)) if batch.state().job(started.job_id).is_none() => {
             let known = knows(batch, host, started.job_id)?;
-            if let Some(fact) = decide_started(batch.state(), started, known) {
-                batch.append(line_time(), &fact.to_new_line(clock::now()));
-            }
+            append_facts(batch, |state, _| decide_started(state, started, known).into_iter().collect());
         }
         Some(AgentEvent::JobFinished(finished)) if batch.state().job(finished.job_id).is_none() => {
             let known = knows(batch, host, finished.job_id)?;
@@ -94,9 +92,7 @@ fn take_one(
     }
     // What follows comes first: power loss may keep any beginning of the batch, and an event whose line is there is not sent
     // again. Without the event's line the agent repeats it, and what is there already is found.
-    for fact in consequences {
-        batch.append(line_time(), &fact.to_new_line(clock::now()));
-    }
+    append_facts(batch, |_, _| consequences);
     batch.append(line_time(), &line);
     Ok(())
 }

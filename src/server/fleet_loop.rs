@@ -225,6 +225,7 @@ async fn reload(app: &Arc<App>, directory: &Path, seen: &mut Option<String>) -> 
         tree.problems.push(differs(&state));
     }
     let running = copy.as_ref().unwrap_or(&tree);
+    app.set_keep_rules(running.fleet.settings.keep_rules());
     // Secrets lie beside the real directory, not beside the copy.
     let installed = match app.set_tokens(running.fleet.settings.tokens.clone()) {
         Ok(()) => install(app, directory, running).await,

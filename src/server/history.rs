@@ -1,19 +1,21 @@
-//! Edge. Jobs and events out of a host's files, newest first, for what memory no longer holds. Does not fold anything
-//! itself: it replays a job's lines through the same `apply` that made the state.
+//! Edge. Jobs and events out of a host's files for what memory no longer holds: lists newest first, one job from where it was
+//! made. Lines of other things are passed over by their bytes. What a line makes of a job is `job_fold`'s, as for the state.
 
 use std::collections::HashMap;
 use std::path::Path;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use serde::Deserialize;
 
-use super::host_state::HostState;
+use super::fact::Fact;
+use super::job_fold::{apply_to_job, changed_job, queued_job};
+use super::job_index::JobIndex;
 use crate::file_error::FileError;
 use crate::id::{JobId, ScheduleId};
 use crate::job::{Job, JobStatus};
-use crate::journal::Fold;
-use crate::journal::line::Line;
-use crate::journal::read::{self, Next};
+use crate::journal::line::{self, Line, Peek};
+use crate::journal::read::{self, Next, Start};
+use crate::journal::stored::Stored;
 use crate::protocol::job_options::JobKind;
 
 /// Which jobs are wanted.
@@ -40,35 +42,57 @@ struct JobIdOnly {
     job_id: JobId,
 }
 
-/// The job that a line is about.
-fn job_of(line: &Line) -> Option<JobId> {
-    let about_a_job = line.kind.starts_with("job.") || line.kind == "command.result";
-    about_a_job.then(|| serde_json::from_str::<JobIdOnly>(line.payload.get()).ok()).flatten().map(|only| only.job_id)
+/// How the payloads of most of these lines begin.
+const JOB_ID_FIRST: &[u8] = b"{\"job_id\":\"";
+
+/// The job that a line is about, by its bytes where they are as we write them.
+fn job_of(peek: &Peek<'_>) -> Option<JobId> {
+    if !peek.kind.starts_with("job.") && peek.kind != "command.result" {
+        return None;
+    }
+    let first = peek.payload.strip_prefix(JOB_ID_FIRST).and_then(|rest| std::str::from_utf8(rest.get(..36)?).ok());
+    first.and_then(|text| text.parse().ok()).or_else(|| {
+        let only = serde_json::from_slice::<JobIdOnly>(peek.payload).ok();
+        only.map(|only| only.job_id)
+    })
 }
 
-/// A job as its lines tell it, oldest first.
-fn replay(lines: &[Line], id: JobId) -> Option<Job> {
-    let mut state = HostState::default();
-    for line in lines {
-        state.apply(line);
+/// Whether the line makes the job.
+fn makes_job(peek: &Peek<'_>) -> bool {
+    peek.kind == "job.queued" && !peek.is_agents
+}
+
+/// Takes one more line of a job in, oldest first.
+fn fold(job: Option<Job>, id: JobId, text: &[u8]) -> Option<Job> {
+    let line = line::decode(text)?;
+    let fact = Fact::from_line(&line);
+    match (&fact, job) {
+        (Some(Fact::JobQueued(queued)), _) if queued.job_id == id => Some(queued_job(queued, &line)),
+        (Some(fact), Some(mut job)) => {
+            if changed_job(fact) == Some(id) {
+                apply_to_job(&mut job, fact, &line);
+            }
+            Some(job)
+        }
+        (_, job) => job,
     }
-    state.job(id).cloned()
 }
 
 /// Visits jobs newest first (by when they were queued) until `visit` says stop.
 fn jobs_newest_first(journal: &Path, up_to_seq: u64, mut visit: impl FnMut(Job) -> Next) -> Result<(), FileError> {
-    let mut lines_of: HashMap<JobId, Vec<Line>> = HashMap::new();
-    read::newest_first(journal, up_to_seq, |line| {
-        let Some(id) = job_of(&line) else { return Next::Continue };
-        let is_first = line.kind == "job.queued" && line.stream.is_none();
-        let lines = lines_of.entry(id).or_default();
-        lines.push(line);
-        if !is_first {
+    let mut lines_of: HashMap<JobId, Vec<Box<[u8]>>> = HashMap::new();
+    read::newest_first_texts(journal, up_to_seq, |text| {
+        // Types that need escapes are no job's.
+        let Some(peek) = line::peek(text) else { return Next::Continue };
+        let Some(id) = job_of(&peek) else { return Next::Continue };
+        if !makes_job(&peek) {
+            lines_of.entry(id).or_default().push(text.into());
             return Next::Continue;
         }
-        let mut lines = lines_of.remove(&id).unwrap_or_default();
-        lines.reverse();
-        replay(&lines, id).map_or(Next::Continue, &mut visit)
+        let later = lines_of.remove(&id).unwrap_or_default();
+        let first = fold(None, id, text);
+        let job = later.iter().rev().fold(first, |job, text| fold(job, id, text));
+        job.map_or(Next::Continue, &mut visit)
     })
 }
 
@@ -89,8 +113,17 @@ pub fn jobs(journal: &Path, up_to_seq: u64, filter: &JobFilter, limit: usize) ->
     Ok((page, more))
 }
 
-/// One job, however old.
+/// One job, however old: from where the index says, else by reading the host's history backwards.
 pub fn job(journal: &Path, up_to_seq: u64, id: JobId) -> Result<Option<Job>, FileError> {
+    if let Some(host) = journal.parent().and_then(Path::file_name).and_then(|name| name.to_str())
+        && let Some(index) = JobIndex::beside(journal)
+    {
+        for hint in index.find(id)?.iter().filter(|hint| hint.host == host) {
+            if let Some(job) = job_at(journal, up_to_seq, id, hint.seq)? {
+                return Ok(Some(job));
+            }
+        }
+    }
     let mut found = None;
     jobs_newest_first(journal, up_to_seq, |job| {
         if job.id != id {
@@ -100,6 +133,36 @@ pub fn job(journal: &Path, up_to_seq: u64, id: JobId) -> Result<Option<Job>, Fil
         Next::Stop
     })?;
     Ok(found)
+}
+
+/// The job whose first line has this seq: read from there to the end that the agent told, or else to the end. `None`: that
+/// line is not there, or another job's.
+pub fn job_at(journal: &Path, up_to_seq: u64, id: JobId, seq: u64) -> Result<Option<Job>, FileError> {
+    let mut found: Option<Job> = None;
+    read::oldest_first_texts(journal, Start::Seq(seq), |text| {
+        let about = line::peek(text).filter(|peek| peek.seq <= up_to_seq && job_of(peek) == Some(id));
+        if about.is_some() {
+            found = fold(found.take(), id, text);
+        }
+        match &found {
+            // What the agent told of the end is the last word.
+            Some(job) if job.status.is_final() && job.last_log_seq.is_some() => Next::Stop,
+            None => Next::Stop,
+            Some(_) => Next::Continue,
+        }
+    })?;
+    Ok(found)
+}
+
+/// Calls `visit` with each job that a journal's segment made, the seq of that line and its year.
+pub fn jobs_made_in(segment: &mut Stored, mut visit: impl FnMut(JobId, u64, i32)) -> Result<(), FileError> {
+    read::each_text(segment, |text| {
+        if let Some(peek) = line::peek(text).filter(makes_job)
+            && let (Some(id), Some(at)) = (job_of(&peek), peek.received_at())
+        {
+            visit(id, peek.seq, at.year());
+        }
+    })
 }
 
 /// The first `limit` lines received after an instant and before another, oldest first.

@@ -12,6 +12,7 @@ use super::app::blocking;
 use super::fact::Fact;
 use super::host_content::HostContent;
 use super::host_state::HostState;
+use super::job_index;
 use super::slot::{Slot, WriteError, line_time};
 use crate::atomic_file;
 use crate::file_error::FileError;
@@ -202,6 +203,9 @@ impl Parked {
 pub fn append_facts(batch: &mut Batch<'_, HostState>, decide: impl FnOnce(&HostState, DateTime<Utc>) -> Vec<Fact>) {
     let now = line_time();
     for fact in decide(batch.state(), now) {
-        batch.append(line_time(), &fact.to_new_line(now));
+        let seq = batch.append(line_time(), &fact.to_new_line(now));
+        if let Fact::JobQueued(queued) = &fact {
+            job_index::note(batch.dir(), queued.job_id, seq, now);
+        }
     }
 }

@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::fact::{Fact, Idempotency, JobQueued, Versioned};
+use super::job_fold::{apply_to_job, changed_job, queued_job};
 use crate::id::{InstanceId, JobId, ScheduleId, StreamId};
-use crate::job::{ActorKind, Dispatch, Job, JobStatus};
+use crate::job::{ActorKind, Job, JobStatus};
 use crate::journal::Fold;
 use crate::journal::line::Line;
-use crate::protocol::agent_event::{AgentEvent, CommandResult, Hello, JobStarted};
+use crate::protocol::agent_event::{AgentEvent, Hello};
 use crate::protocol::command::{FireOutcome, FireResult};
 
 /// Finished jobs kept at hand for the requests that ask just after the end.
@@ -112,11 +113,11 @@ impl HostState {
         self.returns.iter().filter(|at| **at > since).count() > 3
     }
 
-    fn finish(&mut self, id: JobId, end: impl FnOnce(&mut Job)) {
+    fn change_job(&mut self, id: JobId, fact: &Fact, line: &Line) {
         let recent = self.recent.iter().position(|job| job.id == id);
         let Some(before) = self.jobs.get(&id).or_else(|| self.recent.get(recent?)) else { return };
         let mut job = before.clone();
-        end(&mut job);
+        apply_to_job(&mut job, fact, line);
         // A repeated end is no news, also not of its schedule.
         if job == *before {
             return;
@@ -142,30 +143,6 @@ impl HostState {
     }
 
     fn queue(&mut self, queued: &JobQueued, line: &Line) {
-        let job = Job {
-            id: queued.job_id,
-            kind: queued.kind,
-            status: JobStatus::Queued,
-            queued_seq: line.seq,
-            actor: queued.actor.clone(),
-            schedule_id: queued.schedule_id.clone(),
-            scheduled_at: queued.scheduled_at,
-            queued_at: line.received_at,
-            started_at: None,
-            finished_at: None,
-            exit_code: None,
-            error: None,
-            incomplete: false,
-            warnings: Vec::new(),
-            offline: false,
-            stats: None,
-            options: queued.options.clone(),
-            last_log_seq: None,
-            dispatch: None,
-            accepted: false,
-            told_again: false,
-            cancel_seq: None,
-        };
         if let (Some(schedule_id), Some(scheduled_at), ActorKind::Schedule) =
             (&queued.schedule_id, queued.scheduled_at, queued.actor.kind)
         {
@@ -194,7 +171,7 @@ impl HostState {
                 RememberedKey { body_sha256: body_sha256.clone(), job_id: queued.job_id, at: line.received_at };
             self.keys.insert(key.clone(), remembered);
         }
-        self.jobs.insert(queued.job_id, job);
+        self.jobs.insert(queued.job_id, queued_job(queued, line));
     }
 
     fn remember_fire(&mut self, result: FireResult, line: &Line) {
@@ -206,12 +183,6 @@ impl HostState {
         memory.results.push_back((line.seq, line.received_at, result));
         if memory.results.len() > REMEMBERED_RESULTS {
             memory.results.pop_front();
-        }
-    }
-
-    fn start(&mut self, started: &JobStarted) {
-        if let Some(job) = self.jobs.get_mut(&started.job_id) {
-            job.start(started);
         }
     }
 
@@ -232,25 +203,6 @@ impl HostState {
             self.returns.pop_front();
         }
         self.hello = Some(hello.clone());
-    }
-
-    fn apply_agent(&mut self, event: &AgentEvent, line: &Line) {
-        match event {
-            AgentEvent::ScheduleAck(ack) => self.schedule_applied = ack.version,
-            AgentEvent::ConfigAck(ack) => self.config_applied = ack.version,
-            AgentEvent::CommandResult(CommandResult { job_id, accepted: true, .. }) => {
-                if let Some(job) = self.jobs.get_mut(job_id) {
-                    job.accepted = true;
-                }
-            }
-            AgentEvent::CommandResult(CommandResult { job_id, error, .. }) => {
-                let why = error.as_deref().unwrap_or("refused by the agent without a reason");
-                self.finish(*job_id, |job| job.end(JobStatus::Failed, line.received_at, why));
-            }
-            AgentEvent::JobStarted(started) => self.start(started),
-            AgentEvent::JobFinished(finished) => self.finish(finished.job_id, |job| job.finish(finished)),
-            AgentEvent::ScheduleFire(_) | AgentEvent::SnapshotsReport(_) | AgentEvent::RepoStats(_) => {}
-        }
     }
 
     fn remember_line(&mut self, line: &Line) {
@@ -283,37 +235,17 @@ impl Fold for HostState {
             }
             Fact::HostRevoked(_) => self.enrolled_at = None,
             Fact::Hello(hello) => self.greet(hello, line),
-            Fact::Agent(event) => self.apply_agent(event, line),
+            Fact::Agent(AgentEvent::ScheduleAck(ack)) => self.schedule_applied = ack.version,
+            Fact::Agent(AgentEvent::ConfigAck(ack)) => self.config_applied = ack.version,
             Fact::JobQueued(queued) => self.queue(queued, line),
-            Fact::JobDispatched(dispatched) => {
-                if let Some(job) = self.jobs.get_mut(&dispatched.job_id) {
-                    if job.dispatch.is_some() {
-                        // Told again to an agent that said it has it.
-                        (job.told_again, job.accepted) = (true, true);
-                    }
-                    job.dispatch =
-                        Some(Dispatch { seq: line.seq, issued_at: line.ts, expires_at: dispatched.expires_at });
-                }
-            }
-            Fact::JobCancelRequested(request) => {
-                if let Some(job) = self.jobs.get_mut(&request.job_id) {
-                    job.cancel_seq.get_or_insert(line.seq);
-                }
-            }
-            Fact::JobAbandoned(request) => {
-                let why = format!("abandoned by {}", request.actor.name);
-                self.finish(request.job_id, |job| job.end(JobStatus::Failed, line.received_at, &why));
-            }
-            Fact::JobExpired(expired) => self.finish(expired.job_id, |job| {
-                if job.cancel_seq.is_some() {
-                    job.end(JobStatus::Cancelled, line.received_at, "cancelled before the agent took it");
-                } else {
-                    job.end(JobStatus::Failed, line.received_at, "expired: the agent did not take it in time");
-                }
-            }),
             Fact::ScheduleSkipped(result) => self.remember_fire(result.clone(), line),
             Fact::ScheduleVersioned(wanted) => self.schedule_wanted = Some(wanted.clone()),
             Fact::ConfigVersioned(wanted) => self.config_wanted = Some(wanted.clone()),
+            other => {
+                if let Some(id) = changed_job(other) {
+                    self.change_job(id, other, line);
+                }
+            }
         }
     }
 }

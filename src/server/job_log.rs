@@ -1,13 +1,16 @@
-//! Edge. The log of one job: `logs/<job>.jsonl`, the agent's lines as they came, contiguous by seq. Does not know how the job goes.
+//! Edge. The log of one job: `logs/<job>.jsonl`, the agent's lines as they came, contiguous by seq; `.jsonl.gz` when it is old.
+//! Does not know how the job goes.
 
 use std::fmt;
-use std::path::Path;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::append_file::{AppendFile, open_after_whole_lines};
+use crate::append_file::AppendFile;
 use crate::atomic_file;
 use crate::file_error::FileError;
+use crate::gzip_file;
 use crate::protocol::Envelope;
 use crate::protocol::agent_event::{JobProgress, LogDropped};
 
@@ -53,7 +56,13 @@ pub fn append(path: &Path, lines: &[Envelope]) -> Result<(u64, Option<JobProgres
     {
         atomic_file::create_private_dir(parent)?;
     }
-    let mut file = open_after_whole_lines(path)?;
+    let lock_path = lock_path(path);
+    let lock = atomic_file::open_lock(&lock_path)?;
+    lock.lock_shared().map_err(FileError::of("lock", &lock_path))?;
+    if !path.exists() && gzip_file::compressed_path(path).exists() {
+        gzip_file::restore(path)?;
+    }
+    let mut file = open_at_whole_lines(path)?;
     let mut last = last_seq(&mut file)?;
     let mut bytes = Vec::new();
     let mut progress = None;
@@ -84,6 +93,43 @@ pub fn append(path: &Path, lines: &[Envelope]) -> Result<(u64, Option<JobProgres
     Ok((last, progress))
 }
 
+/// Upkeep holds it alone, who appends holds it with others.
+fn lock_path(log: &Path) -> PathBuf {
+    log.with_file_name(".lock")
+}
+
+/// Does something to a log file that must not meet an append. `false`: somebody is appending to one of the host's logs.
+pub fn while_nobody_appends(path: &Path, deed: impl FnOnce() -> Result<(), FileError>) -> Result<bool, FileError> {
+    let lock_path = lock_path(path);
+    let lock = atomic_file::open_lock(&lock_path)?;
+    match lock.try_lock() {
+        Ok(()) => deed().map(|()| true),
+        Err(std::fs::TryLockError::WouldBlock) => Ok(false),
+        Err(std::fs::TryLockError::Error(error)) => Err(FileError::of("lock", &lock_path)(error)),
+    }
+}
+
+/// Opens the log and cuts a torn last line off. Reads its end only.
+fn open_at_whole_lines(path: &Path) -> Result<AppendFile, FileError> {
+    let mut file = AppendFile::open(path)?;
+    let mut window = 4 * 1024;
+    loop {
+        let from = file.len().saturating_sub(window);
+        let bytes = file.read_from(from)?;
+        let whole = memchr::memrchr(b'\n', &bytes).map(|end| from + end as u64 + 1);
+        match whole {
+            None if from > 0 => window *= 8,
+            whole => {
+                let whole = whole.unwrap_or(0);
+                if whole < file.len() {
+                    file.truncate(whole)?;
+                }
+                return Ok(file);
+            }
+        }
+    }
+}
+
 /// The seq of the last whole line; 0 for an empty log. Reads the end of the file only.
 fn last_seq(file: &mut AppendFile) -> Result<u64, FileError> {
     let mut window = 64 * 1024;
@@ -102,32 +148,51 @@ fn last_seq(file: &mut AppendFile) -> Result<u64, FileError> {
     }
 }
 
-/// Lines after a place in the file: (their bytes, their last seq, the next place). Only whole lines, `limit` bytes or one line.
+/// Most that is read of a compressed log at a time, in bytes: each time it is unpacked from its beginning.
+const UNPACKED_LIMIT: usize = 8 * 1024 * 1024;
+
+/// Lines after a place in the log, and the next place. Only whole lines, `limit` bytes or one line. Places in a compressed
+/// log are those of the plain one, and more may come at a time the further it goes.
 pub fn read_after(path: &Path, offset: u64, after: u64, limit: usize) -> Result<(Vec<Envelope>, u64), FileError> {
-    use std::io::{Read, Seek, SeekFrom};
-    let mut file = match std::fs::File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), offset)),
-        Err(error) => return Err(FileError::of("read", path)(error)),
-    };
-    let mut bytes = Vec::new();
     let mut window = limit as u64;
-    let whole = loop {
-        bytes.clear();
-        let read = file.seek(SeekFrom::Start(offset)).and_then(|_| (&mut file).take(window).read_to_end(&mut bytes));
-        read.map_err(FileError::of("read", path))?;
+    let (bytes, whole) = loop {
+        let Some((bytes, asked)) = read_window(path, offset, window)? else { return Ok((Vec::new(), offset)) };
         let whole = memchr::memrchr(b'\n', &bytes).map_or(0, |end| end + 1);
-        if whole > 0 || (bytes.len() as u64) < window {
-            break whole;
+        if whole > 0 || (bytes.len() as u64) < asked {
+            break (bytes, whole);
         }
-        window *= 4;
+        window = asked * 4;
     };
     let lines = bytes[..whole].split(|b| *b == b'\n').filter(|line| !line.is_empty());
     let envelopes = lines.filter_map(|line| serde_json::from_slice::<Envelope>(line).ok()).filter(|e| e.seq > after);
     Ok((envelopes.collect(), offset + whole as u64))
 }
 
-/// The newest progress in the log, from its end.
+/// Bytes from a place in the log, plain or compressed, and how many were asked for; `None`: there is no log.
+fn read_window(path: &Path, offset: u64, window: u64) -> Result<Option<(Vec<u8>, u64)>, FileError> {
+    let mut bytes = Vec::new();
+    match std::fs::File::open(path) {
+        Ok(mut file) => {
+            let read = file.seek(SeekFrom::Start(offset)).and_then(|_| file.take(window).read_to_end(&mut bytes));
+            read.map_err(FileError::of("read", path))?;
+            return Ok(Some((bytes, window)));
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(FileError::of("read", path)(error)),
+    }
+    let compressed = gzip_file::compressed_path(path);
+    let Some(mut reader) = gzip_file::open(&compressed)? else { return Ok(None) };
+    let window = window.max(offset.min(UNPACKED_LIMIT as u64));
+    let skipped = std::io::copy(&mut (&mut reader).take(offset), &mut std::io::sink());
+    let read = skipped.and_then(|_| reader.take(window).read_to_end(&mut bytes));
+    // What comes before damage in the compressed file is shown.
+    if let Err(error) = read {
+        tracing::warn!(file = %compressed.display(), %error, "a compressed log is damaged");
+    }
+    Ok(Some((bytes, window)))
+}
+
+/// The newest progress in the log, from its end. Compressed logs are finished jobs', which have none.
 pub fn newest_progress(path: &Path) -> Option<JobProgress> {
     let len = std::fs::metadata(path).ok()?.len();
     let (lines, _) = read_after(path, len.saturating_sub(64 * 1024), 0, 128 * 1024).ok()?;
@@ -162,6 +227,45 @@ mod tests {
         let path = dir.path().join("a.jsonl");
         let marker = Envelope::new(9, chrono::DateTime::default(), LogDropped::TYPE, &LogDropped { from: 2, to: 9 });
         assert_eq!(append(&path, &[line(1), marker.expect("JSON"), line(10)]).expect("append").0, 10);
+    }
+
+    #[test]
+    fn a_compressed_log_reads_the_same_and_grows_again() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("a.jsonl");
+        let lines: Vec<Envelope> = (1..=3000).map(line).collect();
+        append(&path, &lines).expect("append");
+        let read_all = || {
+            let (mut seqs, mut offset) = (Vec::new(), 0);
+            loop {
+                let (lines, next) = read_after(&path, offset, 0, 1000).expect("read");
+                if next == offset {
+                    return (seqs, offset);
+                }
+                seqs.extend(lines.iter().map(|line| line.seq));
+                offset = next;
+            }
+        };
+        let before = read_all();
+        assert_eq!(before.0, (1..=3000).collect::<Vec<_>>());
+        assert!(while_nobody_appends(&path, || gzip_file::compress(&path)).expect("compress"));
+        assert!(!path.exists());
+        assert_eq!(read_all(), before);
+        assert_eq!(append(&path, &[line(3000), line(3001)]).expect("append").0, 3001);
+        assert!(path.exists() && !gzip_file::compressed_path(&path).exists());
+        assert_eq!(read_all().0.len(), 3001);
+    }
+
+    #[test]
+    fn nothing_is_done_to_a_log_while_somebody_appends() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("a.jsonl");
+        append(&path, &[line(1)]).expect("append");
+        let lock = atomic_file::open_lock(&lock_path(&path)).expect("the lock");
+        lock.lock_shared().expect("held");
+        assert!(!while_nobody_appends(&path, || unreachable!("it is held")).expect("fine"));
+        drop(lock);
+        assert!(while_nobody_appends(&path, || Ok(())).expect("fine"));
     }
 
     #[test]

@@ -21,3 +21,4 @@ mod parked;
 mod restic_trouble;
 mod secrets;
 mod tls;
+mod upkeep;

@@ -8,7 +8,8 @@ use std::str::FromStr;
 use super::raw_schedule::{Typed, read_list};
 use super::rules;
 use crate::problem::Problem;
-use crate::protocol::text::Span;
+use crate::protocol::text::{InvalidSpan, Span};
+use crate::server::keep::KeepRules;
 use crate::toml_reader::{Placed, TableReader, read_document, shown};
 
 /// The server's settings.
@@ -34,6 +35,8 @@ pub struct ServerSettings {
     pub history_keep: Span,
     /// How long jobs' logs stay.
     pub logs_keep: Span,
+    /// From this age on both are compressed; `None`: never.
+    pub compress_after: Option<Span>,
     pub agent_update: Option<AgentUpdate>,
 }
 
@@ -66,6 +69,26 @@ pub struct OperatorToken {
 pub struct AgentUpdate {
     pub latest_version: String,
     pub package_url: String,
+}
+
+impl ServerSettings {
+    pub fn keep_rules(&self) -> KeepRules {
+        KeepRules { keep: self.history_keep, logs_keep: self.logs_keep, compress_after: self.compress_after }
+    }
+}
+
+/// A length of time, or "never", for which "0" is another word.
+struct CompressAfter(Option<Span>);
+
+impl FromStr for CompressAfter {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        if matches!(text, "never" | "0") {
+            return Ok(Self(None));
+        }
+        let span: Span = text.parse().map_err(|error: InvalidSpan| format!("{error}, or \"never\""))?;
+        Ok(Self(Some(span).filter(|span| !span.is_zero())))
+    }
 }
 
 /// An address or a network: "10.0.0.1", "10.0.0.0/8", "fd00::/8".
@@ -115,6 +138,7 @@ impl Default for ServerSettings {
             tokens: Vec::new(),
             history_keep: Span::from_secs(2 * 31_557_600),
             logs_keep: Span::from_secs(90 * 86_400),
+            compress_after: Some(Span::from_secs(30 * 86_400)),
             agent_update: None,
         }
     }
@@ -139,8 +163,11 @@ fn read_top(top: &mut TableReader<'_>) -> ServerSettings {
             "listen beyond loopback needs [tls] with cert and key, or insecure_http = true behind a TLS proxy";
         top.error(listen.place, message);
     }
-    let history = top.table("history", |history| (history.parsed::<Span>("keep"), history.parsed::<Span>("logs_keep")));
-    let (history_keep, logs_keep) = history.map_or((None, None), |history| history.value);
+    let history = top.table("history", |history| {
+        let (keep, logs_keep) = (history.parsed::<Span>("keep"), history.parsed::<Span>("logs_keep"));
+        (keep, logs_keep, history.parsed::<CompressAfter>("compress_after"))
+    });
+    let (history_keep, logs_keep, compress_after) = history.map_or((None, None, None), |history| history.value);
     top.table("alerts", read_alerts);
     ServerSettings {
         listen: listen.map_or(default.listen, |listen| listen.value),
@@ -155,6 +182,7 @@ fn read_top(top: &mut TableReader<'_>) -> ServerSettings {
         tokens: read_tokens(top),
         history_keep: history_keep.map_or(default.history_keep, |span| span.value),
         logs_keep: logs_keep.map_or(default.logs_keep, |span| span.value),
+        compress_after: compress_after.map_or(default.compress_after, |after| after.value.0),
         agent_update: top.table("agent_update", read_update).and_then(|update| update.value),
     }
 }
@@ -306,7 +334,8 @@ mod tests {
     #[test]
     fn the_defaults_are_the_documented_ones() {
         let text = "listen = \"127.0.0.1:8080\"\nstate = \"../state\"\ntrusted_proxies = []\nhook_shell = \"/bin/sh\"\n\
-                    secret_roots = [\"/run/secrets\"]\n[history]\nkeep = \"2y\"\nlogs_keep = \"90d\"\n";
+                    secret_roots = [\"/run/secrets\"]\n[history]\nkeep = \"2y\"\nlogs_keep = \"90d\"\n\
+                    compress_after = \"30d\"\n";
         let mut problems = Vec::new();
         assert_eq!(read_settings("server.toml", text, &mut problems), ServerSettings::default());
         assert_eq!(problems, []);

@@ -1,0 +1,83 @@
+//! Pure. What facts make of one job: for the host's state, which holds the jobs at hand, and for history, which reads one at a
+//! time. Does not know other jobs, schedules or keys.
+
+use super::fact::{Fact, JobQueued};
+use crate::id::JobId;
+use crate::job::{Dispatch, Job, JobStatus};
+use crate::journal::line::Line;
+use crate::protocol::agent_event::{AgentEvent, CommandResult};
+
+/// The job as it is when it is queued.
+pub fn queued_job(queued: &JobQueued, line: &Line) -> Job {
+    Job {
+        id: queued.job_id,
+        kind: queued.kind,
+        status: JobStatus::Queued,
+        queued_seq: line.seq,
+        actor: queued.actor.clone(),
+        schedule_id: queued.schedule_id.clone(),
+        scheduled_at: queued.scheduled_at,
+        queued_at: line.received_at,
+        started_at: None,
+        finished_at: None,
+        exit_code: None,
+        error: None,
+        incomplete: false,
+        warnings: Vec::new(),
+        offline: false,
+        stats: None,
+        options: queued.options.clone(),
+        last_log_seq: None,
+        dispatch: None,
+        accepted: false,
+        told_again: false,
+        cancel_seq: None,
+    }
+}
+
+/// The job that a fact changes.
+pub fn changed_job(fact: &Fact) -> Option<JobId> {
+    match fact {
+        Fact::JobDispatched(dispatched) => Some(dispatched.job_id),
+        Fact::JobCancelRequested(request) | Fact::JobAbandoned(request) => Some(request.job_id),
+        Fact::JobExpired(expired) => Some(expired.job_id),
+        Fact::Agent(AgentEvent::CommandResult(result)) => Some(result.job_id),
+        Fact::Agent(AgentEvent::JobStarted(started)) => Some(started.job_id),
+        Fact::Agent(AgentEvent::JobFinished(finished)) => Some(finished.job_id),
+        _ => None,
+    }
+}
+
+/// Takes a fact about this job in.
+pub fn apply_to_job(job: &mut Job, fact: &Fact, line: &Line) {
+    let has_ended = job.status.is_final();
+    match fact {
+        Fact::JobDispatched(dispatched) if !has_ended => {
+            if job.dispatch.is_some() {
+                // Told again to an agent that said it has it.
+                (job.told_again, job.accepted) = (true, true);
+            }
+            job.dispatch = Some(Dispatch { seq: line.seq, issued_at: line.ts, expires_at: dispatched.expires_at });
+        }
+        Fact::JobCancelRequested(_) if !has_ended => {
+            job.cancel_seq.get_or_insert(line.seq);
+        }
+        Fact::JobAbandoned(request) => {
+            job.end(JobStatus::Failed, line.received_at, &format!("abandoned by {}", request.actor.name));
+        }
+        Fact::JobExpired(_) if job.cancel_seq.is_some() => {
+            job.end(JobStatus::Cancelled, line.received_at, "cancelled before the agent took it");
+        }
+        Fact::JobExpired(_) => {
+            job.end(JobStatus::Failed, line.received_at, "expired: the agent did not take it in time");
+        }
+        Fact::Agent(AgentEvent::CommandResult(CommandResult { accepted: true, .. })) => job.accepted |= !has_ended,
+        Fact::Agent(AgentEvent::CommandResult(CommandResult { error, .. })) => {
+            let why = error.as_deref().unwrap_or("refused by the agent without a reason");
+            job.end(JobStatus::Failed, line.received_at, why);
+        }
+        Fact::Agent(AgentEvent::JobStarted(started)) => job.start(started),
+        Fact::Agent(AgentEvent::JobFinished(finished)) => job.finish(finished),
+        _ => {}
+    }
+}

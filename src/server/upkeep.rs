@@ -1,0 +1,214 @@
+//! Edge. What is done now and then to the files: old segments and logs are compressed and deleted, and the index of jobs is made
+//! complete. One server at a time, off the reactor, a file at a time with pauses. `keep` says what is old.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
+
+use super::app::{App, blocking, stopped};
+use super::host::Host;
+use super::job_index::{Hint, JobIndex, Made};
+use super::keep::{KeepRules, LogDeed, log_deed, segments_before};
+use super::{history, job_log};
+use crate::atomic_file;
+use crate::clock;
+use crate::file_error::{FileError, chain};
+use crate::gzip_file;
+use crate::id::JobId;
+use crate::journal::read;
+use crate::journal::segment::SegmentName;
+use crate::journal::stored::{self, Stored};
+
+/// The first look after the start.
+const FIRST_AFTER: Duration = Duration::from_secs(5);
+const EVERY: Duration = Duration::from_secs(3600);
+/// Between two files that were changed or read whole.
+const PAUSE: Duration = Duration::from_millis(2);
+/// Clocks of files and of lines are not the same.
+const SLACK_SECS: i64 = 120;
+/// Jobs that are collected before the index is looked at.
+const COLLECTED_JOBS: usize = 50_000;
+
+/// What a run did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Done {
+    pub segments_deleted: usize,
+    pub segments_compressed: usize,
+    pub logs_deleted: usize,
+    pub logs_compressed: usize,
+}
+
+/// Runs until the server stops.
+pub async fn run(app: Arc<App>) {
+    let mut stopping = app.stopping.subscribe();
+    let mut pause = FIRST_AFTER;
+    loop {
+        tokio::select! {
+            () = stopped(&mut stopping) => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = EVERY;
+        let worker = Arc::clone(&app);
+        match blocking(move || run_once(&worker)).await {
+            Ok(Some(done)) if done != Done::default() => tracing::info!(?done, "upkeep"),
+            Ok(Some(_)) => tracing::debug!("upkeep: nothing to do"),
+            Ok(None) => tracing::debug!("upkeep: another server is at it"),
+            Err(error) => tracing::warn!("upkeep did not come to its end: {}", chain(&error)),
+        }
+    }
+}
+
+/// One run; `None`: another server is at it. Blocks.
+pub fn run_once(app: &App) -> Result<Option<Done>, FileError> {
+    let path = app.state_dir.path.join(".upkeep.lock");
+    let lock = atomic_file::open_lock(&path)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(std::fs::TryLockError::WouldBlock) => return Ok(None),
+        Err(std::fs::TryLockError::Error(error)) => return Err(FileError::of("lock", &path)(error)),
+    }
+    let (rules, now) = (app.keep_rules(), clock::now());
+    let mut done = Done::default();
+    let tell = |result: Result<(), FileError>| {
+        if let Err(error) = result {
+            tracing::warn!("upkeep goes on without it: {}", chain(&error));
+        }
+    };
+    for host in app.hosts() {
+        if *app.stopping.borrow() {
+            return Ok(Some(done));
+        }
+        tell(keep_segments(&host.journal_dir(), &rules, now, &mut done));
+        let unfinished = |id: JobId| host.slot.durable().state.jobs.contains_key(&id);
+        tell(keep_logs(&host.dir.join("logs"), &rules, now, unfinished, &mut done));
+    }
+    tell(keep_segments(&app.state_dir.fleet_dir(), &rules, now, &mut done));
+    complete_index(app, now, rules.delete_before(now))?;
+    Ok(Some(done))
+}
+
+/// Deletes and compresses a journal's old segments.
+pub fn keep_segments(dir: &Path, rules: &KeepRules, now: DateTime<Utc>, done: &mut Done) -> Result<(), FileError> {
+    let names = stored::segments(dir)?;
+    let old = count_before(dir, &names, rules.delete_before(now))?;
+    for name in &names[..old] {
+        for file in [name.to_string(), name.compressed(), format!("{name}.damaged")] {
+            atomic_file::remove(&dir.join(file))?;
+        }
+        done.segments_deleted += 1;
+        std::thread::sleep(PAUSE);
+    }
+    let names = &names[old..];
+    let Some(cutoff) = rules.compress_before(now) else { return Ok(()) };
+    let is_plain = |name: &SegmentName| dir.join(name.to_string()).exists();
+    let Some(first) = names.iter().position(is_plain) else { return Ok(()) };
+    let names = &names[first..];
+    for name in &names[..count_before(dir, names, cutoff)?] {
+        let path = dir.join(name.to_string());
+        if path.exists() {
+            gzip_file::compress(&path)?;
+            done.segments_compressed += 1;
+            std::thread::sleep(PAUSE);
+        }
+    }
+    Ok(())
+}
+
+/// How many of the segments are older, reading as few of their first lines as it takes.
+fn count_before(dir: &Path, names: &[SegmentName], cutoff: DateTime<Utc>) -> Result<usize, FileError> {
+    // The first segment's own beginning tells nothing.
+    let mut begins = vec![None; names.len().min(1)];
+    for name in names.iter().skip(1).take_while(|name| name.month().is_some_and(|month| month < cutoff)) {
+        let at = read::opening(dir, *name)?.map(|opening| opening.at);
+        begins.push(at);
+        if at.is_some_and(|at| at >= cutoff) {
+            break;
+        }
+    }
+    Ok(segments_before(&begins, cutoff))
+}
+
+/// Deletes and compresses the logs of finished jobs.
+pub fn keep_logs(
+    dir: &Path,
+    rules: &KeepRules,
+    now: DateTime<Utc>,
+    is_unfinished: impl Fn(JobId) -> bool,
+    done: &mut Done,
+) -> Result<(), FileError> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(FileError::of("list", dir)(error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(FileError::of("list", dir))?;
+        let name = entry.file_name();
+        let Some((id, is_compressed)) = name.to_str().and_then(log_name) else { continue };
+        // Gone meanwhile: fine.
+        let Ok(written) = entry.metadata().and_then(|metadata| metadata.modified()) else { continue };
+        let path = entry.path();
+        match log_deed(rules, now, written.into(), is_unfinished(id), is_compressed) {
+            LogDeed::Leave => continue,
+            LogDeed::Delete => {
+                done.logs_deleted += usize::from(job_log::while_nobody_appends(&path, || atomic_file::remove(&path))?);
+            }
+            LogDeed::Compress => {
+                done.logs_compressed +=
+                    usize::from(job_log::while_nobody_appends(&path, || gzip_file::compress(&path))?);
+            }
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
+/// `<job>.jsonl`, or with `.gz`.
+fn log_name(name: &str) -> Option<(JobId, bool)> {
+    let plain = name.strip_suffix(".gz");
+    let id = plain.unwrap_or(name).strip_suffix(".jsonl")?.parse().ok()?;
+    Some((id, plain.is_some()))
+}
+
+/// Adds the hints that a crash lost, or all where the index is new: reads the segments that were written to since the last time.
+fn complete_index(app: &App, now: DateTime<Utc>, delete_before: DateTime<Utc>) -> Result<(), FileError> {
+    let index = JobIndex::of(&app.state_dir.path);
+    let since = index.complete_since().map(|at| at - TimeDelta::seconds(SLACK_SECS));
+    let mut made = Vec::new();
+    for host in app.hosts() {
+        if *app.stopping.borrow() {
+            return Ok(());
+        }
+        collect_made(&host, since, &mut made)?;
+        if made.len() >= COLLECTED_JOBS {
+            index.add_missing(std::mem::take(&mut made))?;
+        }
+    }
+    index.add_missing(made)?;
+    index.forget_before(delete_before.year())?;
+    index.set_complete(now)
+}
+
+fn collect_made(host: &Host, since: Option<DateTime<Utc>>, made: &mut Vec<Made>) -> Result<(), FileError> {
+    let dir = host.journal_dir();
+    for name in stored::segments(&dir)?.into_iter().rev() {
+        let Some(mut segment) = Stored::open(&dir, name)? else { continue };
+        let written = std::fs::metadata(&segment.path).and_then(|metadata| metadata.modified());
+        if let (Ok(written), Some(since)) = (written, since)
+            && DateTime::<Utc>::from(written) < since
+        {
+            // The ones before are older still.
+            break;
+        }
+        history::jobs_made_in(&mut segment, |id, seq, year| {
+            made.push(Made { id, hint: Hint { host: host.name.to_string(), seq }, year });
+        })?;
+        std::thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
