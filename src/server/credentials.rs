@@ -2,6 +2,7 @@
 //! Does not decide who may enroll: `decide_enroll` does, in the host's journal.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -41,15 +42,30 @@ pub fn find_token(dir: &Path, token_sha256: &str) -> Result<Option<EnrollmentTok
     read_json(&token_path(dir, token_sha256))
 }
 
-/// Removes tokens that expired before this.
+/// Removes tokens that expired before this. Reads every open one: not for each request (see `is_sweep_due`).
 pub fn remove_expired(dir: &Path, before: DateTime<Utc>) -> Result<(), FileError> {
     for entry in std::fs::read_dir(dir).map_err(FileError::of("list", dir))? {
         let path = entry.map_err(FileError::of("list", dir))?.path();
-        if read_json::<EnrollmentToken>(&path)?.is_some_and(|token| token.expires_at < before) {
+        // Others may be writing tokens at this moment, under names of their own.
+        let is_token = path.extension().is_some_and(|extension| extension == "json");
+        if is_token && read_json::<EnrollmentToken>(&path)?.is_some_and(|token| token.expires_at < before) {
             atomic_file::remove(&path)?;
         }
     }
     Ok(())
+}
+
+/// Seconds between sweeps of a process.
+const SWEEP_SECS: i64 = 60;
+static SWEPT: AtomicI64 = AtomicI64::new(i64::MIN);
+
+/// Whether expired tokens are to be removed now; true for one caller a minute, so that a fleet's enrollment does not read every
+/// open token for every new one.
+pub fn is_sweep_due(now: DateTime<Utc>) -> bool {
+    let (now, swept) = (now.timestamp(), SWEPT.load(Ordering::Acquire));
+    // A clock that went back sweeps too.
+    let is_due = now.abs_diff(swept) >= SWEEP_SECS.unsigned_abs();
+    is_due && SWEPT.compare_exchange(swept, now, Ordering::AcqRel, Ordering::Acquire).is_ok()
 }
 
 fn credential_path(host_dir: &Path) -> PathBuf {
@@ -110,5 +126,22 @@ mod tests {
         assert!(find_token(dir.path(), &sha256_hex(b"rme_secret")).expect("find").is_some());
         remove_expired(dir.path(), crate::clock::now()).expect("remove");
         assert!(find_token(dir.path(), &sha256_hex(b"rme_secret")).expect("find").is_none());
+    }
+
+    #[test]
+    fn a_token_that_is_just_being_written_disturbs_no_sweep() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let unfinished = dir.path().join(format!("{}.json.123.tmp", sha256_hex(b"rme_other")));
+        std::fs::write(&unfinished, b"").expect("write");
+        remove_expired(dir.path(), crate::clock::now()).expect("remove");
+        assert!(unfinished.exists());
+    }
+
+    #[test]
+    fn a_sweep_is_due_once_a_minute() {
+        let at = |seconds| DateTime::from_timestamp(seconds, 0).expect("an instant");
+        assert!(is_sweep_due(at(1_000_000)));
+        assert!(!is_sweep_due(at(1_000_059)) && is_sweep_due(at(1_000_060)) && !is_sweep_due(at(1_000_060)));
+        assert!(is_sweep_due(at(900_000)), "a clock that went back");
     }
 }

@@ -71,7 +71,9 @@ pub async fn enrollment_token(app: &Arc<App>, mut request: Request) -> Result<An
     let kept = EnrollmentToken { host: body.host.clone(), expires_at };
     let (dir, text) = (app.state_dir.enrollments_dir(), token.clone());
     blocking(move || {
-        credentials::remove_expired(&dir, now)?;
+        if credentials::is_sweep_due(now) {
+            credentials::remove_expired(&dir, now)?;
+        }
         credentials::keep_token(&dir, &text, &kept)
     })
     .await?;
