@@ -154,13 +154,8 @@ fn hex_sha256(bytes: &[u8]) -> String {
     data_encoding::HEXLOWER.encode(&Sha256::digest(bytes))
 }
 
-/// The machine's own name, which need not be the host's in the fleet. Empty where the system does not say.
-pub(crate) fn hostname() -> String {
-    #[cfg(unix)]
-    return rustix::system::uname().nodename().to_string_lossy().into_owned();
-    #[cfg(not(unix))]
-    return std::env::var("COMPUTERNAME").unwrap_or_default();
-}
+/// The machine's own name, which need not be the host's in the fleet.
+pub(crate) use restic_manager::machine::hostname;
 
 pub(crate) const fn os() -> Os {
     if cfg!(windows) { Os::Windows } else { Os::Linux }

@@ -10,6 +10,17 @@ use crate::file_error::FileError;
 /// Replaces `path` with `bytes`, readable by its owner only. After `Ok` the new content survives power loss; after
 /// an error or a crash the old content is whole.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    replace_with(path, bytes, File::sync_all)?;
+    sync_parent(path)
+}
+
+/// As `replace`, for a cache: readers see the old content or the new one, but power loss may leave neither. Whoever reads
+/// it must be able to tell, and to do without.
+pub fn replace_cache(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    replace_with(path, bytes, |_| Ok(()))
+}
+
+fn replace_with(path: &Path, bytes: &[u8], settle: impl FnOnce(&File) -> io::Result<()>) -> Result<(), FileError> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     // Two processes replacing one file must not share a temporary one.
     name.push(format!(".{}.tmp", std::process::id()));
@@ -17,24 +28,26 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     let written = (|| {
         let mut file = private_options().create(true).write(true).truncate(true).open(&temporary)?;
         file.write_all(bytes)?;
-        file.sync_all()?;
+        settle(&file)?;
         rename(&temporary, path)
     })();
-    if let Err(error) = written {
+    written.map_err(|error| {
         #[allow(clippy::disallowed_methods, reason = "this is the place")]
         let _ = fs::remove_file(&temporary);
-        return Err(FileError::of("replace", path)(error));
-    }
-    sync_parent(path)
+        FileError::of("replace", path)(error)
+    })
 }
 
-/// Makes `path` and missing parents; those made are for their owner only.
+/// Makes `path` and missing parents, durably; those made are for their owner only.
 pub fn create_private_dir(path: &Path) -> Result<(), FileError> {
+    let made: Vec<&Path> = path.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.is_dir()).collect();
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.create(path).map_err(FileError::of("make the directory", path))?;
+    made.into_iter().rev().try_for_each(sync_parent)?;
+    // A crash may have come between making it and this.
     sync_parent(path)
 }
 
@@ -62,14 +75,28 @@ pub fn remove_dir(path: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Sets a file's modification time to now, making the file when it is missing. Not durable: a lost touch is harmless.
-pub fn touch(path: &Path) -> Result<(), FileError> {
-    let touched = (|| {
-        let file = private_options().create(true).append(true).open(path)?;
-        #[allow(clippy::disallowed_methods, reason = "a file's time, compared with other files' times only")]
-        file.set_modified(std::time::SystemTime::now())
+/// Writes a small file in place, making it when it is missing: its time is part of what it says. Not durable, and readers
+/// may meet it half written: for hints only.
+pub fn note(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let noted = (|| {
+        let mut file = private_options().create(true).write(true).truncate(false).open(path)?;
+        file.write_all(bytes)?;
+        file.set_len(bytes.len() as u64)
     })();
-    touched.map_err(FileError::of("touch", path))
+    noted.map_err(FileError::of("note", path))
+}
+
+/// Opens a file to write to its places, makes it if it is missing.
+pub fn open_in_place(path: &Path) -> Result<File, FileError> {
+    private_options().create(true).write(true).truncate(false).open(path).map_err(FileError::of("open", path))
+}
+
+/// Writes at a place. Several threads may write to different places of one file at once.
+pub fn write_at(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    #[cfg(unix)]
+    return std::os::unix::fs::FileExt::write_all_at(file, bytes, offset);
+    #[cfg(windows)]
+    return std::os::windows::fs::FileExt::seek_write(file, bytes, offset).map(|_| ());
 }
 
 /// Opens a file for an advisory lock, makes it if it is missing.

@@ -21,6 +21,7 @@ pub mod http_client;
 pub mod id;
 pub mod job;
 pub mod journal;
+pub mod machine;
 pub mod mask;
 pub mod problem;
 pub mod process;

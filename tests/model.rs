@@ -20,17 +20,18 @@ use restic_manager::journal::{Head, Journal};
 use restic_manager::protocol::Envelope;
 use restic_manager::protocol::agent_event::Hello;
 use restic_manager::protocol::command::CommandRun;
-use restic_manager::server::decide::{AgentHas, JobDecision, JobRequest};
-use restic_manager::server::decide::{decide_cancel, decide_hello, decide_job, decide_tick, decide_versions};
+use restic_manager::server::decide::{JobDecision, JobRequest};
+use restic_manager::server::decide::{decide_cancel, decide_hello, decide_job, decide_tick};
 use restic_manager::server::events_in;
 use restic_manager::server::fact::{Fact, agent_line};
 use restic_manager::server::history;
 use restic_manager::server::host::{Host, append_facts};
 use restic_manager::server::host_content::HostContent;
 use restic_manager::server::host_state::HostState;
-use restic_manager::server::in_flight::InFlight;
 use restic_manager::server::messages::{PollQuestion, poll_answer};
-use restic_manager::server::slot::{Slot, line_time};
+use restic_manager::server::servers::Servers;
+use restic_manager::server::slot::{Shared, Slot, line_time};
+use restic_manager::server::versions::decide_versions;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -142,6 +143,7 @@ fn content() -> HostContent {
         config_hash: "c".to_owned(),
         max_age: BTreeMap::new(),
         commit: None,
+        adopted_at: None,
         configured: true,
     }
 }
@@ -233,8 +235,8 @@ impl Server {
         let host_dir = keep.path().join("web-1");
         fs::create_dir(&host_dir).expect("the host's directory");
         // `Host` wants a slot; what is written goes through `journal`, so that a test decides when it ends.
-        let bell = tokio::sync::watch::Sender::new(0);
-        let slot = Slot::open("unused", &keep.path().join("unused"), bell, Arc::new(InFlight::default()));
+        let shared = Arc::new(Shared::new(Servers::enter(keep.path()).expect("a server")));
+        let slot = Slot::open("unused", &keep.path().join("unused"), shared);
         let host = Host::new(host_name(), &host_dir, slot.expect("a slot"));
         let journal_dir = host.journal_dir();
         let journal = Journal::open(&journal_dir).expect("a journal");
@@ -427,7 +429,7 @@ fn run(steps: &[Step], without_dedup: bool) -> Result<(), String> {
     let mut server = Server::new(without_dedup);
     let mut agent = Agent { spool: Vec::new(), acked: 0, cursor: String::new(), ledger: Vec::new(), instance: 1 };
     server.greet(&agent.hello());
-    server.facts(Fate::Answered, |state, _| decide_versions(state, &content(), AgentHas::default()));
+    server.facts(Fate::Answered, |state, _| decide_versions(state, &content()));
     for (number, step) in steps.iter().enumerate() {
         take_step(&mut server, &mut agent, number as u64, step);
         let carry = Carry { previous: None, state: server.journal.state() };

@@ -1,5 +1,6 @@
 //! Edge. `restic-manager serve`: from arguments to a running server, and from signals to its orderly end. No logic of its own.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,11 +11,13 @@ use tokio::net::TcpListener;
 
 use crate::clock;
 use crate::file_error::chain;
-use crate::server::app::{App, stopped};
+use crate::server::app::{App, blocking, stopped};
+use crate::server::credentials;
 use crate::server::decide::decide_tick;
 use crate::server::fleet::Fleet;
 use crate::server::fleet_loop;
-use crate::server::{fleet::read_tree::load_directory, http};
+use crate::server::servers_loop;
+use crate::server::{fleet::load::load, http};
 use crate::tls;
 
 #[derive(Debug, Args)]
@@ -65,10 +68,9 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
     if !config.is_dir() {
         return Err(format!("{} is not a directory: name the configuration with --config DIR", config.display()));
     }
-    // The state directory must be known before the last good configuration can be: of a broken directory, what could be read counts.
-    let (typed, _) = load_directory(&config);
-    let state = arguments.state.clone().unwrap_or_else(|| config.join(&typed.settings.state));
+    let state = arguments.state.clone().unwrap_or_else(|| config.join(state_of(&config)));
     let app = App::open(&state).map_err(|error| chain(&error))?;
+    tokio::spawn(servers_loop::run(Arc::clone(&app)));
     let fleet = fleet_loop::start(&app, &config).await.map_err(|error| error.to_string())?;
     let listen = arguments.listen.unwrap_or(fleet.settings.listen);
     let tls = tls_of(&fleet, &config)?;
@@ -89,6 +91,12 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
     Ok(())
 }
 
+/// The state directory must be known before the last good configuration can be: of a broken server.toml, what could be read counts.
+fn state_of(config: &Path) -> String {
+    let text = std::fs::read_to_string(config.join("server.toml")).unwrap_or_default();
+    load(&BTreeMap::from([("server.toml".to_owned(), text)])).0.settings.state
+}
+
 fn absolute(path: &Path) -> PathBuf {
     // Not canonical: a swapped symlink must stay one.
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
@@ -101,13 +109,17 @@ fn tls_of(fleet: &Fleet, config: &Path) -> Result<Option<rustls::ServerConfig>, 
     tls.map(Some).map_err(|error| chain(&error))
 }
 
-/// Ends jobs that nobody took in time, and dispatches what a crash left undispatched.
+/// Ends jobs that nobody took in time, dispatches what a crash left undispatched, and forgets expired tokens.
 async fn tick(app: Arc<App>) {
     let mut stopping = app.stopping.subscribe();
     loop {
         tokio::select! {
             () = stopped(&mut stopping) => return,
             () = tokio::time::sleep(Duration::from_secs(30)) => {}
+        }
+        let dir = app.state_dir.enrollments_dir();
+        if let Err(error) = blocking(move || credentials::remove_expired(&dir, clock::now())).await {
+            tracing::warn!("enrollment tokens that have expired stay: {}", chain(&error));
         }
         for host in app.hosts() {
             if !decide_tick(&host.slot.durable().state, clock::now()).is_empty()

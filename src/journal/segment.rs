@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use chrono::{DateTime, Datelike, Utc};
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::line::Line;
@@ -25,6 +25,13 @@ impl SegmentName {
     /// The name after `self` for a segment begun at `at`. A clock that went back stays in the later month.
     pub fn successor(self, at: DateTime<Utc>) -> Self {
         Self::of_month(at).max(Self { part: self.part + 1, ..self })
+    }
+
+    /// The names that the next segment may have by now, were there one. `None`: the month is over, and it may be of any since.
+    pub fn possible_successors(self, now: DateTime<Utc>) -> Option<[Self; 2]> {
+        // The process that opens it may have a clock that is a little ahead.
+        let soon = Self::of_month(now + TimeDelta::hours(1));
+        (!self.is_before_month_of(now)).then(|| [Self { part: self.part + 1, ..self }, self.max(soon)])
     }
 
     pub fn is_before_month_of(self, at: DateTime<Utc>) -> bool {

@@ -220,9 +220,96 @@ fn a_sealed_segments_unacknowledged_lines_do_not_count() {
     let good = journal.folded;
     append(&mut journal, november(), 1);
     // As after a commit whose fdatasync failed: the line is in the file, and was acknowledged to nobody.
-    (journal.sealed, journal.stale) = (Some(good), true);
+    (journal.sealed, journal.stale) = (journal.segment.map(|name| (name, good)), true);
     append(&mut journal, november(), 1);
     assert_eq!(journal.state().seqs, [2, 3, 5], "4 is the new segment's first line");
     assert_eq!(history(&dir), [5, 3, 2]);
     assert_eq!(Journal::<Seen>::open(&dir).expect("open").state(), journal.state());
+}
+
+/// A journal of more than one checkpoint's worth of lines, and its directory.
+fn with_checkpoint() -> (tempfile::TempDir, PathBuf, Journal<Seen>) {
+    let (keep, dir) = scratch();
+    let mut journal = Journal::<Seen>::open(&dir).expect("open");
+    append(&mut journal, november(), 700);
+    journal.keep_checkpoint_if_due().expect("kept");
+    assert!(dir.join("checkpoint.json").exists(), "700 lines are worth one");
+    append(&mut journal, november(), 3);
+    (keep, dir, journal)
+}
+
+#[test]
+fn a_checkpoint_spares_reading_and_gives_the_state_of_a_full_fold() {
+    let (_keep, dir, journal) = with_checkpoint();
+    let again = Journal::<Seen>::open(&dir).expect("open again");
+    assert!(again.spared > 0, "the checkpoint was used");
+    assert_eq!((again.state(), again.head(), again.place()), (journal.state(), journal.head(), journal.place()));
+    fs::remove_file(dir.join("checkpoint.json")).expect("remove");
+    let full = Journal::<Seen>::open(&dir).expect("open without");
+    assert_eq!((full.spared, full.state(), full.head()), (0, journal.state(), journal.head()));
+}
+
+#[test]
+fn a_checkpoint_that_is_torn_flipped_or_not_borne_out_is_passed_over() {
+    let (_keep, dir, journal) = with_checkpoint();
+    let path = dir.join("checkpoint.json");
+    let good = fs::read(&path).expect("read");
+    let opens_without = |what: &str| {
+        let opened = Journal::<Seen>::open(&dir).expect("open");
+        assert_eq!((opened.spared, opened.state(), opened.head()), (0, journal.state(), journal.head()), "{what}");
+    };
+    for at in (0..good.len()).step_by(97) {
+        fs::write(&path, &good[..at]).expect("cut");
+        opens_without(&format!("cut at {at}"));
+        let mut flipped = good.clone();
+        flipped[at] ^= 1;
+        fs::write(&path, &flipped).expect("flip");
+        opens_without(&format!("flipped at {at}"));
+    }
+    // A checkpoint of a journal that was restored from a backup: the line that it ends with is another one here.
+    fs::write(&path, &good).expect("whole again");
+    let segment = dir.join("2026-11.jsonl");
+    let bytes = fs::read(&segment).expect("read");
+    let lines = bytes.split_inclusive(|b| *b == b'\n').count();
+    let fewer: Vec<u8> = bytes.split_inclusive(|b| *b == b'\n').take(lines - 10).flatten().copied().collect();
+    fs::write(&segment, fewer).expect("an older copy");
+    let opened = Journal::<Seen>::open(&dir).expect("open");
+    assert_eq!((opened.spared, opened.state().seqs.len()), (0, journal.state().seqs.len() - 10));
+}
+
+#[test]
+fn a_reader_notices_what_another_process_appended_and_its_new_segments() {
+    let (_keep, dir) = scratch();
+    let mut one = Journal::<Seen>::open(&dir).expect("open");
+    let mut two = Journal::<Seen>::open(&dir).expect("open");
+    append(&mut one, november(), 1);
+    let behind = |journal: &Journal<Seen>, now| journal.place().is_behind(&dir, now).expect("look");
+    assert!(!behind(&one, november()) && behind(&two, november()));
+    append(&mut two, november(), 1);
+    assert!(behind(&one, november()) && !behind(&two, november()));
+    drop(one.begin(november()).expect("begin"));
+    assert!(!behind(&one, november()));
+    append(&mut two, at("2026-12-01T00:00:00Z"), 1);
+    append(&mut two, at("2027-02-01T00:00:00Z"), 1);
+    for now in ["2026-11-30T23:59:59Z", "2026-12-05T00:00:00Z", "2027-05-01T00:00:00Z"] {
+        assert!(behind(&one, at(now)), "{now}");
+    }
+    drop(one.begin(at("2027-05-01T00:00:00Z")).expect("begin"));
+    assert_eq!(one.state(), Journal::<Seen>::open(&dir).expect("open").state());
+}
+
+#[test]
+fn a_segment_that_another_process_sealed_is_not_gone_on_with() {
+    let (_keep, dir) = scratch();
+    let mut one = Journal::<Seen>::open(&dir).expect("open");
+    append(&mut one, november(), 2);
+    let mut two = Journal::<Seen>::open(&dir).expect("open");
+    let good = one.folded;
+    append(&mut one, november(), 1);
+    (one.sealed, one.stale) = (one.segment.map(|name| (name, good)), true);
+    drop(one.begin(november()).expect("the next segment is opened"));
+    append(&mut two, november(), 1);
+    assert_eq!(two.state().seqs, [2, 3, 5]);
+    drop(one.begin(november()).expect("begin"));
+    assert_eq!(one.state(), two.state());
 }

@@ -3,23 +3,30 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
 
 use super::access::{OperatorToken, Role, sha256};
 use super::fleet_state::FleetState;
 use super::host::Host;
 use super::host_state::HostState;
-use super::in_flight::InFlight;
-use super::slot::Slot;
+use super::in_flight;
+use super::servers::Servers;
+use super::slot::{Shared, Slot};
 use super::state_dir::{StateDir, StateDirError};
 use crate::clock;
 use crate::file_error::FileError;
 use crate::id::{HostName, JobId};
 use crate::job::Job;
+use crate::journal::Journal;
 use crate::problem::Problem;
+
+/// The name of the fleet's own journal, which no host can have.
+pub const FLEET: &str = "/fleet";
 
 /// What was read of the configuration last, good or not.
 #[derive(Debug, Clone, Default)]
@@ -37,9 +44,8 @@ pub struct ConfigView {
 pub struct App {
     pub state_dir: StateDir,
     pub fleet: Arc<Slot<FleetState>>,
-    pub in_flight: Arc<InFlight>,
-    /// Rings at every change of any journal.
-    pub any_changed: watch::Sender<u64>,
+    /// What all journals share: the bell of any change, and the other servers.
+    pub shared: Arc<Shared>,
     /// True from the moment on at which the server is to stop.
     pub stopping: watch::Sender<bool>,
     /// Nobody counts as offline by silence from before this.
@@ -51,20 +57,22 @@ pub struct App {
     pub reload_wanted: watch::Sender<u64>,
     /// Counts finished reloads.
     pub reloaded: watch::Sender<u64>,
+    /// `FleetState::decisions` as far as this server has done what they say.
+    pub installed: watch::Sender<u64>,
 }
 
 impl App {
     /// Opens the state directory and the journals of every host that has one. Blocks.
     pub fn open(state: &Path) -> Result<Arc<Self>, StateDirError> {
         let state_dir = StateDir::open(state)?;
-        let any_changed = watch::Sender::new(0);
-        let in_flight = Arc::new(InFlight::default());
-        let fleet = Slot::open("fleet", &state_dir.fleet_dir(), any_changed.clone(), Arc::clone(&in_flight))?;
+        let shared = Arc::new(Shared::new(Servers::enter(&state_dir.path)?));
+        // What a server that was killed had written is in no answer of ours before it is durable.
+        let is_synced = state_dir.sync_file_system();
+        let fleet = Slot::open(FLEET, &state_dir.fleet_dir(), Arc::clone(&shared))?;
         let app = Arc::new(Self {
             state_dir,
             fleet,
-            in_flight,
-            any_changed,
+            shared,
             stopping: watch::Sender::new(false),
             ready_at: clock::now(),
             hosts: RwLock::default(),
@@ -72,11 +80,28 @@ impl App {
             config: RwLock::default(),
             reload_wanted: watch::Sender::new(0),
             reloaded: watch::Sender::new(0),
+            installed: watch::Sender::new(0),
         });
-        for name in app.state_dir.hosts()? {
-            app.open_host(&name)?;
-        }
+        app.open_hosts(&app.state_dir.hosts()?, is_synced)?;
         Ok(app)
+    }
+
+    /// Opens many journals, on as many threads as there are processors: reading and folding them is what starting takes.
+    fn open_hosts(&self, names: &[HostName], is_synced: bool) -> Result<(), FileError> {
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            let open = || {
+                while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    self.open_host_with(name, is_synced)?;
+                }
+                Ok(())
+            };
+            let openers: Vec<_> = (0..threads).map(|_| scope.spawn(open)).collect();
+            openers
+                .into_iter()
+                .try_for_each(|opener| opener.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })
     }
 
     /// The host, made known if it was not. Blocks the first time.
@@ -84,16 +109,78 @@ impl App {
         if let Some(host) = self.host(name) {
             return Ok(host);
         }
+        self.open_host_with(name, false)
+    }
+
+    fn open_host_with(&self, name: &HostName, is_synced: bool) -> Result<Arc<Host>, FileError> {
         let dir = self.state_dir.host_dir(name);
-        let slot = Slot::<HostState>::open(
-            name.as_str(),
-            &dir.join("journal"),
-            self.any_changed.clone(),
-            Arc::clone(&self.in_flight),
-        )?;
+        let journal_dir = dir.join("journal");
+        let journal =
+            if is_synced { Journal::open_synced(&journal_dir)? } else { Journal::<HostState>::open(&journal_dir)? };
+        let slot = Slot::of(name.as_str(), &journal_dir, Arc::clone(&self.shared), journal);
         let host = Arc::new(Host::new(name.clone(), &dir, slot));
         let mut hosts = self.hosts.write().unwrap_or_else(PoisonError::into_inner);
         Ok(Arc::clone(hosts.entry(name.clone()).or_insert(host)))
+    }
+
+    /// Waits until what other servers adopted or refused is what this one goes by too.
+    pub async fn catch_up_configuration(&self) {
+        if !self.shared.servers.in_company() {
+            return;
+        }
+        self.fleet.refresh().await;
+        let decisions = self.fleet.durable().state.decisions;
+        let mut installed = self.installed.subscribe();
+        let caught_up = installed.wait_for(|done| *done >= decisions);
+        if tokio::time::timeout(Duration::from_secs(5), caught_up).await.is_err() {
+            tracing::warn!("what another server adopted is not in force here yet");
+        }
+    }
+
+    /// The host as the files have it now, also one that another server made known.
+    pub async fn current_host(self: &Arc<Self>, name: &HostName) -> Option<Arc<Host>> {
+        if !self.shared.servers.in_company() {
+            return self.host(name);
+        }
+        let host = match self.host(name) {
+            Some(host) => host,
+            None if self.state_dir.host_dir(name).join("journal").is_dir() => {
+                let (app, name) = (Arc::clone(self), name.clone());
+                blocking(move || app.open_host(&name)).await.ok()?
+            }
+            None => return None,
+        };
+        host.catch_up().await;
+        Some(host)
+    }
+
+    /// The instant before which every line of every server is durable and in memory here.
+    pub async fn horizon(&self) -> DateTime<Utc> {
+        let servers = &self.shared.servers;
+        // Our own clock first: what the others begin after this is after it.
+        let own = self.shared.in_flight.horizon();
+        let others = servers.others();
+        if others.is_empty() {
+            return own;
+        }
+        let horizon = blocking(move || {
+            others.iter().try_fold(own, |horizon, other| {
+                // Clocks of two machines differ by less than this where they are kept by NTP.
+                let skew = if other.is_on_this_machine { TimeDelta::zero() } else { TimeDelta::seconds(2) };
+                let theirs = in_flight::earliest_of(other)?.unwrap_or(own).min(own);
+                Ok::<_, FileError>(horizon.min(theirs - skew))
+            })
+        });
+        let horizon = match horizon.await {
+            Ok(horizon) => horizon,
+            Err(error) => {
+                tracing::warn!("events wait: {}", crate::file_error::chain(&error));
+                DateTime::UNIX_EPOCH
+            }
+        };
+        // A batch that is no longer on its way was told by its server's bell before.
+        servers.sync().await;
+        horizon
     }
 
     pub fn host(&self, name: &HostName) -> Option<Arc<Host>> {

@@ -2,7 +2,6 @@
 //! Does not decide who may enroll: `decide_enroll` does, in the host's journal.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -42,7 +41,7 @@ pub fn find_token(dir: &Path, token_sha256: &str) -> Result<Option<EnrollmentTok
     read_json(&token_path(dir, token_sha256))
 }
 
-/// Removes tokens that expired before this. Reads every open one: not for each request (see `is_sweep_due`).
+/// Removes tokens that expired before this. Reads every open one: not for each request.
 pub fn remove_expired(dir: &Path, before: DateTime<Utc>) -> Result<(), FileError> {
     for entry in std::fs::read_dir(dir).map_err(FileError::of("list", dir))? {
         let path = entry.map_err(FileError::of("list", dir))?.path();
@@ -53,19 +52,6 @@ pub fn remove_expired(dir: &Path, before: DateTime<Utc>) -> Result<(), FileError
         }
     }
     Ok(())
-}
-
-/// Seconds between sweeps of a process.
-const SWEEP_SECS: i64 = 60;
-static SWEPT: AtomicI64 = AtomicI64::new(i64::MIN);
-
-/// Whether expired tokens are to be removed now; true for one caller a minute, so that a fleet's enrollment does not read every
-/// open token for every new one.
-pub fn is_sweep_due(now: DateTime<Utc>) -> bool {
-    let (now, swept) = (now.timestamp(), SWEPT.load(Ordering::Acquire));
-    // A clock that went back sweeps too.
-    let is_due = now.abs_diff(swept) >= SWEEP_SECS.unsigned_abs();
-    is_due && SWEPT.compare_exchange(swept, now, Ordering::AcqRel, Ordering::Acquire).is_ok()
 }
 
 fn credential_path(host_dir: &Path) -> PathBuf {
@@ -135,13 +121,5 @@ mod tests {
         std::fs::write(&unfinished, b"").expect("write");
         remove_expired(dir.path(), crate::clock::now()).expect("remove");
         assert!(unfinished.exists());
-    }
-
-    #[test]
-    fn a_sweep_is_due_once_a_minute() {
-        let at = |seconds| DateTime::from_timestamp(seconds, 0).expect("an instant");
-        assert!(is_sweep_due(at(1_000_000)));
-        assert!(!is_sweep_due(at(1_000_059)) && is_sweep_due(at(1_000_060)) && !is_sweep_due(at(1_000_060)));
-        assert!(is_sweep_due(at(900_000)), "a clock that went back");
     }
 }

@@ -4,7 +4,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 
-use super::fact::{Fact, HostEnrolled, Idempotency, JobAndActor, JobDispatched, JobExpired, JobQueued, Versioned};
+use super::fact::{Fact, HostEnrolled, Idempotency, JobAndActor, JobDispatched, JobExpired, JobQueued};
 use super::host_content::HostContent;
 use super::host_state::HostState;
 use crate::id::{HostName, JobId, ScheduleId, job_id_of_fire};
@@ -30,45 +30,6 @@ pub enum Refusal {
     TokenUsed,
     /// What was asked cannot be done in the present state.
     Conflict(String),
-}
-
-/// The schedule set and settings a host should have against those it was told: a new version for each that differs.
-/// `agent_has` are versions and hashes that an agent reported; one at or above ours with other content means that our state
-/// is older than the agent's, so the new version goes above.
-pub fn decide_versions(state: &HostState, content: &HostContent, agent_has: AgentHas<'_>) -> Vec<Fact> {
-    let schedule = next_version(state.schedule_wanted.as_ref(), &content.schedule_hash, agent_has.schedule);
-    // No hash: the settings cannot be known at the moment (a secret's file is missing), so there is nothing to tell.
-    let known = !content.config_hash.is_empty();
-    let config =
-        known.then(|| next_version(state.config_wanted.as_ref(), &content.config_hash, agent_has.config)).flatten();
-    let versioned =
-        |version: u64, hash: &str| Versioned { version, hash: hash.to_owned(), commit: content.commit.clone() };
-    let schedule = schedule.map(|version| Fact::ScheduleVersioned(versioned(version, &content.schedule_hash)));
-    let config = config.map(|version| Fact::ConfigVersioned(versioned(version, &content.config_hash)));
-    // In the order in which they reach the agent: what a job needs, before what makes jobs.
-    config.into_iter().chain(schedule).collect()
-}
-
-/// What a polling agent says it has: version and hash of each; `None` where it did not say.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct AgentHas<'a> {
-    pub schedule: Option<(u64, &'a str)>,
-    pub config: Option<(u64, &'a str)>,
-}
-
-/// A version that no agent can have got from a server, and from which counting on might overflow: 2^53, where JSON's numbers
-/// end for many readers.
-const ABSURD_VERSION: u64 = 1 << 53;
-
-fn next_version(wanted: Option<&Versioned>, hash: &str, agent_has: Option<(u64, &str)>) -> Option<u64> {
-    let ours = wanted.map_or(0, |w| w.version);
-    let believed = agent_has.filter(|(version, _)| (1..ABSURD_VERSION).contains(version));
-    let agents = believed.filter(|(version, its)| *version >= ours && *its != hash).map(|(v, _)| v);
-    match (wanted, agents) {
-        (_, Some(agents)) => Some(agents + 1),
-        (Some(wanted), None) if wanted.hash == hash => None,
-        _ => Some(ours + 1),
-    }
 }
 
 /// hello is a fact when it says something new. A job that the agent took and no longer knows (its ledger was lost with its

@@ -77,6 +77,9 @@ pub struct Versioned {
     /// The configuration's git commit, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
+    /// When the configuration that says so was adopted: a server that still has an older one leaves this alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopted_at: Option<DateTime<Utc>>,
 }
 
 /// One line's meaning.

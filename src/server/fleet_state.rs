@@ -15,6 +15,9 @@ pub struct ConfigAdopted {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
     pub hosts: usize,
+    /// The directory that it was read from, with its machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
 }
 
 impl ConfigAdopted {
@@ -50,6 +53,8 @@ impl EnrollmentTokenMade {
 pub struct FleetState {
     /// How many configurations were adopted so far.
     pub version: u64,
+    /// How many were adopted or refused: whenever it grows, there is something to look at.
+    pub decisions: u64,
     pub adopted: Option<ConfigAdopted>,
     pub adopted_at: Option<DateTime<Utc>>,
     /// The hash of the refused configuration, while it is the newest one seen.
@@ -62,6 +67,7 @@ impl Fold for FleetState {
             ConfigAdopted::TYPE => {
                 if let Ok(adopted) = serde_json::from_str(line.payload.get()) {
                     self.version += 1;
+                    self.decisions += 1;
                     self.adopted = Some(adopted);
                     self.adopted_at = Some(line.received_at);
                     self.rejected_hash = None;
@@ -69,6 +75,7 @@ impl Fold for FleetState {
             }
             ConfigRejected::TYPE => {
                 if let Ok(rejected) = serde_json::from_str::<ConfigRejected>(line.payload.get()) {
+                    self.decisions += 1;
                     self.rejected_hash = Some(rejected.hash);
                 }
             }

@@ -94,6 +94,7 @@ pub(crate) fn content() -> HostContent {
         config_hash: "c1".to_owned(),
         max_age: std::collections::BTreeMap::new(),
         commit: Some("abc".to_owned()),
+        adopted_at: None,
         configured: true,
     }
 }

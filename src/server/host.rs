@@ -6,11 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
+use super::app::blocking;
 use super::fact::Fact;
 use super::host_content::HostContent;
 use super::host_state::HostState;
 use super::slot::{Slot, WriteError, line_time};
+use crate::atomic_file;
+use crate::file_error::FileError;
 use crate::id::{HostName, InstanceId, JobId};
 use crate::journal::Batch;
 use crate::protocol::agent_event::JobProgress;
@@ -27,6 +31,15 @@ struct Transient {
     polls: u64,
 }
 
+/// `seen`: its time is when the agent was last heard.
+#[derive(Debug, Serialize, Deserialize)]
+struct Seen {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    clock_skew_ms: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    poll_wait_secs: Option<u64>,
+}
+
 /// One host.
 pub struct Host {
     pub name: HostName,
@@ -38,9 +51,49 @@ pub struct Host {
 
 impl Host {
     pub fn new(name: HostName, dir: &Path, slot: Arc<Slot<HostState>>) -> Self {
-        let seen = std::fs::metadata(dir.join("seen")).and_then(|m| m.modified()).ok().map(DateTime::<Utc>::from);
-        let transient = Transient { last_seen: seen, ..Transient::default() };
-        Self { name, dir: dir.to_owned(), slot, transient: Mutex::new(transient) }
+        let host = Self { name, dir: dir.to_owned(), slot, transient: Mutex::default() };
+        host.read_seen();
+        host
+    }
+
+    /// Takes in what other servers have written of this host, if there are any: its journal, and when it was heard.
+    pub async fn catch_up(self: &Arc<Self>) {
+        if !self.slot.is_in_company() {
+            return;
+        }
+        self.slot.refresh().await;
+        let host = Arc::clone(self);
+        blocking(move || host.read_seen()).await;
+    }
+
+    /// The file tells what another server, or this one before its restart, knew of the agent's contact. Blocks.
+    pub fn read_seen(&self) {
+        let path = self.dir.join("seen");
+        let Ok(at) = std::fs::metadata(&path).and_then(|metadata| metadata.modified()) else { return };
+        let at = DateTime::<Utc>::from(at);
+        if self.last_seen().is_some_and(|known| known >= at) {
+            return;
+        }
+        // Half written by another server: the time alone counts.
+        let seen = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Seen>(&text).ok());
+        let mut transient = self.transient();
+        transient.last_seen = Some(at);
+        if let Some(seen) = seen {
+            transient.clock_skew_ms = seen.clock_skew_ms;
+            transient.poll_wait_secs = seen.poll_wait_secs;
+        }
+    }
+
+    /// Writes the file of the sign of life. Blocks.
+    pub fn keep_seen(&self) -> Result<(), FileError> {
+        let seen = {
+            let transient = self.transient();
+            Seen { clock_skew_ms: transient.clock_skew_ms, poll_wait_secs: transient.poll_wait_secs }
+        };
+        // A struct of numbers always has a JSON form.
+        let mut bytes = serde_json::to_vec(&seen).unwrap_or_default();
+        bytes.push(b'\n');
+        atomic_file::note(&self.dir.join("seen"), &bytes)
     }
 
     /// The journal's directory, for readers of history.
@@ -89,7 +142,11 @@ impl Host {
         touch
     }
 
+    /// A running job's newest progress as this server heard it; `None` too where another server may have heard newer.
     pub fn progress(&self, job: JobId) -> Option<JobProgress> {
+        if self.slot.is_in_company() {
+            return None;
+        }
         self.transient().progress.get(&job).cloned()
     }
 

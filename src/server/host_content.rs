@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
+
 use crate::id::ScheduleId;
 use crate::protocol::command::ConfigUpdate;
 use crate::protocol::schedule::Schedule;
@@ -21,11 +23,18 @@ pub struct HostContent {
     pub max_age: BTreeMap<ScheduleId, Span>,
     /// The git commit of the configuration, where it has one.
     pub commit: Option<String>,
+    /// When the configuration that says so was adopted.
+    pub adopted_at: Option<DateTime<Utc>>,
     /// The host's file is there; false for one that was removed, whose schedules are none.
     pub configured: bool,
 }
 
 impl HostContent {
+    /// Whether an agent would be told the same by both.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        (&self.schedule_hash, &self.config_hash) == (&other.schedule_hash, &other.config_hash)
+    }
+
     pub fn schedule(&self, id: &ScheduleId) -> Option<&Schedule> {
         self.schedules.iter().find(|schedule| schedule.id == *id)
     }

@@ -159,6 +159,9 @@ async fn answer_request(app: Arc<App>, routes: Arc<Routes>, request: hyper::Requ
     };
     request.parameters = found.params.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
     let method = request.method.clone();
+    if !matches!(found.value, Route::Healthz | Route::Readyz) {
+        app.catch_up_configuration().await;
+    }
     let mut answer = match handle(&app, *found.value, request).await {
         Ok(answer) => answer,
         Err(problem) => problem.into_answer(),

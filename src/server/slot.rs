@@ -1,17 +1,20 @@
 //! Edge. One journal with its waiters: whoever writes brings a piece of work, the first to come runs all that wait as one
 //! batch (one lock, one write, one fdatasync), then everybody is answered and woken. No lock of this process is held over I/O:
-//! the journal itself moves to the thread that runs the batch. Does not know what is written.
+//! the journal itself moves to the thread that runs the batch. In company of other servers readers look first whether the files
+//! have gone on. Does not know what is written.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 use tokio::sync::{oneshot, watch};
 
-use super::in_flight::InFlight;
+use super::app::blocking;
+use super::in_flight::{InFlight, Ticket};
+use super::servers::Servers;
 use crate::clock;
 use crate::file_error::{FileError, chain};
-use crate::journal::{Batch, Fold, Head, Journal};
+use crate::journal::{Batch, Fold, Head, Journal, Place};
 
 /// Requests that may wait for one journal; more are told to come back.
 const QUEUE_LIMIT: usize = 1024;
@@ -54,11 +57,52 @@ type Work<S> = Box<dyn FnOnce(Result<&mut Batch<'_, S>, WriteError>) -> Option<A
 pub struct Durable<S> {
     pub state: Arc<S>,
     pub head: Head,
+    /// How far into the files that is.
+    pub place: Place,
 }
 
 impl<S> Clone for Durable<S> {
     fn clone(&self) -> Self {
-        Self { state: Arc::clone(&self.state), head: self.head }
+        Self { state: Arc::clone(&self.state), head: self.head, place: self.place }
+    }
+}
+
+impl<S: Fold> Durable<S> {
+    fn of(journal: &Journal<S>) -> Self {
+        Self { state: Arc::new(journal.state().clone()), head: journal.head(), place: journal.place() }
+    }
+}
+
+/// What all journals of a server share.
+pub struct Shared {
+    /// The bell of those who wait for any journal.
+    pub any_changed: watch::Sender<u64>,
+    pub in_flight: Arc<InFlight>,
+    pub servers: Arc<Servers>,
+    /// Changes that the other servers could not be told of yet; their batches count as on their way until then.
+    untold: Mutex<Vec<(String, Ticket)>>,
+}
+
+impl Shared {
+    pub fn new(servers: Arc<Servers>) -> Self {
+        let in_flight = Arc::new(InFlight::new(Arc::clone(&servers)));
+        Self { any_changed: watch::Sender::new(0), in_flight, servers, untold: Mutex::default() }
+    }
+
+    /// Tells the other servers that a journal, or a file beside it, has changed. The batch ends with that.
+    fn tell(&self, name: &str, ticket: Ticket) {
+        if self.servers.in_company()
+            && let Err(error) = self.servers.bell.ring(name)
+        {
+            tracing::warn!(journal = name, "other servers are told later: {}", chain(&error));
+            self.untold.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), ticket));
+        }
+    }
+
+    /// Tries again to tell what could not be told.
+    pub fn tell_again(&self) {
+        let untold = std::mem::take(&mut *self.untold.lock().unwrap_or_else(PoisonError::into_inner));
+        untold.into_iter().for_each(|(name, ticket)| self.tell(&name, ticket));
     }
 }
 
@@ -74,29 +118,27 @@ pub struct Slot<S> {
     inner: Mutex<Inner<S>>,
     /// Counts changes; the waiters' bell.
     changed: watch::Sender<u64>,
-    /// The bell of those who wait for any journal.
-    any_changed: watch::Sender<u64>,
-    in_flight: Arc<InFlight>,
+    shared: Arc<Shared>,
     name: String,
+    dir: PathBuf,
 }
 
 impl<S: Fold + Send + Sync + 'static> Slot<S> {
     /// Opens the journal. Blocks.
-    pub fn open(
-        name: &str,
-        dir: &Path,
-        any_changed: watch::Sender<u64>,
-        in_flight: Arc<InFlight>,
-    ) -> Result<Arc<Self>, FileError> {
-        let mut journal = Journal::<S>::open(dir)?;
+    pub fn open(name: &str, dir: &Path, shared: Arc<Shared>) -> Result<Arc<Self>, FileError> {
+        Ok(Self::of(name, dir, shared, Journal::open(dir)?))
+    }
+
+    /// Around a journal that was opened.
+    pub fn of(name: &str, dir: &Path, shared: Arc<Shared>, mut journal: Journal<S>) -> Arc<Self> {
         report_damage(name, &mut journal);
         if let Some(at) = journal.head().at {
             clock::not_before(at);
         }
-        let durable = Durable { state: Arc::new(journal.state().clone()), head: journal.head() };
+        let durable = Durable::of(&journal);
         let inner = Mutex::new(Inner { journal: Some(Box::new(journal)), queue: Vec::new(), durable });
-        let slot = Self { inner, changed: watch::Sender::new(0), any_changed, in_flight, name: name.to_owned() };
-        Ok(Arc::new(slot))
+        let (name, dir) = (name.to_owned(), dir.to_owned());
+        Arc::new(Self { inner, changed: watch::Sender::new(0), shared, name, dir })
     }
 
     /// The state as of the last durable line.
@@ -112,6 +154,29 @@ impl<S: Fold + Send + Sync + 'static> Slot<S> {
     /// Wakes whoever waits on this journal, for a change that is not in it (a new content, a log line).
     pub fn wake(&self) {
         self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// As `wake`, for waiters at other servers too.
+    pub fn wake_everywhere(&self) {
+        self.wake();
+        self.shared.tell(&self.name, self.shared.in_flight.enter());
+    }
+
+    /// Whether other servers may append to the files.
+    pub fn is_in_company(&self) -> bool {
+        self.shared.servers.in_company()
+    }
+
+    /// Takes in what other servers have appended: afterwards `durable` is as new as the files were at this call. A file that
+    /// cannot be read leaves what is known.
+    pub async fn refresh(self: &Arc<Self>) {
+        let (place, slot) = (self.durable().place, Arc::clone(self));
+        let is_behind = blocking(move || place.is_behind(&slot.dir, clock::now())).await;
+        if is_behind.unwrap_or(true)
+            && let Err(error) = self.write(|_| ()).await
+        {
+            tracing::warn!(journal = %self.name, %error, "what other servers wrote cannot be read");
+        }
     }
 
     /// Runs `work` in the next batch and returns its result when the batch is durable. `work` runs on a blocking thread.
@@ -158,24 +223,35 @@ impl<S: Fold + Send + Sync + 'static> Slot<S> {
                 }
                 std::mem::take(&mut inner.queue)
             };
-            let ticket = self.in_flight.enter();
+            let ticket = self.shared.in_flight.enter();
             let mut answers = Vec::new();
             let result = run_batch(&mut journal, works, &mut answers);
-            if result.is_ok() {
-                let durable = Durable { state: Arc::new(journal.state().clone()), head: journal.head() };
+            // After a failure the journal may be in its next segment, which nobody has to read to be right.
+            let is_new = result.is_ok() && journal.place() != self.lock().durable.place;
+            if is_new {
+                let durable = Durable::of(&journal);
                 self.lock().durable = durable;
             }
-            drop(ticket);
+            if result.as_ref().is_ok_and(|wrote| *wrote) {
+                self.shared.tell(&self.name, ticket);
+            } else {
+                drop(ticket);
+            }
             report_damage(&self.name, &mut journal);
-            let outcome = result.as_ref().map_err(WriteError::from).copied();
+            let outcome = result.as_ref().map(|_| ()).map_err(WriteError::from);
             if let Err(error) = &outcome {
                 tracing::error!(journal = %self.name, %error, "nothing was acknowledged");
             }
             for answer in answers {
                 answer(outcome.clone());
             }
-            self.wake();
-            self.any_changed.send_modify(|count| *count += 1);
+            if is_new {
+                self.wake();
+                self.shared.any_changed.send_modify(|count| *count += 1);
+            }
+            if let Err(error) = journal.keep_checkpoint_if_due() {
+                tracing::debug!(journal = %self.name, "no checkpoint: {}", chain(&error));
+            }
         }
     }
 
@@ -198,15 +274,21 @@ fn report_damage<S: Fold>(name: &str, journal: &mut Journal<S>) {
     }
 }
 
+/// Whether it had lines of its own to write.
 fn run_batch<S: Fold>(
     journal: &mut Journal<S>,
     works: Vec<Work<S>>,
     answers: &mut Vec<Answer>,
-) -> Result<(), FileError> {
+) -> Result<bool, FileError> {
     match journal.begin(clock::received_at()) {
         Ok(mut batch) => {
+            // Another server's clock may be ahead.
+            if let Some(at) = batch.head().at {
+                clock::not_before(at);
+            }
             answers.extend(works.into_iter().filter_map(|work| work(Ok(&mut batch))));
-            batch.commit()
+            let wrote = !batch.is_empty();
+            batch.commit().map(|()| wrote)
         }
         Err(error) => {
             for work in works {

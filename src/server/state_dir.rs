@@ -75,6 +75,18 @@ impl StateDir {
         Ok(Self { path: path.to_owned(), epoch, hash_key })
     }
 
+    /// Makes everything durable that any process has written to the file system of this directory: one flush for all journals.
+    /// `false`: it could not; then each file has to be synced by itself, which tells of its own errors.
+    pub fn sync_file_system(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        {
+            let synced = std::fs::File::open(&self.path).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?));
+            synced.inspect_err(|error| tracing::warn!(%error, "each journal is synced by itself")).is_ok()
+        }
+        #[cfg(not(target_os = "linux"))]
+        false
+    }
+
     pub fn host_dir(&self, host: &HostName) -> PathBuf {
         self.path.join("hosts").join(host.as_str())
     }
@@ -122,14 +134,26 @@ pub fn new_token(prefix: &str) -> String {
     format!("{prefix}{}", BASE64URL_NOPAD.encode(&random_bytes()))
 }
 
+/// Two servers that start together make one: the second finds what the first made.
 fn read_or_make(path: &Path, make: impl FnOnce() -> String) -> Result<String, FileError> {
+    if let Some(text) = read(path)? {
+        return Ok(text);
+    }
+    let lock_path = path.with_file_name(".make.lock");
+    let lock = atomic_file::open_lock(&lock_path)?;
+    lock.lock().map_err(FileError::of("lock", &lock_path))?;
+    if let Some(text) = read(path)? {
+        return Ok(text);
+    }
+    let text = format!("{}\n", make());
+    atomic_file::replace(path, text.as_bytes())?;
+    Ok(text)
+}
+
+fn read(path: &Path) -> Result<Option<String>, FileError> {
     match std::fs::read_to_string(path) {
-        Ok(text) => Ok(text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let text = format!("{}\n", make());
-            atomic_file::replace(path, text.as_bytes())?;
-            Ok(text)
-        }
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(FileError::of("read", path)(error)),
     }
 }

@@ -4,6 +4,9 @@
 #![allow(clippy::disallowed_methods, reason = "tests set their files and times up by hand, and start programs")]
 
 #[allow(dead_code, reason = "shared with the end-to-end tests")]
+#[path = "../e2e/alternate.rs"]
+mod alternate;
+#[allow(dead_code, reason = "shared with the end-to-end tests")]
 #[path = "../e2e/checker.rs"]
 mod checker;
 #[allow(dead_code, reason = "shared with the end-to-end tests")]

@@ -71,11 +71,6 @@ fn a_broken_edit_changes_nothing_until_it_is_mended_also_across_a_restart() {
     fleet.server = None;
     fleet.start_server();
     assert_eq!(place(&told(&fleet, &["pahts", "paths"])), at(7, 1));
-    // As power loss between two renames leaves it.
-    fleet.server = None;
-    fs::rename(fleet.path("state/fleet/adopted"), fleet.path("state/fleet/adopted.new")).expect("rename");
-    fleet.start_server();
-    assert_eq!(place(&told(&fleet, &["pahts", "paths"])), at(7, 1));
     let after = fleet.get("/v1/hosts/web-1/schedules");
     assert_eq!((&after["version"], &after["schedules"]), (&before["version"], &before["schedules"]));
     fleet.write("config/hosts/web-1.toml", &good.replace("0 3 * * *", "5 4 * * *"));
@@ -327,7 +322,8 @@ fn a_missing_secret_is_told_once_and_used_as_soon_as_it_is_there() {
     assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("secret")), "{problem}");
     // The server's own log is written beside the configuration: that must not make it look again and again.
     std::thread::sleep(Duration::from_secs(3));
-    assert_eq!(fleet.read("server.log").matches("cannot be read").count(), 1);
+    let servers = if crate::harness::are_two_servers() { 2 } else { 1 };
+    assert_eq!(fleet.read("server.log").matches("cannot be read").count(), servers, "each tells it once");
     fleet.write("secrets/web-1", crate::harness::PASSWORD);
     eventually("the secret is noticed", Duration::from_secs(5), || {
         (fleet.get("/v1/hosts/web-1")["config"]["wanted"] == 1).then_some(())

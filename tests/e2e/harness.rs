@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::alternate::Alternator;
+
 /// The password of every scratch repository.
 pub(crate) const PASSWORD: &str = "correct-horse-battery";
 
@@ -29,6 +31,15 @@ pub(crate) fn eventually<T>(what: &str, deadline: Duration, mut probe: impl FnMu
 pub(crate) fn restics() -> Vec<String> {
     let more = std::env::var("RESTIC_MANAGER_TEST_RESTICS").unwrap_or_default();
     std::iter::once("restic".to_owned()).chain(more.split(':').filter(|p| !p.is_empty()).map(str::to_owned)).collect()
+}
+
+/// Whether the servers of this run are two.
+pub(crate) fn are_two_servers() -> bool {
+    std::env::var("RESTIC_MANAGER_TEST_SERVERS").is_ok_and(|count| count == "2")
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
 }
 
 /// A scratch directory with a fleet of the one host `web-1`, a server, and an agent.
@@ -58,6 +69,8 @@ impl Answer {
 /// A process that dies with its value.
 pub(crate) struct Process {
     child: Child,
+    /// With `RESTIC_MANAGER_TEST_SERVERS=2`: the second server, which lives and dies with the first, and what alternates.
+    company: Option<(Box<Process>, Alternator)>,
 }
 
 impl Process {
@@ -71,24 +84,48 @@ impl Process {
             .stderr(log)
             .spawn()
             .expect("the program starts");
-        Self { child }
+        Self { child, company: None }
+    }
+
+    /// A server that listens on this port: with `RESTIC_MANAGER_TEST_SERVERS=2` two of them, with requests alternating.
+    pub(crate) fn serve(config: &Path, state: &Path, port: u16, log: &Path, environment: &[(&str, &str)]) -> Self {
+        let start = |port: u16| {
+            let listen = format!("127.0.0.1:{port}");
+            let arguments = ["serve", "--config", text(config), "--state", text(state), "--listen", &listen];
+            Self::start(SERVER, &arguments, log, environment)
+        };
+        if !are_two_servers() {
+            return start(port);
+        }
+        let ports = [free_port(), free_port()];
+        let mut first = start(ports[0]);
+        first.company = Some((Box::new(start(ports[1])), Alternator::start(port, ports.to_vec())));
+        first
     }
 
     /// SIGKILL, and wait.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        self.company = None;
     }
 
     /// A signal by its name, as kill(1) takes it.
     pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().expect("kill runs");
         assert!(sent.success());
+        if let Some((other, _)) = &self.company {
+            other.signal(name);
+        }
     }
 
     /// Waits for the end by itself and gives the exit code.
     pub(crate) fn wait(&mut self, deadline: Duration) -> Option<i32> {
-        eventually("the process ends", deadline, || self.child.try_wait().expect("wait")).code()
+        let code = eventually("the process ends", deadline, || self.child.try_wait().expect("wait")).code();
+        if let Some((other, _)) = &mut self.company {
+            assert_eq!(other.wait(deadline), code, "both servers end alike");
+        }
+        code
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
@@ -111,7 +148,7 @@ impl Fleet {
         let mut dir = tempfile::tempdir().expect("a temporary directory");
         // To look at what a test has left.
         dir.disable_cleanup(std::env::var_os("RESTIC_MANAGER_TEST_KEEP").is_some());
-        let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+        let port = free_port();
         let fleet = Self { dir, port, server: None, agent: None };
         for sub in ["config/hosts", "config/repositories", "secrets", "data"] {
             fs::create_dir_all(fleet.path(sub)).expect("a directory");
@@ -170,13 +207,21 @@ impl Fleet {
     }
 
     pub(crate) fn start_server(&mut self) {
-        let (config, state) = (self.path("config"), self.path("state"));
-        let listen = format!("127.0.0.1:{}", self.port);
-        let arguments = ["serve", "--config", text(&config), "--state", text(&state), "--listen", &listen];
-        self.server = Some(Process::start(SERVER, &arguments, &self.path("server.log"), &[("RUST_LOG", "debug")]));
-        eventually("the server is ready", Duration::from_secs(20), || {
-            self.curl(&["/readyz"]).filter(|(code, _)| *code == 200)
-        });
+        // The one before gives its port back first.
+        self.server = None;
+        let (config, state, log) = (self.path("config"), self.path("state"), self.path("server.log"));
+        self.server = Some(Process::serve(&config, &state, self.port, &log, &[("RUST_LOG", "debug")]));
+        self.await_server();
+    }
+
+    /// Waits until every server answers.
+    pub(crate) fn await_server(&self) {
+        // Two servers answer in turns.
+        for _ in 0..2 {
+            eventually("the server is ready", Duration::from_secs(20), || {
+                self.curl(&["/readyz"]).filter(|(code, _)| *code == 200)
+            });
+        }
     }
 
     /// Enrolls web-1's agent into a directory.

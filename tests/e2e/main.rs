@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests set their files and times up by hand, and start programs")]
 
+mod alternate;
 mod bad_input;
 mod checker;
 mod clone;

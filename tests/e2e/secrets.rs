@@ -12,7 +12,7 @@ use data_encoding::{BASE64, BASE64URL, HEXLOWER};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::harness::{AGENT, Fleet, Process, SERVER, eventually, text};
+use crate::harness::{AGENT, Fleet, Process, eventually, text};
 
 /// With characters that every encoding writes in another way.
 const REPOSITORY_PASSWORD: &str = "canary-1 repo\"pässword/%41+\\x";
@@ -119,12 +119,9 @@ fn reload(fleet: &Fleet) {
 }
 
 fn start_talkative_server(fleet: &mut Fleet) {
-    let (config, state, listen) = (fleet.path("config"), fleet.path("state"), format!("127.0.0.1:{}", fleet.port));
-    let arguments = ["serve", "--config", text(&config), "--state", text(&state), "--listen", &listen];
-    fleet.server = Some(Process::start(SERVER, &arguments, &fleet.path("server.log"), &[("RUST_LOG", "trace")]));
-    eventually("the server is ready", Duration::from_secs(20), || {
-        fleet.curl(&["/readyz"]).filter(|(code, _)| *code == 200)
-    });
+    let (config, state, log) = (fleet.path("config"), fleet.path("state"), fleet.path("server.log"));
+    fleet.server = Some(Process::serve(&config, &state, fleet.port, &log, &[("RUST_LOG", "trace")]));
+    fleet.await_server();
 }
 
 /// restic, with its arguments and its environment noted.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
-use crate::harness::{AGENT, Fleet, Process, SERVER, eventually, text};
+use crate::harness::{AGENT, Fleet, Process, eventually, text};
 
 #[test]
 fn an_agent_enrolls_and_works_over_tls_with_a_private_authority() {
@@ -25,10 +25,8 @@ fn an_agent_enrolls_and_works_over_tls_with_a_private_authority() {
         .write("config/server.toml", "secret_roots = [\"../secrets\"]\n[tls]\ncert = \"tls.crt\"\nkey = \"tls.key\"\n");
 
     let (config, state, ca) = (fleet.path("config"), fleet.path("state"), fleet.path("ca.pem"));
-    let listen = format!("127.0.0.1:{}", fleet.port);
-    let serve = ["serve", "--config", text(&config), "--state", text(&state), "--listen", &listen];
-    let _server = Process::start(SERVER, &serve, &fleet.path("server.log"), &[]);
-    let url = format!("https://{listen}");
+    let _server = Process::serve(&config, &state, fleet.port, &fleet.path("server.log"), &[]);
+    let url = format!("https://127.0.0.1:{}", fleet.port);
     let curl = |arguments: &[&str], path: &str| {
         let authorization = format!("Authorization: Bearer {}", fleet.token());
         let output = Command::new("curl")

@@ -304,55 +304,6 @@ fn a_job_whose_dispatch_a_crash_took_away_is_dispatched_by_the_tick() {
     assert_eq!(decide_tick(&folded.state, noon()), []);
 }
 
-fn versions(folded: &Folded, content: &HostContent, has: AgentHas<'_>) -> Vec<(String, u64)> {
-    let facts = decide_versions(&folded.state, content, has);
-    let version = |fact: &Fact| match fact {
-        Fact::ScheduleVersioned(v) | Fact::ConfigVersioned(v) => v.version,
-        other => unreachable!("a version was expected: {other:?}"),
-    };
-    types(&facts).into_iter().zip(facts.iter().map(version)).collect()
-}
-
-fn both(version: u64) -> Vec<(String, u64)> {
-    vec![("config.versioned".to_owned(), version), ("schedule.versioned".to_owned(), version)]
-}
-
-#[test]
-fn versions_grow_with_each_change_also_back_and_not_without_one() {
-    let mut folded = Folded::default();
-    let (first, second) =
-        (content(), HostContent { schedule_hash: "s2".to_owned(), config_hash: "c2".to_owned(), ..content() });
-    for (content, version) in [(&first, 1), (&second, 2), (&first, 3)] {
-        assert_eq!(versions(&folded, content, AgentHas::default()), both(version));
-        folded.add(decide_versions(&folded.state, content, AgentHas::default()));
-        assert_eq!(versions(&folded, content, AgentHas::default()), []);
-    }
-    let one = HostContent { schedule_hash: "s9".to_owned(), ..first };
-    assert_eq!(versions(&folded, &one, AgentHas::default()), [("schedule.versioned".to_owned(), 4)]);
-}
-
-#[test]
-fn an_agent_at_or_above_our_version_with_other_content_gets_one_above_its_own() {
-    let mut folded = Folded::default();
-    folded.add(decide_versions(&folded.state, &content(), AgentHas::default()));
-    let with =
-        |version, schedule, config| AgentHas { schedule: Some((version, schedule)), config: Some((version, config)) };
-    for (has, expected) in [
-        (with(0, "", ""), vec![]),
-        (with(1, "s1", "c1"), vec![]),
-        (with(7, "s1", "c1"), vec![]),
-        (with(1, "x", "y"), both(2)),
-        (with(7, "x", "y"), both(8)),
-        // No server made these: they are not taken as a reason to count on from there.
-        (with(u64::MAX, "x", "y"), vec![]),
-        (with(ABSURD_VERSION, "x", "y"), vec![]),
-    ] {
-        assert_eq!(versions(&folded, &content(), has), expected, "{has:?}");
-    }
-    folded.add(decide_versions(&folded.state, &content(), with(7, "x", "y")));
-    assert_eq!(versions(&folded, &content(), with(7, "x", "y")), [], "the agent only has to fetch it");
-}
-
 #[test]
 fn a_hello_is_a_fact_when_it_says_something_new() {
     let mut folded = Folded::of(decide_hello(&HostState::default(), &hello(1)));

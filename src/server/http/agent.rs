@@ -18,10 +18,11 @@ use crate::protocol::command::HelloAnswer;
 use crate::protocol::{Acknowledged, Cursor, EVENT_LIMIT_BYTES, Envelope, PROTOCOL_VERSION, negotiate_version};
 use crate::server::access::sha256_hex;
 use crate::server::app::{App, blocking};
-use crate::server::decide::{AgentHas, decide_enroll, decide_hello, decide_versions};
+use crate::server::decide::{decide_enroll, decide_hello};
 use crate::server::fact::HostEnrolled;
 use crate::server::host::{Host, append_facts};
 use crate::server::messages::{PollQuestion, empty_answer, is_news, poll_answer, superseded_answer};
+use crate::server::versions::{AgentHas, decide_versions_of_agent};
 use crate::server::{credentials, events_in, job_log};
 
 /// The poll wait that agents are told to ask for, in seconds: the poll is the heartbeat.
@@ -38,7 +39,7 @@ pub async fn authorized_host(app: &Arc<App>, request: &Request) -> Result<Arc<Ho
     };
     let dir = app.state_dir.host_dir(&name);
     let valid = blocking(move || credentials::is_valid(&dir, &credential)).await?;
-    match app.host(&name) {
+    match app.current_host(&name).await {
         Some(host) if valid => Ok(host),
         _ => Err(Problem::unauthorized(format!(
             "this credential is not the one of host {name}: enroll the agent again, with a new token"
@@ -49,9 +50,9 @@ pub async fn authorized_host(app: &Arc<App>, request: &Request) -> Result<Arc<Ho
 /// Notes the sign of life, and tells other servers by the `seen` file now and then.
 fn heard(host: &Arc<Host>, sent_at: Option<DateTime<Utc>>, wait: Option<u64>) {
     if host.heard(clock::now(), sent_at, wait) {
-        let path = host.dir.join("seen");
+        let host = Arc::clone(host);
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = crate::atomic_file::touch(&path) {
+            if let Err(error) = host.keep_seen() {
                 tracing::warn!(%error, "other servers may take the host for offline");
             }
         });
@@ -92,7 +93,7 @@ pub async fn enroll(app: &Arc<App>, mut request: Request) -> Result<Answer, Prob
     if token.host != body.host || token.expires_at < clock::now() {
         return Err(refused());
     }
-    let host = app.host(&body.host).ok_or_else(refused)?;
+    let host = app.current_host(&body.host).await.ok_or_else(refused)?;
     let enrolled = HostEnrolled {
         enrollment_id: body.enrollment_id,
         token_sha256,
@@ -211,14 +212,14 @@ pub async fn commands(app: &Arc<App>, request: Request) -> Result<Answer, Proble
                 schedule: schedule_hash.as_deref().map(|hash| (question.schedule_version, hash)),
                 config: config_hash.as_deref().map(|hash| (question.config_version, hash)),
             };
-            if !decide_versions(&durable.state, content, has).is_empty() {
+            if !decide_versions_of_agent(&durable.state, content, has).is_empty() {
                 let (content, schedule_hash, config_hash) =
                     (Arc::clone(content), schedule_hash.clone(), config_hash.clone());
                 let (schedule_version, config_version) = (question.schedule_version, question.config_version);
                 host.append(move |state, _| {
                     let schedule = schedule_hash.as_deref().map(|hash| (schedule_version, hash));
                     let config = config_hash.as_deref().map(|hash| (config_version, hash));
-                    decide_versions(state, &content, AgentHas { schedule, config })
+                    decide_versions_of_agent(state, &content, AgentHas { schedule, config })
                 })
                 .await?;
                 continue;
@@ -299,6 +300,6 @@ pub async fn log(app: &Arc<App>, mut request: Request) -> Result<Answer, Problem
     if let Some(progress) = progress {
         host.set_progress(progress);
     }
-    host.slot.wake();
+    host.slot.wake_everywhere();
     Ok(ok(&Acknowledged { acked, interval_ms: Some(LOG_INTERVAL_MS) }))
 }

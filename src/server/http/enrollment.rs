@@ -28,13 +28,13 @@ const LONGEST_TOKEN_LIFE: Span = Span::from_secs(30 * 86_400);
 /// `DELETE /v1/hosts/{host}/credential`: revokes at once, a parked poll included.
 pub async fn revoke(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
     let operator = authorized(app, &request, Role::Admin)?;
-    let host = host_of(app, &request, &operator)?;
+    let host = host_of(app, &request, &operator).await?;
     let dir = host.dir.clone();
     blocking(move || credentials::revoke(&dir)).await?;
     let actor = Actor { kind: ActorKind::Operator, name: operator.name.clone() };
     host.append(move |_, _| vec![Fact::HostRevoked(HostRevoked { actor })]).await?;
     tracing::warn!(host = %host.name, by = %operator.name, "credential revoked");
-    host.slot.wake();
+    host.slot.wake_everywhere();
     Ok(ok(&json!({"host": host.name, "revoked": true})))
 }
 
@@ -57,7 +57,7 @@ struct TokenAnswer {
 pub async fn enrollment_token(app: &Arc<App>, mut request: Request) -> Result<Answer, Problem> {
     let operator = authorized(app, &request, Role::Admin)?;
     let (body, _) = request.json::<TokenRequest>(ContentType::MustBeJson).await?;
-    let known = app.host(&body.host).filter(|host| operator.may_see(&host.name));
+    let known = app.current_host(&body.host).await.filter(|host| operator.may_see(&host.name));
     if known.is_none_or(|host| host.content().is_none_or(|content| !content.configured)) {
         return Err(no_such_host(body.host.as_str()));
     }
@@ -70,13 +70,7 @@ pub async fn enrollment_token(app: &Arc<App>, mut request: Request) -> Result<An
     let token = state_dir::new_token("rme_");
     let kept = EnrollmentToken { host: body.host.clone(), expires_at };
     let (dir, text) = (app.state_dir.enrollments_dir(), token.clone());
-    blocking(move || {
-        if credentials::is_sweep_due(now) {
-            credentials::remove_expired(&dir, now)?;
-        }
-        credentials::keep_token(&dir, &text, &kept)
-    })
-    .await?;
+    blocking(move || credentials::keep_token(&dir, &text, &kept)).await?;
     let made = EnrollmentTokenMade { host: body.host.clone(), expires_at, by: operator.name };
     crate::server::fleet_loop::append_fleet(app, EnrollmentTokenMade::TYPE, made).await?;
     Ok(json(StatusCode::CREATED, &TokenAnswer { token, host: body.host, expires_at }))

@@ -54,10 +54,11 @@ pub fn no_such_host(name: &str) -> Problem {
 }
 
 /// The host of the path, if the operator may see it. One that it may not see does not exist for it.
-pub fn host_of(app: &App, request: &Request, operator: &Operator) -> Result<Arc<Host>, Problem> {
+pub async fn host_of(app: &Arc<App>, request: &Request, operator: &Operator) -> Result<Arc<Host>, Problem> {
     let text = request.parameters.get("host").cloned().unwrap_or_default();
     let name: HostName = text.parse().map_err(|_| no_such_host(&text))?;
-    app.host(&name).filter(|_| operator.may_see(&name)).ok_or_else(|| no_such_host(&text))
+    let host = if operator.may_see(&name) { app.current_host(&name).await } else { None };
+    host.ok_or_else(|| no_such_host(&text))
 }
 
 pub fn contact(app: &App, host: &Host) -> view::Contact {
@@ -97,11 +98,15 @@ pub async fn hosts(app: &Arc<App>, request: Request) -> Result<Answer, Problem> 
     let limit = page_limit(&request)?;
     let after: Option<String> = request.query("after")?;
     let (app, after) = (Arc::clone(app), after.unwrap_or_default());
+    app.shared.servers.sync().await;
     blocking(move || {
         let mut hosts =
             app.hosts().into_iter().filter(|h| operator.may_see(&h.name) && h.name.as_str() > after.as_str());
         let page: Vec<Arc<Host>> = hosts.by_ref().take(limit).collect();
         let next = page.last().filter(|_| hosts.next().is_some()).map(|host| host.name.to_string());
+        if app.shared.servers.in_company() {
+            page.iter().for_each(|host| host.read_seen());
+        }
         Ok(ok(&view::page("hosts", page.iter().map(|host| show_host(&app, host)).collect(), next)))
     })
     .await
@@ -109,20 +114,20 @@ pub async fn hosts(app: &Arc<App>, request: Request) -> Result<Answer, Problem> 
 
 pub async fn host(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
     let operator = authorized(app, &request, Role::Viewer)?;
-    let host = host_of(app, &request, &operator)?;
+    let host = host_of(app, &request, &operator).await?;
     Ok(ok(&show_host(app, &host)))
 }
 
 pub async fn schedules(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
     let operator = authorized(app, &request, Role::Viewer)?;
-    let host = host_of(app, &request, &operator)?;
+    let host = host_of(app, &request, &operator).await?;
     Ok(ok(&view::schedules_view(&host.slot.durable().state, host.content().as_deref(), clock::now())))
 }
 
 /// `GET /v1/hosts/{host}/jobs`: newest first.
 pub async fn jobs(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
     let operator = authorized(app, &request, Role::Viewer)?;
-    let host = host_of(app, &request, &operator)?;
+    let host = host_of(app, &request, &operator).await?;
     let status = match request.query::<String>("status")? {
         None => None,
         Some(text) => {
@@ -166,7 +171,7 @@ struct CreateJob {
 /// `POST /v1/hosts/{host}/jobs`.
 pub async fn create_job(app: &Arc<App>, mut request: Request) -> Result<Answer, Problem> {
     let operator = authorized(app, &request, Role::Operator)?;
-    let host = host_of(app, &request, &operator)?;
+    let host = host_of(app, &request, &operator).await?;
     let (body, bytes) = request.json::<CreateJob>(ContentType::MustBeJson).await?;
     let removes_all = body.options.as_ref().is_some_and(|o| o.get("remove_all") == Some(&Value::Bool(true)));
     if removes_all && operator.role < Role::Admin {
@@ -194,7 +199,7 @@ struct RestoreRequest {
 /// `POST /v1/hosts/{host}/restore`: the restore job, with the restore's own words.
 pub async fn restore(app: &Arc<App>, mut request: Request) -> Result<Answer, Problem> {
     let operator = authorized(app, &request, Role::Operator)?;
-    let host = host_of(app, &request, &operator)?;
+    let host = host_of(app, &request, &operator).await?;
     let (body, bytes) = request.json::<RestoreRequest>(ContentType::MustBeJson).await?;
     if body.in_place {
         return Err(Problem::unprocessable(
@@ -296,6 +301,7 @@ pub async fn job_of(app: &Arc<App>, request: &Request, operator: &Operator) -> R
     let Ok(id) = text.parse::<JobId>() else {
         return Err(Problem::not_found("no-such-job", format!("{} is no job's id: those are UUIDs", shown(text))));
     };
+    app.shared.servers.sync().await;
     let finder = Arc::clone(app);
     let found = blocking(move || finder.find_job(id)).await?;
     found.filter(|(host, _)| operator.may_see(&host.name)).ok_or_else(|| no_such_job(id))
@@ -333,7 +339,7 @@ pub async fn abandon(app: &Arc<App>, request: Request) -> Result<Answer, Problem
 /// `GET /v1/hosts/{host}/snapshots`: from the last report.
 pub async fn snapshots(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
     let operator = authorized(app, &request, Role::Viewer)?;
-    let host = host_of(app, &request, &operator)?;
+    let host = host_of(app, &request, &operator).await?;
     let file = blocking(move || read_snapshots(&host.dir.join("snapshots.json"))).await?;
     let mut list = file.map(|file| file.snapshots).unwrap_or_default();
     list.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.time));

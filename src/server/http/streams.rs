@@ -147,16 +147,16 @@ pub async fn events(app: &Arc<App>, request: Request) -> Result<Answer, Problem>
     let limit = request.query::<usize>("limit")?.unwrap_or(EVENTS_PAGE).clamp(1, EVENTS_PAGE);
     let mut after = match request.query.get("after").map(String::as_str).unwrap_or_default() {
         "" => None,
-        "now" => Some(app.in_flight.horizon() - chrono::TimeDelta::microseconds(1)),
+        "now" => Some(app.horizon().await - chrono::TimeDelta::microseconds(1)),
         text => Some(parse_cursor(text)?),
     };
     let deadline = Instant::now() + Duration::from_secs(wait);
-    let mut changed = app.any_changed.subscribe();
+    let mut changed = app.shared.any_changed.subscribe();
     let mut stopping = app.stopping.subscribe();
     loop {
         changed.mark_unchanged();
         let (reader, operator, only) = (Arc::clone(app), operator.clone(), only.clone());
-        let horizon = app.in_flight.horizon();
+        let horizon = app.horizon().await;
         let lines = blocking(move || {
             let mut lines: Vec<(DateTime<Utc>, Value)> = Vec::new();
             let mut collect = |host: Option<&HostName>, dir: &std::path::Path, seq: u64| {

@@ -5,11 +5,10 @@ use serde_json::json;
 use super::*;
 use crate::id::JobId;
 use crate::protocol::job_options::JobKind;
-use crate::server::decide::{
-    AgentHas, JobDecision, JobRequest, decide_cancel, decide_fire, decide_job, decide_versions,
-};
+use crate::server::decide::{JobDecision, JobRequest, decide_cancel, decide_fire, decide_job};
 use crate::server::fact::Fact;
 use crate::server::folded::*;
+use crate::server::versions::decide_versions;
 
 fn epoch() -> Epoch {
     id(0xee)
@@ -49,7 +48,7 @@ fn kinds(answer: &PollAnswer) -> Vec<&str> {
 
 fn greeted() -> Folded {
     let mut folded = Folded::of([Fact::Hello(hello(1))]);
-    folded.add(decide_versions(&folded.state, &content(), AgentHas::default()));
+    folded.add(decide_versions(&folded.state, &content()));
     folded
 }
 
