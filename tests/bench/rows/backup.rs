@@ -38,12 +38,11 @@ pub(super) fn measure(bench: &Bench) -> Outcome<Vec<Line>> {
     let repository = format!("url = {:?}\npassword = {{ file = \"../secrets/password\" }}\n", dir.join("repo"));
     fleet_files::write(&dir.join("config/repositories/main.toml"), &repository)?;
     let server = Server::start(&dir, None)?;
-    let settings =
-        format!("restic = \"restic\"\n[policy]\nkinds = [\"backup\", \"init\"]\nbackup_roots = [{:?}]\n", dir);
+    let settings = format!("restic = \"restic\"\n[policy]\nkinds = [\"backup\", \"init\"]\nbackup_roots = [{dir:?}]\n");
     let agent = start_agent(&dir, &server, &settings)?;
     let bar = bench.bar(bench.runs, "runs");
     let (mut ours, mut alone) = (Vec::new(), Vec::new());
-    for run in 0..=bench.runs {
+    for run in bench.size(1, 0)..=bench.runs {
         let one = through_agent(&dir, &server, &agent)?;
         let other = restic_alone(&dir)?;
         // The first turn reads the files into memory for all that come after.

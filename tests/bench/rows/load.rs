@@ -23,11 +23,8 @@ pub(super) fn measure(bench: &Bench) -> Outcome<Vec<Line>> {
     park(&mut agents, &server)?;
     let mut changes = Vec::new();
     for run in 0..bench.runs {
-        // Not all hosts the same, and not only once each: the benchmark may have changed it before.
-        let index = crate::load::scattered(run, fleet.agents);
-        let path = fleet_files::host_file(&fleet.dir, index);
-        let edit = usize::from(std::fs::read_to_string(&path).is_ok_and(|text| text == fleet_files::host(run + 1)));
-        let text = fleet_files::host(run + 1 + edit * 30);
+        let path = fleet_files::host_file(&fleet.dir, crate::load::scattered(run, fleet.agents));
+        let text = fleet_files::host(run + 1);
         let reached = agents.figure(&json!({"do": "edit", "path": path, "text": text, "reaches": 1}), "last_ms")?;
         changes.push(reached - QUIET_MS);
         crate::processes::settle(server.id())?;
