@@ -89,10 +89,10 @@ pub(crate) fn host_file(fleet: &Path, index: usize) -> PathBuf {
     fleet.join("config/hosts").join(format!("{}.toml", host_name(index)))
 }
 
-/// Writes `config` (and `config-tls`, the same with TLS) for so many hosts; returns the authority's certificate.
+/// Writes `config` for so many hosts, and certificates beside it; returns the authority's.
 pub(crate) fn make_fleet(fleet: &Path, hosts: usize) -> Outcome<PathBuf> {
     write(&fleet.join("secrets/password"), PASSWORD)?;
-    write(&fleet.join("config/server.toml"), "secret_roots = [\"../secrets\"]\n")?;
+    settings(fleet, false)?;
     write(
         &fleet.join("config/repositories/main.toml"),
         "url = \"rest:https://backup.example.org/{host}/\"\nusername = \"{host}\"\npassword = { file = \"../secrets/password\" }\ncredential = { file = \"../secrets/password\" }\n",
@@ -103,18 +103,16 @@ pub(crate) fn make_fleet(fleet: &Path, hosts: usize) -> Outcome<PathBuf> {
     for index in 0..hosts {
         write(&host_file(fleet, index), &text)?;
     }
-    let tls = fleet.join("config-tls");
-    make_dir(&tls)?;
-    write(&tls.join("server.toml"), "secret_roots = [\"../secrets\"]\n[tls]\ncert = \"tls.crt\"\nkey = \"tls.key\"\n")?;
-    #[cfg(unix)]
-    for sub in ["repositories", "groups", "hosts"] {
-        let link = tls.join(sub);
-        std::os::unix::fs::symlink(Path::new("../config").join(sub), &link).map_err(failed("make", &link))?;
-    }
-    certificates(fleet, &tls)
+    certificates(fleet)
 }
 
-fn certificates(fleet: &Path, tls: &Path) -> Outcome<PathBuf> {
+/// Writes server.toml, for a server that is not running.
+pub(crate) fn settings(fleet: &Path, tls: bool) -> Outcome<()> {
+    let tls = if tls { "[tls]\ncert = \"../tls/tls.crt\"\nkey = \"../tls/tls.key\"\n" } else { "" };
+    write(&fleet.join("config/server.toml"), &format!("secret_roots = [\"../secrets\"]\n{tls}"))
+}
+
+fn certificates(fleet: &Path) -> Outcome<PathBuf> {
     let made = || -> Result<(String, String, String), rcgen::Error> {
         let mut authority = CertificateParams::new(Vec::new())?;
         authority.distinguished_name.push(rcgen::DnType::CommonName, "the benchmark's authority");
@@ -126,8 +124,8 @@ fn certificates(fleet: &Path, tls: &Path) -> Outcome<PathBuf> {
     };
     let (authority, certificate, key) = made().map_err(|error| format!("no certificate: {error}"))?;
     write(&fleet.join("ca.pem"), &authority)?;
-    write(&tls.join("tls.crt"), &certificate)?;
-    write(&tls.join("tls.key"), &key)?;
+    write(&fleet.join("tls/tls.crt"), &certificate)?;
+    write(&fleet.join("tls/tls.key"), &key)?;
     Ok(fleet.join("ca.pem"))
 }
 

@@ -145,10 +145,10 @@ impl Server {
     /// Starts it on a fleet's directory (`config`, `state`) and waits until it is ready, up to two minutes.
     pub(crate) fn start(fleet: &Path, authority: Option<PathBuf>) -> Outcome<Self> {
         let port = free_port()?;
-        let config = fleet.join(if authority.is_some() { "config-tls" } else { "config" });
+        crate::fleet_files::settings(fleet, authority.is_some())?;
         let began = Instant::now();
         let mut command = Command::new(SERVER);
-        command.arg("serve").arg("--config").arg(config).arg("--state").arg(fleet.join("state"));
+        command.arg("serve").arg("--config").arg(fleet.join("config")).arg("--state").arg(fleet.join("state"));
         command.args(["--listen", &format!("127.0.0.1:{port}")]).env("RUST_LOG", "warn");
         let process = Process::start(&mut command, &fleet.join("server.log"))?;
         let mut server = Self { process, port, ready: Duration::ZERO, authority };

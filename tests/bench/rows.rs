@@ -133,7 +133,7 @@ impl Bench {
         let port = crate::processes::free_port()?;
         let mut arguments = vec!["park".to_owned(), style.to_owned(), port.to_string()];
         if tls {
-            let dir = self.fleet()?.dir.join("config-tls");
+            let dir = self.fleet()?.dir.join("tls");
             arguments.push("--tls".to_owned());
             arguments.extend(["tls.crt", "tls.key"].map(|name| shown(&dir.join(name))));
         }

@@ -30,7 +30,7 @@ impl Nchan {
         };
         let dir = bench.new_dir("nchan")?;
         let port = free_port()?;
-        let certificates = bench.fleet()?.dir.join("config-tls");
+        let certificates = bench.fleet()?.dir.join("tls");
         let ssl = if tls {
             format!("ssl_certificate {0}/tls.crt; ssl_certificate_key {0}/tls.key;", shown(&certificates))
         } else {
