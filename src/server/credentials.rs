@@ -41,11 +41,13 @@ pub fn find_token(dir: &Path, token_sha256: &str) -> Result<Option<EnrollmentTok
     read_json(&token_path(dir, token_sha256))
 }
 
-/// Removes tokens that expired before this.
+/// Removes tokens that expired before this. Reads every open one: not for each request.
 pub fn remove_expired(dir: &Path, before: DateTime<Utc>) -> Result<(), FileError> {
     for entry in std::fs::read_dir(dir).map_err(FileError::of("list", dir))? {
         let path = entry.map_err(FileError::of("list", dir))?.path();
-        if read_json::<EnrollmentToken>(&path)?.is_some_and(|token| token.expires_at < before) {
+        // Others may be writing tokens at this moment, under names of their own.
+        let is_token = path.extension().is_some_and(|extension| extension == "json");
+        if is_token && read_json::<EnrollmentToken>(&path)?.is_some_and(|token| token.expires_at < before) {
             atomic_file::remove(&path)?;
         }
     }
@@ -114,5 +116,14 @@ mod tests {
         assert!(find_token(dir.path(), &sha256_hex(b"rme_secret")).expect("find").is_some());
         remove_expired(dir.path(), crate::clock::now()).expect("remove");
         assert!(find_token(dir.path(), &sha256_hex(b"rme_secret")).expect("find").is_none());
+    }
+
+    #[test]
+    fn a_token_that_is_just_being_written_disturbs_no_sweep() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let unfinished = dir.path().join(format!("{}.json.123.tmp", sha256_hex(b"rme_other")));
+        std::fs::write(&unfinished, b"").expect("write");
+        remove_expired(dir.path(), crate::clock::now()).expect("remove");
+        assert!(unfinished.exists());
     }
 }
