@@ -87,8 +87,12 @@ pub fn append(path: &Path, lines: &[Envelope]) -> Result<(u64, Option<JobProgres
         bytes.push(b'\n');
         last = envelope.seq;
     }
-    if !bytes.is_empty() {
-        file.append_durably(&bytes)?;
+    if bytes.is_empty() {
+        // Lines that were there already: a server that was killed may have written them and not synced.
+        file.sync()?;
+    } else {
+        // What could not be synced must not be found there when it comes again.
+        file.append_durably_or_take_back(&bytes)?;
     }
     Ok((last, progress))
 }
