@@ -186,6 +186,18 @@ pub fn opening(dir: &Path, name: SegmentName) -> Result<Option<Opening>, FileErr
     }
 }
 
+/// When the newest line of a segment was received, be it a line that counts or not; `None`: there is no good one.
+pub fn newest_at(dir: &Path, name: SegmentName) -> Result<Option<DateTime<Utc>>, FileError> {
+    let mut newest = None;
+    if let Some(mut segment) = Stored::open(dir, name)? {
+        lines_backwards(&mut segment, None, |text| {
+            newest = Facts::with_time(text).and_then(|facts| facts.received_at);
+            if newest.is_some() { Next::Stop } else { Next::Continue }
+        })?;
+    }
+    Ok(newest)
+}
+
 fn opening_of(text: &[u8]) -> Option<Opening> {
     let line: Line = serde_json::from_slice(text).ok().filter(is_opening)?;
     let carry = serde_json::from_str::<Carry<serde::de::IgnoredAny>>(line.payload.get()).ok()?;

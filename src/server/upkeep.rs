@@ -127,7 +127,23 @@ fn count_before(dir: &Path, names: &[SegmentName], cutoff: DateTime<Utc>) -> Res
             break;
         }
     }
-    Ok(segments_before(&begins, cutoff))
+    let old = segments_before(&begins, cutoff);
+    // A host that was silent for long: the next segment began late, and this one's own lines tell more.
+    if let [name, next, ..] = &names[old..]
+        && may_be_before(dir, *name, cutoff)
+        && read::opening(dir, *next)?.is_some()
+        && read::newest_at(dir, *name)?.is_some_and(|at| at < cutoff)
+    {
+        return Ok(old + 1);
+    }
+    Ok(old)
+}
+
+/// Whether it is worth while to read a segment for its newest line: a compressed one must be unpacked, and kept its time.
+fn may_be_before(dir: &Path, name: SegmentName, cutoff: DateTime<Utc>) -> bool {
+    let modified = |file: String| std::fs::metadata(dir.join(file)).and_then(|metadata| metadata.modified()).ok();
+    let is_compressed = !dir.join(name.to_string()).exists();
+    !is_compressed || modified(name.compressed()).is_some_and(|at| DateTime::<Utc>::from(at) < cutoff)
 }
 
 /// Deletes and compresses the logs of finished jobs.

@@ -20,6 +20,11 @@ fn job(month: u32) -> String {
     format!("{month:02}000000-0000-4000-8000-000000000000")
 }
 
+fn set_time(file: &Path, time: DateTime<Utc>) {
+    let opened = fs::File::options().append(true).open(file);
+    opened.and_then(|file| file.set_modified(SystemTime::from(time))).expect("a time");
+}
+
 /// A history of web-1 with a finished job in each of five months of the past, and their logs.
 fn write_old_history(host: &Path) {
     let mut journal = Journal::<HostState>::open(&host.join("journal")).expect("open");
@@ -46,14 +51,11 @@ fn write_old_history(host: &Path) {
             batch.append(at, &NewLine { kind: kind.to_owned(), ts: at, stream: None, payload });
         }
         batch.commit().expect("commit");
+        set_time(&host.join(format!("journal/2025-{month:02}.jsonl")), time);
         let log = host.join(format!("logs/{id}.jsonl"));
         let line = |seq: u64| json!({"seq": seq, "ts": time, "type": "log.stream", "payload": {"job_id": id, "seq": seq, "ts": time, "stream": "stdout", "payload": format!("line {seq}")}});
         fs::write(&log, format!("{}\n{}\n", line(1), line(2))).expect("write");
-        fs::File::options()
-            .append(true)
-            .open(&log)
-            .and_then(|f| f.set_modified(SystemTime::from(time)))
-            .expect("a time");
+        set_time(&log, time);
     }
 }
 
@@ -111,7 +113,6 @@ fn old_history_is_compressed_unseen_and_gone_in_the_end() {
     drop(lock);
 
     restart(&mut fleet, "keep = \"90y\"\nlogs_keep = \"90y\"\ncompress_after = \"1s\"");
-    // May's segment is the one before the present month's, which this server began.
     eventually("everything is compressed", LONG, || {
         (files(&host.join("journal"), ".jsonl.gz") == 5 && files(&host.join("logs"), ".jsonl.gz") == 5).then_some(())
     });

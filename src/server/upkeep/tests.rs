@@ -50,6 +50,9 @@ fn five_months() -> (tempfile::TempDir, PathBuf) {
         let envelope = Envelope { seq: u64::from(month), ts: new.ts, kind: new.kind, payload: new.payload };
         batch.append(start + TimeDelta::seconds(1), &agent_line(id(1), &envelope));
         batch.commit().expect("commit");
+        let segment =
+            fs::File::options().append(true).open(dir.join(format!("2026-{month:02}.jsonl"))).expect("a segment");
+        segment.set_modified(time.into()).expect("a time");
     }
     (state, dir)
 }
@@ -99,19 +102,19 @@ fn keep(dir: &Path, rules: &KeepRules) -> Done {
 }
 
 const COMPRESSED: [&str; 5] =
-    ["2026-07.jsonl.gz", "2026-08.jsonl.gz", "2026-09.jsonl.gz", "2026-10.jsonl", "2026-11.jsonl"];
+    ["2026-07.jsonl.gz", "2026-08.jsonl.gz", "2026-09.jsonl.gz", "2026-10.jsonl.gz", "2026-11.jsonl"];
 
 #[test]
 fn compressed_segments_show_the_same_and_the_newest_stays_as_it_is() {
     let (_state, dir) = five_months();
     let before = views(&dir);
     assert_eq!((before.listed.len(), before.lines.len(), before.late.len()), (5, 10, 5));
-    // October's lines are older than November's first, which is 18 days old.
-    assert_eq!(keep(&dir, &rules(730, 30)).segments_compressed, 3);
+    assert_eq!(keep(&dir, &rules(730, 60)).segments_compressed, 3, "September's are older, October's not");
+    assert_eq!(keep(&dir, &rules(730, 30)).segments_compressed, 1);
     assert_eq!(names(&dir), COMPRESSED);
     assert_eq!(views(&dir), before);
     assert_eq!(keep(&dir, &rules(730, 30)), Done::default());
-    assert_eq!(keep(&dir, &rules(730, 0)).segments_compressed, 1);
+    assert_eq!(keep(&dir, &rules(730, 0)), Done::default());
     assert_eq!(names(&dir).last().map(String::as_str), Some("2026-11.jsonl"));
     assert_eq!(views(&dir), before);
 }
@@ -140,7 +143,7 @@ fn a_crash_at_any_step_of_compressing_shows_the_same_and_the_next_run_ends_it() 
         let before = views(&dir);
         crash(&dir.join(segment));
         assert_eq!(views(&dir), before, "{what}");
-        assert_eq!(keep(&dir, &rules(730, 30)).segments_compressed, 3, "{what}");
+        assert_eq!(keep(&dir, &rules(730, 30)).segments_compressed, 4, "{what}");
         assert_eq!(names(&dir), COMPRESSED, "{what}");
         assert_eq!(views(&dir), before, "{what}");
     }
@@ -157,13 +160,13 @@ fn segments_older_than_keep_go_with_what_was_in_them() {
     let (_state, dir) = five_months();
     keep(&dir, &rules(730, 30));
     fs::write(dir.join("2026-07.jsonl.damaged"), "x").expect("write");
-    // Before 2026-09-24: July and August; September's lines are not known to be older than October's first.
-    assert_eq!(keep(&dir, &rules(60, 30)).segments_deleted, 2);
-    assert_eq!(names(&dir), ["2026-09.jsonl.gz", "2026-10.jsonl", "2026-11.jsonl"]);
+    // From before 2026-09-09.
+    assert_eq!(keep(&dir, &rules(75, 30)).segments_deleted, 3);
+    assert_eq!(names(&dir), ["2026-10.jsonl.gz", "2026-11.jsonl"]);
     let after = views(&dir);
-    assert_eq!(after.listed.iter().map(|job| job.id).collect::<Vec<_>>(), [id(11), id(10), id(9)]);
-    assert_eq!(after.found.iter().filter(|job| job.is_none()).count(), 2);
-    assert_eq!(keep(&dir, &rules(0, 30)).segments_deleted, 2, "never the newest");
+    assert_eq!(after.listed.iter().map(|job| job.id).collect::<Vec<_>>(), [id(11), id(10)]);
+    assert_eq!(after.found.iter().filter(|job| job.is_none()).count(), 3);
+    assert_eq!(keep(&dir, &rules(0, 30)).segments_deleted, 1, "never the newest");
     assert_eq!(names(&dir), ["2026-11.jsonl"]);
     assert_eq!(views(&dir).state, after.state, "the newest carries the state");
 }
