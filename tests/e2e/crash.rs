@@ -58,13 +58,16 @@ fn restics_of(dir: &Path) -> Vec<String> {
 fn kill_agent(fleet: &mut Fleet) {
     // To restic a lock is stale when its process is gone, and one that nobody has waited for is not: orphans come to us.
     set_child_subreaper(Some(getpid())).expect("orphans come to us");
+    let before = restics_of(fleet.dir.path());
     fleet.agent = None;
     eventually("no restic outlives its agent", Duration::from_secs(5), || {
         let orphans = orphaned_restics();
         for pid in &orphans {
             let _ = waitpid(Some(*pid), WaitOptions::NOHANG);
         }
-        (orphans.is_empty() && restics_of(fleet.dir.path()).is_empty()).then_some(())
+        // One that is about to die has no environment any more, and is no orphan of ours yet.
+        let gone = before.iter().all(|process| !Path::new(process).exists());
+        (gone && orphans.is_empty() && restics_of(fleet.dir.path()).is_empty()).then_some(())
     });
 }
 
