@@ -173,17 +173,8 @@ pub struct Opening {
 
 /// The beginning of a segment; `None` where its first line is damaged, or the segment is gone.
 pub fn opening(dir: &Path, name: SegmentName) -> Result<Option<Opening>, FileError> {
-    let Some(mut segment) = Stored::open(dir, name)? else { return Ok(None) };
-    let mut bytes = Vec::new();
-    let mut window = CHUNK_BYTES;
-    loop {
-        segment.read(0, window, &mut bytes)?;
-        match memchr::memchr(b'\n', &bytes) {
-            Some(end) => return Ok(Some(&bytes[..end]).filter(|t| line::checksum(t).is_some()).and_then(opening_of)),
-            None if window >= segment.len() => return Ok(None),
-            None => window *= 4,
-        }
-    }
+    let Some(first) = stored::first_line(dir, name)? else { return Ok(None) };
+    Ok(Some(first).filter(|text| line::checksum(text).is_some()).as_deref().and_then(opening_of))
 }
 
 /// When the newest line of a segment was received, be it a line that counts or not; `None`: there is no good one.

@@ -2,7 +2,7 @@
 //! somebody reads is none. Does not know lines.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::segment::SegmentName;
@@ -29,6 +29,25 @@ pub(super) fn list(dir: &Path, parse: impl Fn(&str) -> Option<SegmentName>) -> R
     names.sort_unstable();
     names.dedup();
     Ok(names)
+}
+
+/// The first line of a segment without its newline, and of a compressed one no more than that is unpacked. `None`: there is no
+/// whole line, or the segment is gone.
+pub fn first_line(dir: &Path, name: SegmentName) -> Result<Option<Vec<u8>>, FileError> {
+    let path = dir.join(name.to_string());
+    let mut first = Vec::new();
+    match File::open(&path) {
+        Ok(file) => {
+            BufReader::new(file).read_until(b'\n', &mut first).map_err(FileError::of("read", &path))?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let Some(reader) = gzip_file::open(&dir.join(name.compressed()))? else { return Ok(None) };
+            // Damage in a compressed file is told by whoever reads the whole.
+            let _ = BufReader::new(reader).read_until(b'\n', &mut first);
+        }
+        Err(error) => return Err(FileError::of("read", &path)(error)),
+    }
+    Ok((first.pop() == Some(b'\n')).then_some(first))
 }
 
 /// A segment that is open for reading.

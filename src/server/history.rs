@@ -124,15 +124,16 @@ pub fn job(journal: &Path, up_to_seq: u64, id: JobId) -> Result<Option<Job>, Fil
             }
         }
     }
-    let mut found = None;
-    jobs_newest_first(journal, up_to_seq, |job| {
-        if job.id != id {
-            return Next::Continue;
-        }
-        found = Some(job);
-        Next::Stop
+    let mut lines: Vec<Box<[u8]>> = Vec::new();
+    let mut is_made = false;
+    read::newest_first_texts(journal, up_to_seq, |text| {
+        let Some(peek) = line::peek(text).filter(|peek| job_of(peek) == Some(id)) else { return Next::Continue };
+        is_made = makes_job(&peek);
+        lines.push(text.into());
+        if is_made { Next::Stop } else { Next::Continue }
     })?;
-    Ok(found)
+    // Without the line that made it, it is no job: its segment has been deleted.
+    Ok(if is_made { lines.iter().rev().fold(None, |job, text| fold(job, id, text)) } else { None })
 }
 
 /// The job whose first line has this seq: read from there to the end that the agent told, or else to the end. `None`: that
