@@ -77,6 +77,11 @@ impl<'a, S: Fold> Batch<'a, S> {
             journal.sealed = Some((name, before));
             if let Err(error) = journal.reload(false).and_then(|()| journal.open_segment(now)) {
                 tracing::warn!("{}: the next batch tries again", chain(&error));
+                // Only this process knows of the seal so far: another one, or the next start, must not find the lines.
+                // Whether the cut is durable does not matter: after power loss, what is there is what the disk has.
+                if let Err(error) = file.truncate(before) {
+                    tracing::warn!("{}", chain(&error));
+                }
             }
             return Err(error);
         }
