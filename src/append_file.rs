@@ -21,12 +21,16 @@ pub struct AppendFile {
 impl AppendFile {
     /// Opens the file, or makes it (its name is durable when this returns).
     pub fn open(path: &Path) -> Result<Self, FileError> {
-        let is_new = !path.exists();
-        let file =
-            private_options().read(true).append(true).create(true).open(path).map_err(FileError::of("open", path))?;
-        if is_new {
-            sync_parent(path)?;
-        }
+        let mut options = private_options();
+        options.read(true).append(true);
+        let file = match options.open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let file = options.create(true).open(path).map_err(FileError::of("open", path))?;
+                sync_parent(path)?;
+                file
+            }
+            opened => opened.map_err(FileError::of("open", path))?,
+        };
         let len = file.metadata().map_err(FileError::of("look at", path))?.len();
         Ok(Self { file, path: path.to_owned(), len, has_leftover: false })
     }

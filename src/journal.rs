@@ -179,10 +179,11 @@ impl<S: Fold> Journal<S> {
             Some(name) => has_successor(&self.dir, name, now)?,
             None => true,
         };
+        let mut file = None;
         if self.stale || has_successor {
             self.reload(false)?;
         } else if self.sealed.is_none() {
-            self.catch_up()?;
+            file = self.catch_up()?;
         }
         let due = match self.segment {
             None => true,
@@ -195,8 +196,9 @@ impl<S: Fold> Journal<S> {
         };
         if due {
             self.open_segment(now)?;
+            file = None;
         }
-        Ok(Batch::new(self, lock, now))
+        Ok(Batch::new(self, lock, file, now))
     }
 
     /// Keeps the folded state beside the journal when enough was appended since it was last kept. A cache: readers that find
@@ -284,20 +286,23 @@ impl<S: Fold> Journal<S> {
         Some(PreviousSegment { segment: segment.to_string(), bytes: self.folded, seq: self.head.seq })
     }
 
-    /// Folds what others appended to the present segment, and makes it durable: they may not have done so yet.
-    fn catch_up(&mut self) -> Result<(), FileError> {
-        let Some(name) = self.segment else { return Ok(()) };
+    /// Folds what others appended to the present segment, and makes it durable: they may not have done so yet. Gives the
+    /// segment's file where it stays open.
+    fn catch_up(&mut self) -> Result<Option<AppendFile>, FileError> {
+        let Some(name) = self.segment else { return Ok(None) };
         let mut file = AppendFile::open(&self.dir.join(name.to_string()))?;
         if file.len() == self.folded {
-            return Ok(());
+            return Ok(Some(file));
         }
         if file.len() < self.folded {
-            return self.reload(false);
+            self.reload(false)?;
+            return Ok(None);
         }
         file.sync()?;
         let bytes = file.read_from(self.folded)?;
         let pieces = line::pieces(&bytes);
-        self.fold(&mut file, &bytes, &pieces)
+        self.fold(&mut file, &bytes, &pieces)?;
+        Ok(Some(file))
     }
 
     /// Folds pieces that begin at `self.folded`; damage after the last good line is set aside.

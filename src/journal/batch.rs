@@ -16,13 +16,20 @@ pub struct Batch<'a, S> {
     journal: &'a mut Journal<S>,
     /// Released when the batch ends, however it does.
     lock: File,
+    /// The segment, where `begin` has opened it already.
+    file: Option<AppendFile>,
     bytes: Vec<u8>,
     now: DateTime<Utc>,
 }
 
 impl<'a, S: Fold> Batch<'a, S> {
-    pub(super) const fn new(journal: &'a mut Journal<S>, lock: File, now: DateTime<Utc>) -> Self {
-        Self { journal, lock, bytes: Vec::new(), now }
+    pub(super) const fn new(
+        journal: &'a mut Journal<S>,
+        lock: File,
+        file: Option<AppendFile>,
+        now: DateTime<Utc>,
+    ) -> Self {
+        Self { journal, lock, file, bytes: Vec::new(), now }
     }
 
     /// The state with the batch's own lines in it.
@@ -63,12 +70,15 @@ impl<'a, S: Fold> Batch<'a, S> {
     /// Writes, and returns when the lines survive power loss. After an error nothing counts as written, and the journal is to
     /// be used again: it heals itself, here or at the next `begin`.
     pub fn commit(self) -> Result<(), FileError> {
-        let Self { journal, lock, bytes, now } = self;
+        let Self { journal, lock, file, bytes, now } = self;
         let Some(name) = journal.segment else { return Ok(()) };
         if bytes.is_empty() {
             return Ok(());
         }
-        let mut file = AppendFile::open(&journal.dir.join(name.to_string()))?;
+        let mut file = match file {
+            Some(file) => file,
+            None => AppendFile::open(&journal.dir.join(name.to_string()))?,
+        };
         let before = file.len();
         file.append(&bytes)?;
         if let Err(error) = file.sync() {
@@ -77,6 +87,11 @@ impl<'a, S: Fold> Batch<'a, S> {
             journal.sealed = Some((name, before));
             if let Err(error) = journal.reload(false).and_then(|()| journal.open_segment(now)) {
                 tracing::warn!("{}: the next batch tries again", chain(&error));
+                // Only this process knows of the seal so far: another one, or the next start, must not find the lines.
+                // Whether the cut is durable does not matter: after power loss, what is there is what the disk has.
+                if let Err(error) = file.truncate(before) {
+                    tracing::warn!("{}", chain(&error));
+                }
             }
             return Err(error);
         }

@@ -69,12 +69,8 @@ pub fn revoke(host_dir: &Path) -> Result<(), FileError> {
     atomic_file::remove(&credential_path(host_dir))
 }
 
-/// Whether this is the host's credential. Read anew each time, so that a revocation holds at once, on every server.
-pub fn is_valid(host_dir: &Path, credential: &str) -> Result<bool, FileError> {
-    has_hash(host_dir, &sha256_hex(credential.as_bytes()))
-}
-
-/// The same for whoever kept only the credential's hash, in hex.
+/// Whether the credential with this hash (hex of its SHA-256) is the host's. Reads the file, which is what counts on every
+/// server.
 pub fn has_hash(host_dir: &Path, sha256: &str) -> Result<bool, FileError> {
     let file: Option<CredentialFile> = read_json(&credential_path(host_dir))?;
     Ok(file.is_some_and(|file| file.sha256.iter().filter(|kept| same_hash(kept, sha256)).count() > 0))
@@ -97,12 +93,12 @@ mod tests {
     #[test]
     fn a_credential_is_valid_until_it_is_revoked() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        assert!(!is_valid(dir.path(), "rma_x").expect("read"));
+        assert!(!has_hash(dir.path(), &sha256_hex(b"rma_x")).expect("read"));
         set_credential(dir.path(), &sha256_hex(b"rma_x")).expect("set");
-        assert!(is_valid(dir.path(), "rma_x").expect("read"));
-        assert!(!is_valid(dir.path(), "rma_y").expect("read"));
+        assert!(has_hash(dir.path(), &sha256_hex(b"rma_x")).expect("read"));
+        assert!(!has_hash(dir.path(), &sha256_hex(b"rma_y")).expect("read"));
         revoke(dir.path()).expect("revoke");
-        assert!(!is_valid(dir.path(), "rma_x").expect("read"));
+        assert!(!has_hash(dir.path(), &sha256_hex(b"rma_x")).expect("read"));
     }
 
     #[test]

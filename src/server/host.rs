@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::access::same_hash;
 use super::app::blocking;
 use super::fact::Fact;
 use super::host_content::HostContent;
@@ -20,6 +22,10 @@ use crate::id::{HostName, InstanceId, JobId};
 use crate::journal::Batch;
 use crate::protocol::agent_event::JobProgress;
 
+/// How long a credential that was found valid is not looked up again: half of the second in which a revocation, also one
+/// on another server, has to hold.
+const LATELY: Duration = Duration::from_millis(500);
+
 /// What is only in memory: caches and signs of life.
 #[derive(Debug, Default)]
 struct Transient {
@@ -28,6 +34,8 @@ struct Transient {
     clock_skew_ms: Option<i64>,
     progress: BTreeMap<JobId, JobProgress>,
     poll_wait_secs: Option<u64>,
+    /// The hash of the credential that was found valid, and when.
+    credential: Option<(String, Instant)>,
     /// Counts polls: only the newest stays parked.
     polls: u64,
 }
@@ -141,6 +149,22 @@ impl Host {
             transient.poll_wait_secs = wait_secs;
         }
         touch
+    }
+
+    /// Whether this credential (hex of its SHA-256) was found valid a moment ago: its file need not be read for each request.
+    pub fn was_let_in_lately(&self, sha256: &str) -> bool {
+        let transient = self.transient();
+        transient.credential.as_ref().is_some_and(|(hash, at)| same_hash(hash, sha256) && at.elapsed() < LATELY)
+    }
+
+    /// Remembers that it was.
+    pub fn let_in(&self, sha256: &str) {
+        self.transient().credential = Some((sha256.to_owned(), Instant::now()));
+    }
+
+    /// The host's credential has changed.
+    pub fn forget_credential(&self) {
+        self.transient().credential = None;
     }
 
     /// A running job's newest progress as this server heard it; `None` too where another server may have heard newer.

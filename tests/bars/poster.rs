@@ -215,7 +215,9 @@ impl Poster {
     /// Ends the job that it is in the middle of.
     pub(crate) fn end_the_job(&mut self) {
         let until = Instant::now() + Duration::from_secs(20);
-        while self.connection.is_none() || !self.acked().is_multiple_of(EVENTS_OF_A_JOB) {
+        // What was refused last may be in the journal all the same, until the next batch.
+        let unsettled = |poster: &Self| poster.connection.is_none() || poster.refused_since.is_some();
+        while unsettled(self) || !self.acked().is_multiple_of(EVENTS_OF_A_JOB) {
             self.step(1);
             assert!(Instant::now() < until, "{}: its job does not end: {:?}", self.host, self.refused);
         }

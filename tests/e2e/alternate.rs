@@ -59,13 +59,16 @@ fn pass_on(mut client: TcpStream, port: u16) -> Option<()> {
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     server.write_all(&closing(&head)).ok()?;
     let (mut from_client, mut to_server) = (client.try_clone().ok()?, server.try_clone().ok()?);
-    std::thread::spawn(move || {
+    let upwards = std::thread::spawn(move || {
         let _ = std::io::copy(&mut from_client, &mut to_server);
         // A client that has gone away frees its poll.
         let _ = to_server.shutdown(Shutdown::Write);
     });
     let _ = std::io::copy(&mut server, &mut client);
-    let _ = (client.shutdown(Shutdown::Both), server.shutdown(Shutdown::Both));
+    // The client closes when it has the answer; closing before it does could take the answer from it.
+    let _ = client.shutdown(Shutdown::Write);
+    let _ = client.set_read_timeout(Some(Duration::from_secs(5)));
+    let _ = upwards.join();
     Some(())
 }
 

@@ -38,7 +38,7 @@ fn a_server_out_of_descriptors_says_so_once_and_serves_again_when_some_are_free(
 #[test]
 fn a_client_that_takes_nothing_of_its_answers_is_given_up_on() {
     let scene = Scene::new(false);
-    let mut stream = TcpStream::connect(("127.0.0.1", scene.fleet.port)).expect("connect");
+    let mut stream = TcpStream::connect(("127.0.0.1", scene.fleet.direct_port())).expect("connect");
     stream.set_write_timeout(Some(Duration::from_secs(2))).expect("a timeout");
     let requests = HEALTHZ.repeat(1000);
     let begun = Instant::now();
@@ -74,7 +74,7 @@ fn peers_of_silent_connections_are_asked_whether_they_are_there() {
     let mut line = scene.connect();
     line.send(HEALTHZ);
     assert_eq!(line.answer().1["status"], "ok");
-    let ours = format!(":{:04X}", scene.fleet.port);
+    let ours = format!(":{:04X}", scene.fleet.direct_port());
     let keepalive = |table: &str| {
         table.lines().skip(1).find_map(|row| {
             let fields: Vec<&str> = row.split_whitespace().collect();
@@ -98,7 +98,7 @@ fn an_agent_that_comes_back_resumes_its_tls_session() {
         .map(|_| {
             let name = ServerName::try_from("127.0.0.1").expect("a name");
             let mut session = rustls::ClientConnection::new(Arc::clone(&config), name).expect("a session");
-            let mut stream = TcpStream::connect(("127.0.0.1", scene.fleet.port)).expect("connect");
+            let mut stream = TcpStream::connect(("127.0.0.1", scene.fleet.direct_port())).expect("connect");
             let mut stream = rustls::Stream::new(&mut session, &mut stream);
             stream.write_all(HEALTHZ.as_bytes()).expect("write");
             let count = stream.read(&mut [0; 4096]).expect("read");

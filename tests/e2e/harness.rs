@@ -71,6 +71,8 @@ pub(crate) struct Process {
     child: Child,
     /// With `RESTIC_MANAGER_TEST_SERVERS=2`: the second server, which lives and dies with the first, and what alternates.
     company: Option<(Box<Process>, Alternator)>,
+    /// Its own, where something else listens on the fleet's.
+    own_port: Option<u16>,
 }
 
 impl Process {
@@ -84,7 +86,7 @@ impl Process {
             .stderr(log)
             .spawn()
             .expect("the program starts");
-        Self { child, company: None }
+        Self { child, company: None, own_port: None }
     }
 
     /// A server that listens on this port: with `RESTIC_MANAGER_TEST_SERVERS=2` two of them, with requests alternating.
@@ -99,6 +101,7 @@ impl Process {
         }
         let ports = [free_port(), free_port()];
         let mut first = start(ports[0]);
+        first.own_port = Some(ports[0]);
         first.company = Some((Box::new(start(ports[1])), Alternator::start(port, ports.to_vec())));
         first
     }
@@ -223,6 +226,11 @@ impl Fleet {
         let environment = [&[("RUST_LOG", "debug")], environment].concat();
         self.server = Some(Process::serve(&config, &state, self.port, &log, &environment));
         self.await_server();
+    }
+
+    /// The port of one server itself, for what is about its connections.
+    pub(crate) fn direct_port(&self) -> u16 {
+        self.server.as_ref().and_then(|server| server.own_port).unwrap_or(self.port)
     }
 
     /// Waits until every server answers.

@@ -128,7 +128,7 @@ impl Scene {
     }
 
     pub(crate) fn connect_with_patience(&self, patience: Duration) -> Line {
-        let stream = TcpStream::connect(("127.0.0.1", self.fleet.port)).expect("connect");
+        let stream = TcpStream::connect(("127.0.0.1", self.fleet.direct_port())).expect("connect");
         stream.set_read_timeout(Some(patience)).expect("a timeout");
         let stream: Box<dyn Both> = match &self.tls {
             None => Box::new(stream),

@@ -33,12 +33,17 @@ pub async fn authorized_host(app: &Arc<App>, request: &Request) -> Result<Arc<Ho
     let Some(credential) = request.token() else {
         return Err(Problem::unauthorized("the request has no credential: send Authorization: Bearer <credential>"));
     };
-    let dir = app.state_dir.host_dir(&name);
-    let valid = with_small_file(move || credentials::is_valid(&dir, &credential)).await?;
-    match app.current_host(&name).await {
-        Some(host) if valid => Ok(host),
-        _ => Err(not_authorized(&name)),
+    let Some(host) = app.current_host(&name).await else { return Err(not_authorized(&name)) };
+    let sha256 = sha256_hex(credential.as_bytes());
+    if host.was_let_in_lately(&sha256) {
+        return Ok(host);
     }
+    let (dir, hash) = (host.dir.clone(), sha256.clone());
+    if !with_small_file(move || credentials::has_hash(&dir, &hash)).await? {
+        return Err(not_authorized(&name));
+    }
+    host.let_in(&sha256);
+    Ok(host)
 }
 
 pub(super) fn not_authorized(host: &HostName) -> Problem {
@@ -120,6 +125,7 @@ pub async fn enroll(app: &Arc<App>, mut request: Request) -> Result<Answer, Prob
     decided?;
     let (dir, hash) = (host.dir.clone(), body.credential_sha256);
     blocking(move || credentials::set_credential(&dir, &hash)).await?;
+    host.forget_credential();
     tracing::info!(host = %host.name, "enrolled");
     Ok(ok(&EnrollAnswer { host: body.host, server_time: clock::now() }))
 }

@@ -31,6 +31,7 @@ pub async fn revoke(app: &Arc<App>, request: Request) -> Result<Answer, Problem>
     let host = host_of(app, &request, &operator).await?;
     let dir = host.dir.clone();
     blocking(move || credentials::revoke(&dir)).await?;
+    host.forget_credential();
     let actor = Actor { kind: ActorKind::Operator, name: operator.name.clone() };
     host.append(move |_, _| vec![Fact::HostRevoked(HostRevoked { actor })]).await?;
     tracing::warn!(host = %host.name, by = %operator.name, "credential revoked");
