@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
 
-use super::access::same_hash;
 use super::app::blocking;
 use super::fact::Fact;
 use super::host_content::HostContent;
@@ -34,8 +34,8 @@ struct Transient {
     clock_skew_ms: Option<i64>,
     progress: BTreeMap<JobId, JobProgress>,
     poll_wait_secs: Option<u64>,
-    /// The hash of the credential that was found valid, and when.
-    credential: Option<(String, Instant)>,
+    /// The SHA-256 of the credential that was found valid, and when.
+    credential: Option<([u8; 32], Instant)>,
     /// Counts polls: only the newest stays parked.
     polls: u64,
 }
@@ -151,15 +151,15 @@ impl Host {
         touch
     }
 
-    /// Whether this credential (hex of its SHA-256) was found valid a moment ago: its file need not be read for each request.
-    pub fn was_let_in_lately(&self, sha256: &str) -> bool {
-        let transient = self.transient();
-        transient.credential.as_ref().is_some_and(|(hash, at)| same_hash(hash, sha256) && at.elapsed() < LATELY)
+    /// Whether the credential with this SHA-256 was found valid a moment ago: its file need not be read for each request.
+    pub fn was_let_in_lately(&self, sha256: &[u8; 32]) -> bool {
+        let known = self.transient().credential;
+        known.is_some_and(|(known, at)| bool::from(known.ct_eq(sha256)) && at.elapsed() < LATELY)
     }
 
     /// Remembers that it was.
-    pub fn let_in(&self, sha256: &str) {
-        self.transient().credential = Some((sha256.to_owned(), Instant::now()));
+    pub fn let_in(&self, sha256: [u8; 32]) {
+        self.transient().credential = Some((sha256, Instant::now()));
     }
 
     /// The host's credential has changed.

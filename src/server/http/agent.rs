@@ -16,7 +16,7 @@ use crate::id::{EnrollmentId, HostName, InstanceId, JobId, StreamId};
 use crate::protocol::agent_event::{Heartbeat, Hello};
 use crate::protocol::command::HelloAnswer;
 use crate::protocol::{Acknowledged, EVENT_LIMIT_BYTES, Envelope, PROTOCOL_VERSION, negotiate_version};
-use crate::server::access::sha256_hex;
+use crate::server::access::{sha256, sha256_hex};
 use crate::server::app::{App, blocking};
 use crate::server::decide::decide_enroll;
 use crate::server::fact::HostEnrolled;
@@ -34,15 +34,15 @@ pub async fn authorized_host(app: &Arc<App>, request: &Request) -> Result<Arc<Ho
         return Err(Problem::unauthorized("the request has no credential: send Authorization: Bearer <credential>"));
     };
     let Some(host) = app.current_host(&name).await else { return Err(not_authorized(&name)) };
-    let sha256 = sha256_hex(credential.as_bytes());
-    if host.was_let_in_lately(&sha256) {
+    let hash = sha256(credential.as_bytes());
+    if host.was_let_in_lately(&hash) {
         return Ok(host);
     }
-    let (dir, hash) = (host.dir.clone(), sha256.clone());
-    if !with_small_file(move || credentials::has_hash(&dir, &hash)).await? {
+    let (dir, hex) = (host.dir.clone(), sha256_hex(credential.as_bytes()));
+    if !with_small_file(move || credentials::has_hash(&dir, &hex)).await? {
         return Err(not_authorized(&name));
     }
-    host.let_in(&sha256);
+    host.let_in(hash);
     Ok(host)
 }
 

@@ -5,18 +5,17 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::agent::{authorized_host, heard, host_conflict, not_authorized, with_small_file};
+use super::agent::{authorized_host, heard, host_conflict, not_authorized};
 use super::answer::{Answer, Problem, ok};
 use super::request::Request;
 use crate::clock;
-use crate::id::InstanceId;
+use crate::id::{HostName, InstanceId};
 use crate::protocol::{Cursor, agent_path};
-use crate::server::access::sha256_hex;
 use crate::server::app::App;
-use crate::server::credentials;
 
 use crate::server::host::{Host, Parked};
 use crate::server::messages::{PollQuestion, empty_answer, is_news, poll_answer, superseded_answer};
@@ -36,8 +35,8 @@ pub struct Poll {
     after: Box<str>,
     schedule_hash: Option<Box<str>>,
     config_hash: Option<Box<str>>,
-    /// To look again whether the credential holds: hex of its SHA-256.
-    credential_sha256: Box<str>,
+    /// When the host was enrolled, as the journal says: while that is so, its credential is what it was.
+    enrolled_at: Option<DateTime<Utc>>,
     deadline: Instant,
     changed: watch::Receiver<u64>,
 }
@@ -62,6 +61,9 @@ pub async fn commands(app: &Arc<App>, mut request: Request) -> Result<Answer, Pr
 }
 
 async fn ask(app: &Arc<App>, request: &Request) -> Result<Poll, Problem> {
+    // Before the credential is looked at, so that one that is revoked meanwhile is noticed.
+    let name: HostName = request.parameter("host")?;
+    let enrolled_at = app.current_host(&name).await.and_then(|host| host.slot.durable().state.enrolled_at);
     let host = authorized_host(app, request).await?;
     let instance: InstanceId = request.required_query("instance")?;
     let wait = match request.query::<u64>("wait")?.unwrap_or(WAIT_SECS) {
@@ -89,7 +91,7 @@ async fn ask(app: &Arc<App>, request: &Request) -> Result<Poll, Problem> {
         after: after.into(),
         schedule_hash: text("schedule_hash"),
         config_hash: text("config_hash"),
-        credential_sha256: sha256_hex(request.token().unwrap_or_default().as_bytes()).into(),
+        enrolled_at,
         deadline,
         changed: host.slot.watch(),
         host,
@@ -143,10 +145,9 @@ async fn look(app: &App, poll: &mut Poll) -> Result<Option<Answer>, Problem> {
     }
 }
 
-/// The same after a wait, in which the credential may have been revoked.
+/// The same after a wait, in which the credential may have been revoked or replaced: that is a line of the journal, which wakes.
 pub async fn look_again(app: &App, poll: &mut Poll) -> Result<Option<Answer>, Problem> {
-    let (dir, sha256) = (poll.host.dir.clone(), poll.credential_sha256.clone());
-    if !with_small_file(move || credentials::has_hash(&dir, &sha256)).await? {
+    if poll.host.slot.durable().state.enrolled_at != poll.enrolled_at {
         return Err(not_authorized(&poll.host.name));
     }
     look(app, poll).await
