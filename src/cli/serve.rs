@@ -55,7 +55,7 @@ pub fn start_logging(format: LogFormat) {
 }
 
 /// Threads that wait for disks. More only wait for each other: measured with 1,000 journals (`cargo bench --bench fleet -- events`).
-const BLOCKING_THREADS: usize = 64;
+const BLOCKING_THREADS: usize = 32;
 
 /// Serves until a signal says stop. The error is for a person, with its causes.
 pub fn run(arguments: &ServeArguments) -> Result<(), String> {

@@ -9,12 +9,9 @@ mod alternate;
 #[allow(dead_code, reason = "shared with the end-to-end tests")]
 #[path = "../e2e/checker.rs"]
 mod checker;
-mod clock;
 #[allow(dead_code, reason = "shared with the end-to-end tests")]
 #[path = "../e2e/harness.rs"]
 mod harness;
-mod server_gone;
-mod starts;
 
 mod behind_haproxy;
 mod faults;
@@ -25,6 +22,9 @@ mod p1_power;
 mod p2;
 mod p3;
 mod p4;
+mod p5;
+mod p7;
+mod p8;
 mod poster;
 mod small_agent;
 mod station;

@@ -31,8 +31,8 @@ pub struct Poll {
     place: Parked,
     instance: InstanceId,
     question: PollQuestion,
-    /// The cursor as the agent wrote it.
-    after: Box<str>,
+    /// The cursor as the agent wrote it, where it is none of ours.
+    strange_after: Option<Box<str>>,
     schedule_hash: Option<Box<str>>,
     config_hash: Option<Box<str>>,
     /// When the host was enrolled, as the journal says: while that is so, its credential is what it was.
@@ -87,8 +87,8 @@ async fn ask(app: &Arc<App>, request: &Request) -> Result<Poll, Problem> {
     Ok(Poll {
         place,
         instance,
+        strange_after: question.after.is_none().then(|| after.into()),
         question,
-        after: after.into(),
         schedule_hash: text("schedule_hash"),
         config_hash: text("config_hash"),
         enrolled_at,
@@ -107,7 +107,10 @@ async fn look(app: &App, poll: &mut Poll) -> Result<Option<Answer>, Problem> {
         poll.changed.mark_unchanged();
         let durable = host.slot.durable();
         let now = clock::now();
-        let after = || poll.after.clone().into();
+        let after = || match (&question.after, &poll.strange_after) {
+            (Some(cursor), _) => cursor.to_string(),
+            (None, text) => text.as_deref().unwrap_or_default().to_owned(),
+        };
         if durable.state.is_in_conflict(now) {
             return Err(host_conflict());
         }

@@ -156,7 +156,7 @@ fn kill_at_every_edge(fleet: &Fleet, most_per_edge: usize) -> (usize, usize) {
 }
 
 #[test]
-fn no_id_starts_twice_and_every_id_ends_whatever_edge_the_agent_dies_at() {
+fn p5_no_id_starts_twice_and_every_id_ends_whatever_edge_the_agent_dies_at() {
     let mut fleet = started();
     let (deaths, mut posted) = kill_at_every_edge(&fleet, count(8, 10_000));
     let ids = count(60, 10_000);
@@ -210,7 +210,7 @@ fn lose_both_amid_a_job(fleet: &mut Fleet, forget: bool) {
 }
 
 #[test]
-fn without_its_ledger_an_agent_starts_ids_twice_and_the_check_sees_it() {
+fn p5_without_its_ledger_an_agent_starts_ids_twice_and_the_check_sees_it() {
     let mut fleet = started();
     for _ in 0..3 {
         lose_both_amid_a_job(&mut fleet, false);

@@ -1,7 +1,6 @@
 //! P7: with the server gone an agent keeps its last schedule for 30 days and delivers every job event afterwards, in order, once.
 //! The agent runs with a clock that steps a day at a time, restarts now and then, and backs up by itself; then the server is back.
-//! The control drops one line in the middle of the spool: the check misses exactly what it told. (30 simulated days of the
-//! agent's spool with its bound are among the agent's own tests, `make_room/thirty_days.rs`.)
+//! The control drops one line in the middle of the spool: the check misses exactly what it told.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -104,7 +103,7 @@ fn started() -> Clocked {
 }
 
 #[test]
-fn days_without_a_server_lose_nothing_and_tell_nothing_twice() {
+fn p7_days_without_a_server_lose_nothing_and_tell_nothing_twice() {
     let mut clocked = started();
     let expected = days_without_a_server(&mut clocked, count(4, 30));
     let held = clocked.fleet.read("agent/status.json");
@@ -118,7 +117,7 @@ fn days_without_a_server_lose_nothing_and_tell_nothing_twice() {
 }
 
 #[test]
-fn a_line_lost_from_the_middle_of_the_spool_is_found() {
+fn p7_a_line_lost_from_the_middle_of_the_spool_is_found() {
     let mut clocked = started();
     let expected = days_without_a_server(&mut clocked, 2);
     clocked.fleet.agent = None;

@@ -119,7 +119,7 @@ pub(crate) fn latest_due(at: DateTime<Utc>) -> [(String, String); 2] {
 }
 
 #[test]
-fn jumps_of_the_clock_and_a_suspend_fire_each_missed_window_once() {
+fn p8_jumps_of_the_clock_and_a_suspend_fire_each_missed_window_once() {
     let mut clocked = Clocked::new();
     // Not within minutes of an hour, which would be due in any case.
     let until_half_past = 1800 - Utc::now().timestamp().rem_euclid(3600);
@@ -216,7 +216,7 @@ fn run_through(schedule: &CompiledSchedule, change: DateTime<Utc>, seed: u64, fo
 }
 
 #[test]
-fn both_changes_of_dst_in_four_zones_fire_each_due_time_once_also_across_suspends() {
+fn p8_both_changes_of_dst_in_four_zones_fire_each_due_time_once_also_across_suspends() {
     let (mut runs, mut fires) = (0, 0);
     for name in ZONES {
         let zone: chrono_tz::Tz = name.parse().expect("a zone");
