@@ -10,9 +10,9 @@ use chrono::TimeDelta;
 use serde_json::Value;
 
 use crate::checker::check_history;
-use crate::clock::{Clocked, fires, latest_due};
 use crate::count;
 use crate::harness::{Fleet, eventually};
+use crate::p8::{Clocked, fires, latest_due};
 
 /// Days without a server. Gives what must have fired, in order of each day.
 fn days_without_a_server(clocked: &mut Clocked, days: usize) -> Vec<(String, String)> {

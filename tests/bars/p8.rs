@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::checker::check_history;
 use crate::count;
 use crate::harness::{AGENT, Fleet, Process, eventually, text};
-use crate::starts::write_restic;
+use crate::p5::write_restic;
 
 /// Debian's package `faketime`.
 const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";

@@ -66,6 +66,7 @@ fn collect(case: &Case, mut next: impl FnMut(DateTime<Utc>) -> Option<DateTime<U
 fn count() -> usize {
     match std::env::var(CASES_VARIABLE) {
         Ok(text) => text.parse().expect("RESTIC_MANAGER_CRON_CASES is a number"),
+        Err(_) if std::env::var("RESTIC_MANAGER_BARS").is_ok_and(|bars| bars == "full") => 10_000,
         Err(_) => 1000,
     }
 }
