@@ -242,12 +242,13 @@ impl<S: Fold + Send + Sync + 'static> Slot<S> {
             if let Err(error) = &outcome {
                 tracing::error!(journal = %self.name, %error, "nothing was acknowledged");
             }
-            for answer in answers {
-                answer(outcome.clone());
-            }
+            // Who waits comes before who wrote: an agent's command is what somebody waits for.
             if is_new {
                 self.wake();
                 self.shared.any_changed.send_modify(|count| *count += 1);
+            }
+            for answer in answers {
+                answer(outcome.clone());
             }
             if let Err(error) = journal.keep_checkpoint_if_due() {
                 tracing::debug!(journal = %self.name, "no checkpoint: {}", chain(&error));
