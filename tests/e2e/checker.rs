@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -61,13 +62,27 @@ pub(crate) fn check_history(dir: &Path) -> History {
     history
 }
 
+/// By their names of before they were compressed.
 pub(crate) fn segments(dir: &Path) -> Vec<PathBuf> {
+    let names = fs::read_dir(dir).expect("a journal").map(|entry| entry.expect("an entry").path());
+    let plain =
+        |path: PathBuf| if path.extension().is_some_and(|e| e == "gz") { path.with_extension("") } else { path };
     let mut names: Vec<PathBuf> =
-        fs::read_dir(dir).expect("a journal").map(|entry| entry.expect("an entry").path()).collect();
-    names.retain(|path| path.extension().is_some_and(|e| e == "jsonl"));
+        names.map(plain).filter(|path| path.extension().is_some_and(|e| e == "jsonl")).collect();
     // A month's first segment comes before its second: 2026-11, 2026-11-002.
     names.sort_by_key(|path| path.file_stem().map(ToOwned::to_owned));
+    names.dedup();
     names
+}
+
+/// A segment's bytes, by gzip's word where it was compressed.
+fn bytes_of(segment: &Path) -> Vec<u8> {
+    if segment.exists() {
+        return fs::read(segment).expect("a segment");
+    }
+    let unpacked = Command::new("gzip").arg("-dc").arg(segment.with_extension("jsonl.gz")).output().expect("gzip runs");
+    assert!(unpacked.status.success(), "{}", String::from_utf8_lossy(&unpacked.stderr));
+    unpacked.stdout
 }
 
 /// The lines of all segments, without their newlines. What is behind the place where the next segment's first line says
@@ -76,7 +91,7 @@ pub(crate) fn lines_that_count(dir: &Path) -> Vec<Vec<u8>> {
     let names = segments(dir);
     let mut lines = Vec::new();
     for (at, name) in names.iter().enumerate() {
-        let mut bytes = fs::read(name).expect("a segment");
+        let mut bytes = bytes_of(name);
         let is_meant =
             |previous: &Value| name.file_name().is_some_and(|file| previous["segment"] == *file.to_string_lossy());
         if let Some(previous) = names.get(at + 1).map(|next| previous_of(next)).filter(is_meant) {
@@ -93,7 +108,7 @@ pub(crate) fn lines_that_count(dir: &Path) -> Vec<Vec<u8>> {
 
 /// What a segment's first line says of the segment before it.
 fn previous_of(segment: &Path) -> Value {
-    let bytes = fs::read(segment).expect("a segment");
+    let bytes = bytes_of(segment);
     let first = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let line: Value = serde_json::from_slice(first).unwrap_or_default();
     line["payload"]["previous"].clone()
