@@ -30,25 +30,48 @@ pub async fn install(app: &Arc<App>, directory: &Path, tree: &Tree) -> Result<Ve
     let of_the_gone = no_content(&key, &made_from);
     let known: BTreeMap<HostName, Arc<Host>> = app.hosts().into_iter().map(|host| (host.name.clone(), host)).collect();
     let (contents, problems) = blocking(move || {
-        let mut problems = Vec::new();
-        let mut contents = Vec::new();
-        for (name, host) in &fleet.hosts {
-            match read_secrets(&fleet, &path, host) {
-                Ok(secrets) => contents.push((name.clone(), content_of(&fleet, host, &secrets, &key, &made_from))),
+        let hosts: Vec<(&HostName, &FleetHost)> = fleet.hosts.iter().collect();
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let content_of =
+            |name: &HostName, host: &FleetHost, problems: &mut Vec<Problem>| match read_secrets(&fleet, &path, host) {
+                Ok(secrets) => content_of(&fleet, host, &secrets, &key, &made_from),
                 Err(unread) => {
                     problems.extend(unread.into_iter().map(|p| Problem { severity: Severity::Warning, ..p }));
                     let content = content_of(&fleet, host, &HostSecrets::default(), &key, &made_from);
-                    contents.push((name.clone(), keeping_settings(content, &known, name)));
+                    keeping_settings(content, &known, name)
                 }
+            };
+        let of_some = |hosts: &[(&HostName, &FleetHost)]| {
+            let mut problems = Vec::new();
+            let contents = hosts.iter().map(|(name, host)| ((*name).clone(), content_of(name, host, &mut problems)));
+            (contents.collect::<Vec<_>>(), problems)
+        };
+        // Reading secrets and hashing is most of what an edit costs with ten thousand hosts.
+        std::thread::scope(|scope| {
+            let parts = hosts.chunks(hosts.len().div_ceil(threads).max(1));
+            let parts: Vec<_> = parts.map(|part| scope.spawn(|| of_some(part))).collect();
+            let (mut contents, mut problems) = (Vec::new(), Vec::new());
+            for part in parts {
+                let (more, unread) = part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                contents.extend(more);
+                problems.extend(unread);
             }
-        }
-        (contents, problems)
+            (contents, problems)
+        })
     })
     .await;
     let mut writers = JoinSet::new();
     let gone = app.hosts().into_iter().filter(|host| !tree.fleet.hosts.contains_key(&host.name));
     let gone = gone.map(|host| (host.name.clone(), of_the_gone.clone()));
     for (name, content) in contents.into_iter().chain(gone.collect::<Vec<_>>()) {
+        let content = Arc::new(content);
+        // Most hosts have nothing to be told.
+        if let Some(host) = app.host(&name)
+            && decide_versions(&host.slot.durable().state, &content).is_empty()
+        {
+            show(&host, content);
+            continue;
+        }
         while writers.len() >= HOSTS_AT_ONCE {
             if let Some(done) = writers.join_next().await {
                 done.unwrap_or(Ok(()))?;
@@ -63,24 +86,22 @@ pub async fn install(app: &Arc<App>, directory: &Path, tree: &Tree) -> Result<Ve
     Ok(problems)
 }
 
-async fn give(app: &Arc<App>, name: &HostName, content: HostContent) -> Result<(), StartError> {
-    let host = match app.host(name) {
-        Some(host) => host,
-        None => {
-            let (opener, host_name) = (Arc::clone(app), name.clone());
-            blocking(move || opener.open_host(&host_name)).await?
-        }
-    };
-    let content = Arc::new(content);
-    let before = host.content();
-    host.set_content(Arc::clone(&content));
-    if !decide_versions(&host.slot.durable().state, &content).is_empty() {
-        // Also where the content is as before: the versions could not be written then.
-        host.append(move |state, _| decide_versions(state, &content)).await?;
-    } else if before.is_none_or(|before| !before.says_the_same(&content)) {
+async fn give(app: &Arc<App>, name: &HostName, content: Arc<HostContent>) -> Result<(), StartError> {
+    let (opener, host_name) = (Arc::clone(app), name.clone());
+    let host = blocking(move || opener.open_host(&host_name)).await?;
+    show(&host, Arc::clone(&content));
+    // Also where the content is as before: the versions could not be written then.
+    host.append(move |state, _| decide_versions(state, &content)).await?;
+    Ok(())
+}
+
+/// From now on the host's content; wakes its poll where an agent would be told something else.
+fn show(host: &Host, content: Arc<HostContent>) {
+    let is_news = host.content().is_none_or(|before| !before.says_the_same(&content));
+    host.set_content(content);
+    if is_news {
         host.slot.wake();
     }
-    Ok(())
 }
 
 /// What all contents of one configuration share.

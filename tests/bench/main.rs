@@ -75,7 +75,7 @@ enum Part {
     #[command(hide = true)]
     Park(floor::park::ParkArguments),
     #[command(hide = true)]
-    Load(floor::disk::LoadArguments),
+    LoadOnce(floor::disk::LoadArguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -163,7 +163,7 @@ fn run_part(part: &Part) -> Outcome<()> {
                 sockets::serve_commands(Sockets::new(Target::new(*port, authority.as_deref())?)).await
             }
             Part::Park(arguments) => floor::park::serve(arguments).await,
-            Part::Load(arguments) => {
+            Part::LoadOnce(arguments) => {
                 println!("{}", floor::disk::load(arguments)?);
                 Ok(())
             }

@@ -14,8 +14,8 @@ pub(super) fn measure(bench: &Bench) -> Outcome<Vec<Line>> {
     let bar = bench.bar(bench.runs * 2, "runs");
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
     for _ in 0..bench.runs {
-        ours.extend(bench.part(&["load", &config])?["seconds"].as_f64());
-        bare.extend(bench.part(&["load", &config, "--bare"])?["seconds"].as_f64());
+        ours.extend(bench.part(&["load-once", &config])?["seconds"].as_f64());
+        bare.extend(bench.part(&["load-once", &config, "--bare"])?["seconds"].as_f64());
         bar.inc(1);
     }
     let server = fleet.start(false)?;
