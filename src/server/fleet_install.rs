@@ -25,7 +25,7 @@ const HOSTS_AT_ONCE: usize = 64;
 
 /// Gives every host its content; hosts without a file get none of everything. Returns the secrets that cannot be read.
 pub async fn install(app: &Arc<App>, directory: &Path, tree: &Tree) -> Result<Vec<Problem>, StartError> {
-    let (fleet, path, key) = (tree.fleet.clone(), directory.to_owned(), app.state_dir.hash_key);
+    let (fleet, path, key) = (Arc::clone(&tree.fleet), directory.to_owned(), app.state_dir.hash_key);
     let made_from = MadeFrom { commit: tree.commit.clone(), adopted_at: app.fleet.durable().state.adopted_at };
     let of_the_gone = no_content(&key, &made_from);
     let known: BTreeMap<HostName, Arc<Host>> = app.hosts().into_iter().map(|host| (host.name.clone(), host)).collect();

@@ -76,7 +76,7 @@ impl From<WriteError> for StartError {
 }
 
 /// The configuration to begin with: the directory's if it is good, else the last one that was. Returns it for the settings.
-pub async fn start(app: &Arc<App>, directory: &Path) -> Result<Fleet, StartError> {
+pub async fn start(app: &Arc<App>, directory: &Path) -> Result<Arc<Fleet>, StartError> {
     let (fleet_dir, path) = (app.state_dir.fleet_dir(), directory.to_owned());
     let mut seen = blocking(move || fleet_copy::last_seen(&fleet_dir, &path)).await;
     reload(app, directory, &mut seen).await
@@ -141,7 +141,7 @@ pub struct Tree {
     files: BTreeMap<String, String>,
     hash: String,
     pub commit: Option<String>,
-    pub fleet: Fleet,
+    pub fleet: Arc<Fleet>,
     problems: Vec<Problem>,
 }
 
@@ -157,7 +157,7 @@ fn read(directory: &Path) -> Tree {
     }
     let hash = data_encoding::HEXLOWER.encode(&hasher.finalize()[..16]);
     let problems = if unread.is_empty() { problems } else { unread };
-    Tree { files, hash, commit: commit_of(directory), fleet, problems }
+    Tree { files, hash, commit: commit_of(directory), fleet: Arc::new(fleet), problems }
 }
 
 /// What was adopted last, as it was then.
@@ -166,7 +166,7 @@ fn read_copy(fleet_dir: &Path, adopted: &ConfigAdopted) -> Result<Tree, StartErr
         .filter(|copy| copy.hash == adopted.hash)
         .ok_or_else(|| StartError::NoCopy(fleet_dir.to_owned()))?;
     let (fleet, problems) = load(&files);
-    Ok(Tree { files, hash: adopted.hash.clone(), commit: adopted.commit.clone(), fleet, problems })
+    Ok(Tree { files, hash: adopted.hash.clone(), commit: adopted.commit.clone(), fleet: Arc::new(fleet), problems })
 }
 
 /// The commit of the git work tree that the directory is or is in, by git's own files.
@@ -183,7 +183,7 @@ fn commit_of(directory: &Path) -> Option<String> {
 }
 
 /// Reads the directory, adopts or rejects it, and gives the hosts what they should have. Returns what runs.
-async fn reload(app: &Arc<App>, directory: &Path, seen: &mut Option<String>) -> Result<Fleet, StartError> {
+async fn reload(app: &Arc<App>, directory: &Path, seen: &mut Option<String>) -> Result<Arc<Fleet>, StartError> {
     let path = directory.to_owned();
     let mut tree = blocking(move || read(&path)).await;
     let fleet_dir = app.state_dir.fleet_dir();
@@ -233,7 +233,7 @@ async fn reload(app: &Arc<App>, directory: &Path, seen: &mut Option<String>) -> 
     };
     // Also where that failed: nobody waits for what is tried again later.
     app.installed.send_replace(state.decisions);
-    let fleet = running.fleet.clone();
+    let fleet = Arc::clone(&running.fleet);
     tree.problems.extend(installed?);
     // Told when it begins, not at every scan.
     let told = app.config();
