@@ -25,7 +25,9 @@ pub(crate) struct StatusArguments {
 }
 
 const FILE: &str = "status.json";
-const WRITE_EVERY: Duration = Duration::from_secs(5);
+/// Looked at this often while something happens, and while nothing does: an idle host is not woken for nothing.
+const BUSY_INTERVAL: Duration = Duration::from_secs(5);
+const IDLE_INTERVAL: Duration = Duration::from_secs(15);
 /// An agent that wrote nothing for this long does not run.
 const STALE_SECS: i64 = 30;
 
@@ -118,9 +120,10 @@ pub(crate) async fn run_writer(agent: Rc<Agent>) {
             }
             last = Some(status);
         }
+        let is_idle = agent.running.borrow().is_empty() && agent.room.events.get() == 0;
         tokio::select! {
             () = agent.status_bell.notified() => {}
-            () = tokio::time::sleep(WRITE_EVERY) => {}
+            () = tokio::time::sleep(if is_idle { IDLE_INTERVAL } else { BUSY_INTERVAL }) => {}
         }
     }
 }
