@@ -1,4 +1,4 @@
-//! P7 in process: 30 days without a server, on a clock of the test's own. The schedules that the agent has go on, everything waits
+//! Edge. P7 in process: 30 days without a server, on a clock of the test's own. The schedules that the agent has go on, everything waits
 //! within its bound, what is given up is counted, and every event is delivered afterwards, once and in order.
 
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ fn at(text: &str) -> DateTime<Utc> {
     text.parse().expect("an instant")
 }
 
-fn event(kind: &str, payload: serde_json::Value) -> AgentEvent {
+fn event(kind: &str, payload: &serde_json::Value) -> AgentEvent {
     serde_json::from_value(json!({"type": kind, "payload": payload})).expect("an event")
 }
 
@@ -72,16 +72,16 @@ fn live(days: i64, lose: Option<u64>) -> (Vec<String>, Vec<String>, Dropped, u64
             let job = job_id_of_fire(&host, &schedule.id, fire.scheduled_at);
             let due =
                 json!({"schedule_id": schedule.id, "scheduled_at": fire.scheduled_at, "fired_at": now, "job_id": job});
-            tell(&mut spool, &mut logs, &jobs, now, &event("schedule.fire", due));
+            tell(&mut spool, &mut logs, &jobs, now, &event("schedule.fire", &due));
             let begun = json!({"job_id": job, "kind": "backup", "started_at": now, "schedule_id": schedule.id});
-            tell(&mut spool, &mut logs, &jobs, now, &event("job.started", begun));
+            tell(&mut spool, &mut logs, &jobs, now, &event("job.started", &begun));
             let mut log = LogSpool::open(dir.path(), job, &spool.room()).expect("opens");
             (0..40).for_each(|_| log.append_line(now, LogSource::Stdout, &"x".repeat(100)).expect("appended"));
             log.finish(now).expect("finished");
             logs.insert(job, log);
             jobs.push(job);
             let ended = json!({"job_id": job, "status": "succeeded", "finished_at": now});
-            tell(&mut spool, &mut logs, &jobs, now, &event("job.finished", ended));
+            tell(&mut spool, &mut logs, &jobs, now, &event("job.finished", &ended));
             told.extend(["schedule.fire", "job.started", "job.finished"].map(|kind| format!("{kind} {job}")));
             // A start of the agent now and then: what waits is what was left.
             if told.len() % 300 == 0 {
