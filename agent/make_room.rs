@@ -78,3 +78,5 @@ fn give_up(
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod thirty_days;

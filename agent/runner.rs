@@ -19,6 +19,9 @@ use crate::{restic_probe, snapshots};
 /// How soon a job that found the repository locked is tried again, in seconds, times the number of the try.
 const LOCKED_RETRY_SECS: u64 = 20;
 
+/// The ledger is looked at this often where nothing happens at all.
+const QUIET_DAY: Duration = Duration::from_secs(24 * 3600);
+
 /// How long after a start a lock may be one that our last run left, and how often it is tried to remove it.
 const OWN_DEAD_LOCKS: Duration = Duration::from_secs(120);
 const MOST_UNLOCKS: u64 = 3;
@@ -36,7 +39,12 @@ pub(crate) async fn run(agent: Rc<Agent>, died_within_a_job: bool) {
         let next =
             agent.ledger.borrow().unfinished().into_iter().find(|job| job.progress == Progress::Accepted).cloned();
         let Some(job) = next else {
-            agent.job_bell.notified().await;
+            // A quiet moment; and commands that were all rejected make the file grow too.
+            compact_ledger(&agent);
+            tokio::select! {
+                () = agent.job_bell.notified() => {}
+                () = tokio::time::sleep(QUIET_DAY) => {}
+            }
             continue;
         };
         if unlock_first && meets_locks(&job) {
@@ -48,9 +56,12 @@ pub(crate) async fn run(agent: Rc<Agent>, died_within_a_job: bool) {
             continue;
         }
         run_job(&agent, &job).await;
-        if let Err(error) = agent.ledger.borrow_mut().compact_if_large(clock::now()) {
-            tracing::warn!("the ledger stays large: {}", chain(&error));
-        }
+    }
+}
+
+fn compact_ledger(agent: &Agent) {
+    if let Err(error) = agent.ledger.borrow_mut().compact_if_large(clock::now()) {
+        tracing::warn!("the ledger stays large: {}", chain(&error));
     }
 }
 
@@ -100,6 +111,7 @@ async fn run_job(agent: &Rc<Agent>, job: &LedgerJob) {
         return;
     }
     tracing::info!(job = %job.id, %kind, "job begins");
+    agent.status_bell.notify_one();
     agent.tell(&AgentEvent::JobStarted(JobStarted {
         job_id: job.id,
         kind,
@@ -118,6 +130,7 @@ async fn run_job(agent: &Rc<Agent>, job: &LedgerJob) {
     finish(agent, finished);
     agent.running.borrow_mut().remove(&job.id);
     agent.close_log(job.id);
+    agent.status_bell.notify_one();
     agent.send_bell.notify_one();
     if succeeded && matches!(kind, JobKind::Backup | JobKind::Forget) {
         snapshots::report(agent).await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Args;
+use restic_manager::atomic_file;
 use restic_manager::clock;
 use restic_manager::file_error::chain;
 use restic_manager::schedule::{compile, next_wake};
@@ -25,9 +26,13 @@ pub(crate) struct StatusArguments {
 }
 
 const FILE: &str = "status.json";
-const WRITE_EVERY: Duration = Duration::from_secs(5);
+/// Looked at this often while something happens, and while nothing does: an idle host is not woken for nothing.
+const BUSY_INTERVAL: Duration = Duration::from_secs(5);
+const IDLE_INTERVAL: Duration = Duration::from_secs(60);
 /// An agent that wrote nothing for this long does not run.
-const STALE_SECS: i64 = 30;
+const STALE_SECS: i64 = 90;
+/// An unchanged status is written again after this long, at the next look: each answered poll is one.
+const FRESH_SECS: i64 = 25;
 
 /// What the agent writes down.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -99,7 +104,7 @@ fn status_of(agent: &Agent) -> Status {
     }
 }
 
-/// Writes the status while the agent runs, when it changed or every half minute.
+/// Writes the status while the agent runs, when it changed and about every half minute.
 pub(crate) async fn run_writer(agent: Rc<Agent>) {
     let mut last: Option<Status> = None;
     loop {
@@ -109,18 +114,20 @@ pub(crate) async fn run_writer(agent: Rc<Agent>) {
                 .unwrap_or_default()
         };
         let due = last.as_ref().is_none_or(|last| {
-            comparable(last) != comparable(&status)
-                || (status.written_at - last.written_at).num_seconds() >= STALE_SECS / 2
+            comparable(last) != comparable(&status) || (status.written_at - last.written_at).num_seconds() >= FRESH_SECS
         });
         if due {
-            if let Err(error) = json_file::write(&agent.dir.join(FILE), &status) {
+            // Not durable: it means nothing after a crash, and a sync wakes an idle disk.
+            let bytes = serde_json::to_vec(&status).unwrap_or_default();
+            if let Err(error) = atomic_file::replace_cache(&agent.dir.join(FILE), &bytes) {
                 tracing::warn!("the status is not written: {}", chain(&error));
             }
             last = Some(status);
         }
+        let is_idle = agent.running.borrow().is_empty() && agent.room.events.get() == 0;
         tokio::select! {
             () = agent.status_bell.notified() => {}
-            () = tokio::time::sleep(WRITE_EVERY) => {}
+            () = tokio::time::sleep(if is_idle { IDLE_INTERVAL } else { BUSY_INTERVAL }) => {}
         }
     }
 }

@@ -38,9 +38,9 @@ fn progress(job: JobId) -> JobProgress {
 }
 
 /// The agent's files, without the agent.
-struct Files {
-    spool: Spool,
-    room: Rc<Room>,
+pub(super) struct Files {
+    pub(super) spool: Spool,
+    pub(super) room: Rc<Room>,
     logs: BTreeMap<JobId, LogSpool>,
     /// Seconds, for progress.
     clock: i64,

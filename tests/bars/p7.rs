@@ -1,6 +1,7 @@
 //! P7: with the server gone an agent keeps its last schedule for 30 days and delivers every job event afterwards, in order, once.
 //! The agent runs with a clock that steps a day at a time, restarts now and then, and backs up by itself; then the server is back.
-//! The control drops one line in the middle of the spool: the check misses exactly what it told.
+//! The control drops one line in the middle of the spool: the check misses exactly what it told. (30 simulated days of spool and
+//! logs with their bound are among the agent's own tests.)
 
 use std::collections::BTreeMap;
 use std::fs;
