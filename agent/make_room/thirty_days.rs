@@ -66,7 +66,7 @@ fn live(days: i64, lose: Option<u64>) -> (Vec<String>, Vec<String>, Dropped, u64
     let (mut told, mut logs, mut jobs, mut most) = (Vec::new(), BTreeMap::new(), Vec::new(), 0);
     let mut now = start;
     while now < start + TimeDelta::days(days) {
-        now += TimeDelta::seconds(30);
+        now += TimeDelta::minutes(5);
         for (schedule, memory) in &mut schedules {
             let Some(fire) = decide(schedule, memory, now) else { continue };
             let job = job_id_of_fire(&host, &schedule.id, fire.scheduled_at);
