@@ -37,7 +37,7 @@ fn tell(
     match spool.append(now, event) {
         Err(SpoolError::Full) => {
             let room = spool.room();
-            give_up(&room, jobs, &[GiveUp::Progress, GiveUp::Lines], 2_000, |job, what| {
+            give_up(&room, jobs, &[GiveUp::Progress, GiveUp::Lines], 60_000, |job, what| {
                 logs.get_mut(&job).map_or_else(Dropped::default, |log| log.give_up(what, now).expect("given up"))
             });
             spool.append(now, event).expect("room was made");
