@@ -9,6 +9,9 @@ use crate::core::Agent;
 use crate::log_spool::{self, GiveUp};
 use crate::room::{Dropped, Room};
 
+/// So much is made free at once, in bytes: looking through many logs for every event would be slow.
+const AT_ONCE: u64 = 4 * 1024 * 1024;
+
 /// Room for `bytes` beside the reserve. False: nothing more can be given up.
 pub(crate) fn for_bytes(agent: &Agent, bytes: u64) -> bool {
     give_up_until(agent, &[GiveUp::Progress, GiveUp::Lines], bytes)
@@ -30,7 +33,7 @@ fn give_up_until(agent: &Agent, kinds: &[GiveUp], bytes: u64) -> bool {
             return false;
         }
     };
-    let dropped = give_up(&agent.room, &jobs, kinds, bytes, |job, what| {
+    let dropped = give_up(&agent.room, &jobs, kinds, bytes.max(AT_ONCE), |job, what| {
         let given = agent.log(job).and_then(|log| match log.try_borrow_mut() {
             Ok(mut log) => log.give_up(what, clock::now()),
             // It is being written at this moment.

@@ -37,7 +37,7 @@ fn tell(
     match spool.append(now, event) {
         Err(SpoolError::Full) => {
             let room = spool.room();
-            give_up(&room, jobs, &[GiveUp::Progress, GiveUp::Lines], 2_000, |job, what| {
+            give_up(&room, jobs, &[GiveUp::Progress, GiveUp::Lines], 60_000, |job, what| {
                 logs.get_mut(&job).map_or_else(Dropped::default, |log| log.give_up(what, now).expect("given up"))
             });
             spool.append(now, event).expect("room was made");
@@ -66,7 +66,7 @@ fn live(days: i64, lose: Option<u64>) -> (Vec<String>, Vec<String>, Dropped, u64
     let (mut told, mut logs, mut jobs, mut most) = (Vec::new(), BTreeMap::new(), Vec::new(), 0);
     let mut now = start;
     while now < start + TimeDelta::days(days) {
-        now += TimeDelta::seconds(30);
+        now += TimeDelta::minutes(5);
         for (schedule, memory) in &mut schedules {
             let Some(fire) = decide(schedule, memory, now) else { continue };
             let job = job_id_of_fire(&host, &schedule.id, fire.scheduled_at);
