@@ -48,6 +48,17 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Outcome<()> {
     Ok(())
 }
 
+/// Removes scratch directories whose benchmark was killed. One that runs keeps its own.
+pub(crate) fn remove_what_others_left(dir: &Path) -> Outcome<()> {
+    for entry in fs::read_dir(dir).map_err(failed("list", dir))?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.strip_prefix("scratch-").is_some_and(|id| !Path::new("/proc").join(id).exists()) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// A memory file system would make fdatasync free.
 pub(crate) fn must_be_a_disk(path: &Path) -> Outcome<()> {
     let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();

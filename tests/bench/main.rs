@@ -218,17 +218,34 @@ async fn run_agents(arguments: &AgentsArguments) -> Outcome<()> {
 fn clean_up_when_interrupted() -> Outcome<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     std::thread::spawn(move || {
-        if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
+        if runtime.block_on(interrupted()).is_ok() {
             processes::kill_all();
             let scratch = SCRATCH.lock().ok().and_then(|mut scratch| scratch.take());
-            if let Some(scratch) = scratch {
-                let _ = fleet_files::remove(&scratch);
+            // What was just killed may still have been writing.
+            let remove = |scratch: &PathBuf| (0..20).any(|_| fleet_files::remove(scratch).is_ok());
+            if let Some(left) = scratch.filter(|scratch| !remove(scratch)) {
+                eprintln!("remove {} by hand", left.display());
             }
             eprintln!("interrupted");
             std::process::exit(130);
         }
     });
     Ok(())
+}
+
+#[cfg(unix)]
+async fn interrupted() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+#[cfg(not(unix))]
+async fn interrupted() -> std::io::Result<()> {
+    tokio::signal::ctrl_c().await
 }
 
 fn benchmarks(arguments: &Arguments) -> Outcome<bool> {
@@ -240,6 +257,7 @@ fn benchmarks(arguments: &Arguments) -> Outcome<bool> {
     let dir = arguments.dir.clone().or_else(default).ok_or("there is no target directory: name one with --dir")?;
     fleet_files::make_dir(&dir)?;
     fleet_files::must_be_a_disk(&dir)?;
+    fleet_files::remove_what_others_left(&dir)?;
     let scratch = dir.join(format!("scratch-{}", std::process::id()));
     fleet_files::make_dir(&scratch)?;
     if let Ok(mut kept) = SCRATCH.lock() {

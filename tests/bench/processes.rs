@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,12 +20,16 @@ pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_restic-manager-agent");
 /// Every process that runs for us, so that an interrupt leaves none.
 static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
+/// From an interrupt on nothing new is started.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
 fn running() -> std::sync::MutexGuard<'static, BTreeSet<u32>> {
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ends what runs. For the end of the benchmark only.
+/// Ends what runs, and lets nothing start any more.
 pub(crate) fn kill_all() {
+    ENDING.store(true, Ordering::SeqCst);
     for id in std::mem::take(&mut *running()) {
         signal(id, "KILL");
     }
@@ -43,6 +48,9 @@ impl Process {
     pub(crate) fn start(command: &mut Command, log: &Path) -> Outcome<Self> {
         let file = fs::File::options().create(true).append(true).open(log);
         let file = file.map_err(|error| format!("cannot write {}: {error}", log.display()))?;
+        if ENDING.load(Ordering::SeqCst) {
+            return Err("interrupted".to_owned());
+        }
         let program = command.get_program().to_string_lossy().into_owned();
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(file).spawn();
         let child = child.map_err(|error| format!("cannot start {program}: {error}"))?;

@@ -130,6 +130,11 @@ impl Bench {
 
     /// A floor program that parks, and clients for it.
     pub(crate) fn floor(&self, style: &str, tls: bool) -> Outcome<(Worker, Worker)> {
+        self.floor_with(style, tls, None)
+    }
+
+    /// The same, with every POST's line made durable in this directory.
+    pub(crate) fn floor_with(&self, style: &str, tls: bool, sync: Option<&Path>) -> Outcome<(Worker, Worker)> {
         let port = crate::processes::free_port()?;
         let mut arguments = vec!["park".to_owned(), style.to_owned(), port.to_string()];
         if tls {
@@ -137,6 +142,7 @@ impl Bench {
             arguments.push("--tls".to_owned());
             arguments.extend(["tls.crt", "tls.key"].map(|name| shown(&dir.join(name))));
         }
+        arguments.extend(sync.map(|dir| format!("--sync={}", shown(dir))));
         let floor = Worker::start(&arguments, &self.scratch)?;
         Ok((floor, self.sockets(port, tls)?))
     }
@@ -194,6 +200,6 @@ pub(crate) fn worker(fleet: &Path, server: &Server, first: usize, count: usize) 
 
 /// Every agent parks, and the server has come to rest.
 pub(crate) fn park(agents: &mut Worker, server: &Server) -> Outcome<()> {
-    agents.ask(&json!({"do": "park", "at_once": 64, "greet": false}))?;
+    agents.ask(&json!({"do": "park", "at_once": 8, "greet": false}))?;
     crate::processes::settle(server.id())
 }

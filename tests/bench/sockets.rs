@@ -37,6 +37,12 @@ pub(crate) enum Play {
         count: usize,
         at_once: usize,
     },
+    /// POSTs of an event's size to so many numbers, each answered before its poster's next.
+    Flood {
+        posters: usize,
+        numbers: usize,
+        seconds: f64,
+    },
     Close,
 }
 
@@ -127,12 +133,37 @@ impl Sockets {
         Ok(())
     }
 
+    async fn flood(&self, posters: usize, numbers: usize, seconds: f64) -> Outcome<Value> {
+        let time = std::time::Duration::from_secs_f64(seconds);
+        let mut tasks = JoinSet::new();
+        for poster in 0..posters {
+            let target = self.target.clone();
+            tasks.spawn(async move {
+                let mut connection = target.connect().await?;
+                let (began, mut sent, mut number) = (Instant::now(), 0u64, poster);
+                while began.elapsed() < time {
+                    connection.ask(&request("POST", &format!("/greet/{number}?{FILLING}"), TOKEN, FILLING)).await?;
+                    sent += 1;
+                    number = if number + posters < numbers { number + posters } else { poster };
+                }
+                Ok::<_, std::io::Error>(sent)
+            });
+        }
+        let (began, mut sent) = (Instant::now(), 0);
+        while let Some(ended) = tasks.join_next().await {
+            sent += ended.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        }
+        #[allow(clippy::cast_precision_loss, reason = "a count")]
+        Ok(json!({"per_second": sent as f64 / began.elapsed().as_secs_f64()}))
+    }
+
     async fn play(&mut self, play: Play) -> Outcome<Value> {
         let began = Instant::now();
         match play {
             Play::Park { path, count, at_once } => self.park(&path, count, at_once).await?,
             Play::Wake { path, body, count } => return self.wake(&path, &body, count).await,
             Play::Greet { count, at_once } => self.greet(count, at_once).await?,
+            Play::Flood { posters, numbers, seconds } => return self.flood(posters, numbers, seconds).await,
             Play::Close => {
                 for task in self.parked.drain(..) {
                     task.abort();

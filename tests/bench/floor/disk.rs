@@ -23,6 +23,13 @@ fn line() -> Vec<u8> {
     line
 }
 
+/// Opens the file, appends a line, and makes it durable.
+pub(crate) fn append(path: &Path) -> std::io::Result<()> {
+    let mut file = File::options().create(true).append(true).open(path)?;
+    file.write_all(&line())?;
+    file.sync_data()
+}
+
 /// `threads` append one line to one file after the other, each durable before the next; so many files in all. Durable lines per second.
 pub(crate) fn parallel(dir: &Path, files: usize, threads: usize, time: Duration) -> Outcome<f64> {
     let began = Instant::now();
@@ -57,14 +64,11 @@ pub(crate) fn parallel(dir: &Path, files: usize, threads: usize, time: Duration)
 
 /// One append and its fdatasync at a time, on files in turns: the median in milliseconds.
 pub(crate) fn single(dir: &Path, count: usize) -> Outcome<f64> {
-    let line = line();
     let mut times = Vec::with_capacity(count);
     for number in 0..count {
         let path = dir.join(format!("{}.jsonl", number % 100));
         let began = Instant::now();
-        let mut file = File::options().create(true).append(true).open(path).map_err(text)?;
-        file.write_all(&line).map_err(text)?;
-        file.sync_data().map_err(text)?;
+        append(&path).map_err(text)?;
         let time = began.elapsed().as_secs_f64() * 1000.0;
         // The first turn makes the files.
         if number >= 100 || count <= 100 {

@@ -19,6 +19,8 @@ pub(super) fn measure(bench: &Bench) -> Outcome<Vec<Line>> {
     let mut others = fleet.others(&server)?;
     let bar = bench.bar(bench.runs, "runs");
     let (mut single, mut batched, mut parallel, mut lite) = (Vec::new(), Vec::new(), Vec::new(), Ok(Vec::new()));
+    let (mut answers, mut durable) = (Vec::new(), Vec::new());
+    let flood = json!({"do": "flood", "posters": posters, "numbers": fleet.others, "seconds": seconds / 2.0});
     for _ in 0..bench.runs {
         let mut post = |batch: usize| {
             let command = json!({"do": "events", "seconds": seconds, "posters": posters, "batch": batch});
@@ -38,6 +40,10 @@ pub(super) fn measure(bench: &Bench) -> Outcome<Vec<Line>> {
                 Err(missing) => lite = Err(missing),
             }
         }
+        for (sync, runs) in [(None, &mut answers), (Some(dir.as_path()), &mut durable)] {
+            let (_floor, mut clients) = bench.floor_with("hyper", false, sync)?;
+            runs.push(clients.figure(&flood, "per_second")?);
+        }
         batched.push(post(BATCH)?);
         bar.inc(1);
     }
@@ -54,5 +60,11 @@ pub(super) fn measure(bench: &Bench) -> Outcome<Vec<Line>> {
         ours: batched,
         ..line(parallel.clone(), Goal::None)
     };
-    Ok(vec![line(parallel, Goal::RatioAtLeast(0.8)), line(lite, Goal::RatioAtLeast(7.0)), many])
+    Ok(vec![
+        line(parallel, Goal::RatioAtLeast(0.8)),
+        line(lite, Goal::RatioAtLeast(7.0)),
+        line(Reference::Runs("bare hyper, an append and its fdatasync each".to_owned(), durable), Goal::None),
+        line(Reference::Runs("bare hyper that does nothing".to_owned(), answers), Goal::None),
+        many,
+    ])
 }

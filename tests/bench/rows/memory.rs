@@ -65,6 +65,6 @@ fn growth(id: u32, polls: usize, park: impl FnOnce() -> Outcome<()>) -> Outcome<
 }
 
 fn parked(clients: &mut crate::processes::Worker, id: u32, count: usize) -> Outcome<()> {
-    clients.ask(&json!({"do": "park", "path": "/park", "count": count, "at_once": 64}))?;
+    clients.ask(&json!({"do": "park", "path": "/park", "count": count, "at_once": 8}))?;
     settle(id)
 }

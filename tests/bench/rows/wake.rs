@@ -12,8 +12,8 @@ pub(super) fn measure(bench: &Bench) -> Outcome<Vec<Line>> {
     let fleet = bench.fleet()?;
     let count = bench.size(50, 1000);
     let bar = bench.bar(bench.runs, "runs");
-    let (mut ours, mut slow, mut raw, mut sync, mut nginx) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Ok(Vec::new()));
+    let (mut ours, mut slow, mut nginx) = (Vec::new(), Vec::new(), Ok(Vec::new()));
+    let (mut raw, mut sync, mut inside) = (Vec::new(), Vec::new(), Vec::new());
     let bare = json!({"do": "wake", "path": "/wake", "body": "{\"kind\":\"init\"}", "count": count});
     let parked = json!({"do": "park", "path": "/park", "count": fleet.agents, "at_once": 64});
     for _ in 0..bench.runs {
@@ -28,6 +28,10 @@ pub(super) fn measure(bench: &Bench) -> Outcome<Vec<Line>> {
         let (_floor, mut clients) = bench.floor("raw", false)?;
         clients.ask(&parked)?;
         raw.push(clients.figure(&bare, "p50_ms")?);
+        drop(clients);
+        let (_floor, mut clients) = bench.floor_with("raw", false, Some(&bench.new_dir("sync-inside")?))?;
+        clients.ask(&parked)?;
+        inside.push(clients.figure(&bare, "p50_ms")?);
         drop(clients);
         sync.push(disk::single(&bench.new_dir("sync")?, bench.size(50, 1000))?);
         if let Ok(runs) = &mut nginx {
@@ -52,6 +56,7 @@ pub(super) fn measure(bench: &Bench) -> Outcome<Vec<Line>> {
         line(Reference::Runs("raw wake + fdatasync".to_owned(), both), Goal::RatioAtMost(1.3)),
         line(Reference::Runs("raw wake".to_owned(), raw), Goal::None),
         line(Reference::Runs("one fdatasync".to_owned(), sync), Goal::None),
+        line(Reference::Runs("bare wake that syncs in between".to_owned(), inside), Goal::None),
         line(nchan::reference("nchan (not durable)", nginx), Goal::None),
         p99,
     ])
