@@ -150,7 +150,7 @@ fn a_large_fleet_loads_without_quadratic_work() {
         assert_eq!(problems.iter().filter(|problem| problem.severity == Severity::Error).count(), hosts);
         start.elapsed()
     };
-    let small = time(300).max(std::time::Duration::from_millis(10));
-    let large = time(3_000);
-    assert!(large < small * 40, "{small:?} for 300, {large:?} for 3000");
+    // Other tests run beside this one: one try of three in peace is enough, and work that is quadratic fails in all.
+    let tries: Vec<_> = (0..3).map(|_| (time(300).max(std::time::Duration::from_millis(10)), time(3_000))).collect();
+    assert!(tries.iter().any(|(small, large)| *large < *small * 40), "for 300 and for 3000: {tries:?}");
 }
