@@ -5,6 +5,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -38,8 +39,17 @@ pub(crate) fn are_two_servers() -> bool {
     std::env::var("RESTIC_MANAGER_TEST_SERVERS").is_ok_and(|count| count == "2")
 }
 
+/// A port that nobody listens on. Not one of those that the system gives to outgoing connections: between here and the
+/// server's start another test's could take it.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = std::process::id() * 131 + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 12_000 + u16::try_from(number % 20_000).expect("small");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A scratch directory with a fleet of the one host `web-1`, a server, and an agent.
