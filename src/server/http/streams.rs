@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use http_body_util::BodyExt;
 use http_body_util::channel::Channel;
 use hyper::StatusCode;
@@ -147,7 +147,7 @@ pub async fn events(app: &Arc<App>, request: Request) -> Result<Answer, Problem>
     let limit = request.query::<usize>("limit")?.unwrap_or(EVENTS_PAGE).clamp(1, EVENTS_PAGE);
     let mut after = match request.query.get("after").map(String::as_str).unwrap_or_default() {
         "" => None,
-        "now" => Some(app.horizon().await - chrono::TimeDelta::microseconds(1)),
+        "now" => Some(app.horizon().await - TimeDelta::microseconds(1)),
         text => Some(parse_cursor(text)?),
     };
     let deadline = Instant::now() + Duration::from_secs(wait);
@@ -159,13 +159,19 @@ pub async fn events(app: &Arc<App>, request: Request) -> Result<Answer, Problem>
         let horizon = app.horizon().await;
         let lines = blocking(move || {
             let mut lines: Vec<(DateTime<Utc>, Value)> = Vec::new();
+            // Nothing from here on can be among the first.
+            let mut before = horizon;
             let mut collect = |host: Option<&HostName>, dir: &std::path::Path, seq: u64| {
-                for line in history::lines_between(dir, seq, after, horizon, limit)? {
+                for line in history::lines_between(dir, seq, after, before, limit)? {
                     let mut event = json!({"host": host, "seq": line.seq, "ts": line.ts, "received_at": line.received_at, "type": line.kind, "payload": line.payload});
                     if let (Some(map), None) = (event.as_object_mut(), host) {
                         map.remove("host");
                     }
                     lines.push((line.received_at, event));
+                }
+                // Ten thousand hosts' pages are never held together.
+                if let Some(last) = keep_first(&mut lines, limit) {
+                    before = before.min(last + TimeDelta::microseconds(1));
                 }
                 Ok::<_, crate::file_error::FileError>(())
             };
@@ -182,9 +188,7 @@ pub async fn events(app: &Arc<App>, request: Request) -> Result<Answer, Problem>
             Ok::<_, crate::file_error::FileError>(lines)
         })
         .await;
-        let mut lines = lines?;
-        lines.sort_by_key(|(at, _)| *at);
-        lines.truncate(limit);
+        let lines = lines?;
         if let Some((last, _)) = lines.last() {
             after = Some(*last);
         }
@@ -207,6 +211,15 @@ pub async fn events(app: &Arc<App>, request: Request) -> Result<Answer, Problem>
             () = tokio::time::sleep_until(deadline) => {}
         }
     }
+}
+
+/// Keeps the first `limit` in the order of their times, and those of the last one's very time: the cursor is a time, and two
+/// servers may have given one to lines of two hosts. Returns the last time where there were as many as that.
+fn keep_first<T>(lines: &mut Vec<(DateTime<Utc>, T)>, limit: usize) -> Option<DateTime<Utc>> {
+    lines.sort_by_key(|(at, _)| *at);
+    let last = lines.get(limit.checked_sub(1)?)?.0;
+    lines.truncate(lines.partition_point(|(at, _)| *at <= last));
+    Some(last)
 }
 
 fn parse_cursor(text: &str) -> Result<DateTime<Utc>, Problem> {
@@ -257,4 +270,21 @@ pub async fn reload(app: &Arc<App>, request: Request) -> Result<Answer, Problem>
         return Err(Problem::unavailable("reload-slow", "the configuration is still being read: see GET /v1/config"));
     }
     Ok(ok(&config_view(app)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_not_cut_between_lines_of_one_time() {
+        let at = |micros| DateTime::from_timestamp_micros(micros).expect("an instant");
+        let mut lines: Vec<_> =
+            [(5, 'f'), (1, 'a'), (3, 'c'), (3, 'd'), (2, 'b'), (3, 'e')].map(|(t, c)| (at(t), c)).into();
+        assert_eq!(keep_first(&mut lines, 7), None, "all of a short page");
+        assert_eq!(lines.len(), 6);
+        assert_eq!(keep_first(&mut lines, 3), Some(at(3)));
+        let kept: String = lines.iter().map(|(_, c)| *c).collect();
+        assert_eq!(kept, "abcde");
+    }
 }
