@@ -135,7 +135,10 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            println!("{}", serde_json::json!({"error": error}));
+            // Who started a part reads its stdout.
+            if arguments.part.is_some() {
+                println!("{}", serde_json::json!({"error": error}));
+            }
             eprintln!("fleet: {error}");
             ExitCode::FAILURE
         }
