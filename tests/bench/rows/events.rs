@@ -28,6 +28,7 @@ pub(super) fn measure(bench: &Bench) -> Outcome<Vec<Line>> {
         };
         single.push(post(1)?);
         let dir = bench.new_dir("sync")?;
+        disk::make_files(&dir, fleet.others)?;
         // How many threads are best depends on the disk.
         let mut best = 0.0f64;
         for threads in [8, 32, 128] {

@@ -29,11 +29,13 @@ pub(super) fn measure(bench: &Bench) -> Outcome<Vec<Line>> {
         clients.ask(&parked)?;
         raw.push(clients.figure(&bare, "p50_ms")?);
         drop(clients);
-        let (_floor, mut clients) = bench.floor_with("raw", false, Some(&bench.new_dir("sync-inside")?))?;
+        let dir = bench.new_dir("sync")?;
+        disk::make_files(&dir, fleet.agents)?;
+        let (_floor, mut clients) = bench.floor_with("raw", false, Some(&dir))?;
         clients.ask(&parked)?;
         inside.push(clients.figure(&bare, "p50_ms")?);
         drop(clients);
-        sync.push(disk::single(&bench.new_dir("sync")?, bench.size(50, 1000))?);
+        sync.push(disk::single(&dir, fleet.agents, count)?);
         if let Ok(runs) = &mut nginx {
             match nchan::Nchan::start(bench, false) {
                 Ok(nchan) => {
