@@ -17,6 +17,7 @@ pub mod cli;
 pub mod clock;
 pub mod cron_time;
 pub mod file_error;
+pub mod file_stamp;
 pub mod gzip_file;
 pub mod http_client;
 pub mod id;

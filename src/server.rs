@@ -9,10 +9,12 @@ pub mod decide;
 pub mod events_in;
 pub mod fact;
 pub mod fleet;
+pub mod fleet_contents;
 pub mod fleet_copy;
 pub mod fleet_install;
 pub mod fleet_loop;
 pub mod fleet_state;
+pub mod fleet_tree;
 pub mod fleet_watch;
 #[cfg(test)]
 mod folded;

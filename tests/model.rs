@@ -4,7 +4,7 @@
 //! acknowledged cut off. The agent is a model: a list of envelopes that grows, of which it forgets only what was acknowledged.
 #![allow(clippy::disallowed_methods, reason = "tests make scratch files as they like")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -138,11 +138,13 @@ fn content() -> HostContent {
         serde_json::from_value(value).expect("a schedule")
     });
     HostContent {
-        schedules: schedules.to_vec(),
+        schedules: schedules.into(),
         schedule_hash: "s".to_owned(),
-        config: serde_json::from_value(json!({"version": 0, "hash": "", "repo_url": "/srv/repo"})).expect("settings"),
+        config: Arc::new(
+            serde_json::from_value(json!({"version": 0, "hash": "", "repo_url": "/srv/repo"})).expect("settings"),
+        ),
         config_hash: "c".to_owned(),
-        max_age: BTreeMap::new(),
+        max_age: Arc::default(),
         commit: None,
         adopted_at: None,
         configured: true,

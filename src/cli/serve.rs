@@ -74,7 +74,7 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
     let state = arguments.state.clone().unwrap_or_else(|| config.join(state_of(&config)));
     let app = App::open(&state).map_err(|error| chain(&error))?;
     tokio::spawn(servers_loop::run(Arc::clone(&app)));
-    let fleet = fleet_loop::start(&app, &config).await.map_err(|error| error.to_string())?;
+    let (fleet, last) = fleet_loop::start(&app, &config).await.map_err(|error| error.to_string())?;
     let listen = arguments.listen.unwrap_or(fleet.settings.listen);
     let tls = tls_of(&fleet, &config)?;
     if tls.is_none() && !listen.ip().is_loopback() && !fleet.settings.insecure_http {
@@ -85,7 +85,7 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
     let listener = http::listener::listen(listen).map_err(|error| format!("cannot listen on {listen}: {error}"))?;
     let address = listener.local_addr().map_err(|error| format!("cannot listen on {listen}: {error}"))?;
     let watched = Arc::clone(&app);
-    tokio::spawn(async move { fleet_loop::run(watched, config, &fleet).await });
+    tokio::spawn(fleet_loop::run(watched, config, fleet, last));
     tokio::spawn(tick(Arc::clone(&app)));
     tokio::spawn(upkeep::run(Arc::clone(&app)));
     tokio::spawn(signals(Arc::clone(&app)));

@@ -4,6 +4,7 @@
 //! Does not watch the directory, and holds no secret: `secrets` reads one when a host is to be sent it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use chrono_tz::Tz;
 
@@ -18,6 +19,7 @@ pub mod load;
 mod raw;
 mod raw_schedule;
 pub mod read_tree;
+pub mod remembered;
 mod rules;
 pub mod schedule_set;
 pub mod secrets;
@@ -29,7 +31,8 @@ pub struct Fleet {
     pub settings: ServerSettings,
     pub repositories: BTreeMap<RepositoryName, Repository>,
     pub groups: BTreeMap<GroupName, Group>,
-    pub hosts: BTreeMap<HostName, Host>,
+    /// The same `Arc` as before where a host stayed as it was from one load to the next.
+    pub hosts: BTreeMap<HostName, Arc<Host>>,
 }
 
 /// What is left of a group after its hosts took what they share.

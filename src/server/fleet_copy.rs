@@ -1,6 +1,7 @@
 //! Edge. What the fleet's directory of the state keeps of configurations: the copy of the one that runs, secrets by reference
 //! only, and what each server last saw in its own directory. Does not decide which one runs.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::access::sha256_hex;
 use super::adoption::DirectorySeen;
+use super::fleet::load::Texts;
 use crate::atomic_file;
 use crate::file_error::FileError;
 use crate::machine;
@@ -22,18 +24,28 @@ pub fn adoption_lock(fleet_dir: &Path) -> Result<File, FileError> {
 }
 
 /// The configuration that was adopted last, as texts.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 pub struct AdoptedCopy {
     /// `ConfigAdopted`'s.
     pub hash: String,
-    /// By their path in the directory.
-    pub files: BTreeMap<String, String>,
+    pub files: Texts,
+}
+
+/// An `AdoptedCopy` in its file.
+#[derive(Serialize, Deserialize)]
+struct Written<'a> {
+    #[serde(borrow)]
+    hash: Cow<'a, str>,
+    #[serde(borrow)]
+    files: BTreeMap<Cow<'a, str>, Cow<'a, str>>,
 }
 
 /// Replaces the copy, durably. One file for all: ten thousand would take as many syncs.
 pub fn keep_adopted(fleet_dir: &Path, copy: &AdoptedCopy) -> Result<(), FileError> {
     let path = fleet_dir.join(ADOPTED);
-    let bytes = serde_json::to_vec(copy).map_err(|error| FileError::of("write", &path)(error.into()))?;
+    let files = copy.files.iter().map(|(path, text)| (path.as_str().into(), (&**text).into())).collect();
+    let bytes = serde_json::to_vec(&Written { hash: copy.hash.as_str().into(), files })
+        .map_err(|error| FileError::of("write", &path)(error.into()))?;
     atomic_file::replace(&path, &bytes)
 }
 
@@ -42,7 +54,10 @@ pub fn read_adopted(fleet_dir: &Path) -> Result<Option<AdoptedCopy>, FileError> 
     let path = fleet_dir.join(ADOPTED);
     match std::fs::read(&path) {
         Ok(bytes) => {
-            serde_json::from_slice(&bytes).map(Some).map_err(|error| FileError::of("read", &path)(error.into()))
+            let Written { hash, files } =
+                serde_json::from_slice(&bytes).map_err(|error| FileError::of("read", &path)(error.into()))?;
+            let files = files.into_iter().map(|(path, text)| (path.into_owned(), text.into())).collect();
+            Ok(Some(AdoptedCopy { hash: hash.into_owned(), files }))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(FileError::of("read", &path)(error)),
@@ -87,13 +102,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let copy = |text: &str| AdoptedCopy {
             hash: "h".to_owned(),
-            files: BTreeMap::from([("hosts/web-1.toml".to_owned(), text.to_owned())]),
+            files: Texts::from([("hosts/web-1.toml".to_owned(), text.into())]),
         };
         assert!(read_adopted(dir.path()).expect("none yet").is_none());
         keep_adopted(dir.path(), &copy("one")).expect("kept");
         keep_adopted(dir.path(), &copy("two")).expect("kept");
         let kept = read_adopted(dir.path()).expect("read").expect("a copy");
-        assert_eq!((kept.hash.as_str(), kept.files["hosts/web-1.toml"].as_str()), ("h", "two"));
+        assert_eq!((kept.hash.as_str(), &*kept.files["hosts/web-1.toml"]), ("h", "two"));
         let (one, two) = (Path::new("/etc/one"), Path::new("/etc/two"));
         assert_eq!(last_seen(dir.path(), one), None);
         keep_seen(dir.path(), one, "a").expect("kept");

@@ -1,24 +1,23 @@
 //! Edge. Keeps what runs equal to the configuration directory: watches it, reads it whole when anything changed, adopts it
 //! when it has no error, and gives each host its content. Does not decide versions: `decide_versions` does, in each host's journal.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::adoption::{Adoption, decide_adoption, has_changed};
 use super::app::{App, ConfigView, blocking, stopped};
 use super::fleet::Fleet;
-use super::fleet::load::{has_errors, load};
-use super::fleet::read_tree::read_tree;
+use super::fleet::load::has_errors;
+use super::fleet_contents::LastContents;
 use super::fleet_copy::{self, AdoptedCopy};
 use super::fleet_install::install;
 use super::fleet_state::{ConfigAdopted, ConfigRejected, FleetState};
+use super::fleet_tree::{self, LastRead, Tree};
 use super::fleet_watch::{secret_roots, watch};
 use super::slot::{WriteError, line_time};
 use crate::clock;
@@ -75,22 +74,34 @@ impl From<WriteError> for StartError {
     }
 }
 
-/// The configuration to begin with: the directory's if it is good, else the last one that was. Returns it for the settings.
-pub async fn start(app: &Arc<App>, directory: &Path) -> Result<Arc<Fleet>, StartError> {
-    let (fleet_dir, path) = (app.state_dir.fleet_dir(), directory.to_owned());
-    let mut seen = blocking(move || fleet_copy::last_seen(&fleet_dir, &path)).await;
-    reload(app, directory, &mut seen).await
+/// What one reload leaves for the next.
+#[derive(Debug, Default)]
+pub struct LastReload {
+    /// The hash of the directory's files.
+    seen: Option<String>,
+    read: LastRead,
+    contents: LastContents,
 }
 
-/// Watches and reloads until the server stops. `fleet` is what `start` returned.
-pub async fn run(app: Arc<App>, directory: PathBuf, fleet: &Fleet) {
+/// The configuration to begin with: the directory's if it is good, else the last one that was. Returns it for the settings, and
+/// what `run` goes on from.
+pub async fn start(app: &Arc<App>, directory: &Path) -> Result<(Arc<Fleet>, LastReload), StartError> {
+    let (fleet_dir, path) = (app.state_dir.fleet_dir(), directory.to_owned());
+    let seen = blocking(move || fleet_copy::last_seen(&fleet_dir, &path)).await;
+    let mut last = LastReload { seen, ..LastReload::default() };
+    let fleet = reload(app, directory, &mut last).await?;
+    Ok((fleet, last))
+}
+
+/// Watches and reloads until the server stops. `fleet` and `last` are what `start` returned.
+pub async fn run(app: Arc<App>, directory: PathBuf, fleet: Arc<Fleet>, mut last: LastReload) {
     let (sender, mut hints) = mpsc::channel::<()>(1);
     let mut stopping = app.stopping.subscribe();
     let mut wanted = app.reload_wanted.subscribe();
     let mut decided = app.fleet.watch();
-    let mut roots = secret_roots(&directory, fleet);
+    let mut roots = secret_roots(&directory, &fleet);
+    drop(fleet);
     let mut watcher = watch(&directory, &roots, sender.clone());
-    let mut seen = Some(app.config().hash.clone());
     let mut rescan = RESCAN;
     loop {
         tokio::select! {
@@ -100,7 +111,8 @@ pub async fn run(app: Arc<App>, directory: PathBuf, fleet: &Fleet) {
                 let patience = tokio::time::Instant::now() + Duration::from_secs(5);
                 while tokio::time::Instant::now() < patience && tokio::time::timeout(QUIET, hints.recv()).await.is_ok() {}
             }
-            Ok(()) = wanted.changed() => {}
+            // Who asks for it may have a reason to mistrust the times of files.
+            Ok(()) = wanted.changed() => last = LastReload { seen: last.seen, ..LastReload::default() },
             Ok(()) = decided.changed() => {
                 if app.fleet.durable().state.decisions <= *app.installed.borrow() {
                     continue;
@@ -110,7 +122,7 @@ pub async fn run(app: Arc<App>, directory: PathBuf, fleet: &Fleet) {
         }
         wanted.mark_unchanged();
         decided.mark_unchanged();
-        match reload(&app, &directory, &mut seen).await {
+        match reload(&app, &directory, &mut last).await {
             Ok(fleet) => (roots, rescan) = (secret_roots(&directory, &fleet), RESCAN),
             Err(error) => {
                 not_applied(&app, &error);
@@ -136,56 +148,11 @@ fn not_applied(app: &App, error: &StartError) {
     app.set_config(ConfigView { problems: vec![problem], runs: false, ..ConfigView::clone(&app.config()) });
 }
 
-/// A configuration as read and checked.
-pub struct Tree {
-    files: BTreeMap<String, String>,
-    hash: String,
-    pub commit: Option<String>,
-    pub fleet: Arc<Fleet>,
-    problems: Vec<Problem>,
-}
-
-fn read(directory: &Path) -> Tree {
-    let (files, unread) = read_tree(directory);
-    let (fleet, problems) = load(&files);
-    let mut hasher = Sha256::new();
-    for (path, text) in &files {
-        hasher.update((path.len() as u64).to_be_bytes());
-        hasher.update(path);
-        hasher.update((text.len() as u64).to_be_bytes());
-        hasher.update(text);
-    }
-    let hash = data_encoding::HEXLOWER.encode(&hasher.finalize()[..16]);
-    let problems = if unread.is_empty() { problems } else { unread };
-    Tree { files, hash, commit: commit_of(directory), fleet: Arc::new(fleet), problems }
-}
-
-/// What was adopted last, as it was then.
-fn read_copy(fleet_dir: &Path, adopted: &ConfigAdopted) -> Result<Tree, StartError> {
-    let AdoptedCopy { files, .. } = fleet_copy::read_adopted(fleet_dir)?
-        .filter(|copy| copy.hash == adopted.hash)
-        .ok_or_else(|| StartError::NoCopy(fleet_dir.to_owned()))?;
-    let (fleet, problems) = load(&files);
-    Ok(Tree { files, hash: adopted.hash.clone(), commit: adopted.commit.clone(), fleet: Arc::new(fleet), problems })
-}
-
-/// The commit of the git work tree that the directory is or is in, by git's own files.
-fn commit_of(directory: &Path) -> Option<String> {
-    let directory = directory.canonicalize().ok()?;
-    let git = directory.ancestors().take(3).map(|dir| dir.join(".git")).find(|git| git.is_dir())?;
-    let head = std::fs::read_to_string(git.join("HEAD")).ok()?;
-    let Some(reference) = head.trim().strip_prefix("ref: ") else { return Some(head.trim().to_owned()) };
-    if let Ok(commit) = std::fs::read_to_string(git.join(reference)) {
-        return Some(commit.trim().to_owned());
-    }
-    let packed = std::fs::read_to_string(git.join("packed-refs")).ok()?;
-    packed.lines().find_map(|line| line.strip_suffix(reference)).map(|commit| commit.trim().to_owned())
-}
-
 /// Reads the directory, adopts or rejects it, and gives the hosts what they should have. Returns what runs.
-async fn reload(app: &Arc<App>, directory: &Path, seen: &mut Option<String>) -> Result<Arc<Fleet>, StartError> {
-    let path = directory.to_owned();
-    let mut tree = blocking(move || read(&path)).await;
+async fn reload(app: &Arc<App>, directory: &Path, last: &mut LastReload) -> Result<Arc<Fleet>, StartError> {
+    let (path, mut last_read) = (directory.to_owned(), std::mem::take(&mut last.read));
+    let (mut tree, last_read) = blocking(move || (fleet_tree::read(&path, &mut last_read), last_read)).await;
+    last.read = last_read;
     let fleet_dir = app.state_dir.fleet_dir();
     let place = fleet_dir.clone();
     let lock = blocking(move || fleet_copy::adoption_lock(&place)).await?;
@@ -194,19 +161,19 @@ async fn reload(app: &Arc<App>, directory: &Path, seen: &mut Option<String>) -> 
         app.fleet.refresh().await;
     }
     let before = app.fleet.durable().state;
-    let changed = has_changed(seen.as_deref(), &tree.hash, &before, in_company);
+    let changed = has_changed(last.seen.as_deref(), &tree.hash, &before, in_company);
     let adoption = decide_adoption(&before, &tree.hash, has_errors(&tree.problems), changed);
     match adoption {
         Adoption::Adopt => adopt(app, directory, &tree).await?,
         Adoption::Reject => reject(app, &tree).await?,
         Adoption::StillRefused | Adoption::Runs | Adoption::Differs => {}
     }
-    if seen.as_ref() != Some(&tree.hash) {
+    if last.seen.as_ref() != Some(&tree.hash) {
         let (fleet_dir, path, hash) = (fleet_dir.clone(), directory.to_owned(), tree.hash.clone());
         if let Err(error) = blocking(move || fleet_copy::keep_seen(&fleet_dir, &path, &hash)).await {
             tracing::warn!("which configuration was read last is not remembered: {}", chain(&error));
         }
-        *seen = Some(tree.hash.clone());
+        last.seen = Some(tree.hash.clone());
     }
     app.shared.servers.show_directory(directory, &tree.hash);
     let state = app.fleet.durable().state;
@@ -217,7 +184,9 @@ async fn reload(app: &Arc<App>, directory: &Path, seen: &mut Option<String>) -> 
         Some(adopted) => {
             let adopted = adopted.clone();
             // Still under the lock, so that it is the one that the journal says.
-            Some(blocking(move || read_copy(&fleet_dir, &adopted)).await?)
+            let place = fleet_dir.clone();
+            let copy = blocking(move || fleet_tree::read_copy(&place, &adopted)).await?;
+            Some(copy.ok_or(StartError::NoCopy(fleet_dir))?)
         }
     };
     drop(lock);
@@ -228,7 +197,7 @@ async fn reload(app: &Arc<App>, directory: &Path, seen: &mut Option<String>) -> 
     app.set_keep_rules(running.fleet.settings.keep_rules());
     // Secrets lie beside the real directory, not beside the copy.
     let installed = match app.set_tokens(running.fleet.settings.tokens.clone()) {
-        Ok(()) => install(app, directory, running).await,
+        Ok(()) => install(app, directory, running, &mut last.contents).await,
         Err(error) => Err(error.into()),
     };
     // Also where that failed: nobody waits for what is tried again later.

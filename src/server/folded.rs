@@ -76,7 +76,7 @@ pub(crate) fn accepted(job: JobId) -> Fact {
 pub(crate) fn content() -> HostContent {
     let schedule = |value: Value| serde_json::from_value(value).expect("a schedule");
     HostContent {
-        schedules: vec![
+        schedules: [
             schedule(
                 json!({"id": "idle", "kind": "backup", "cron_expr": "@daily", "paths": ["/etc"], "enabled": false}),
             ),
@@ -88,11 +88,13 @@ pub(crate) fn content() -> HostContent {
                 json!({"id": "thin", "kind": "backup", "cron_expr": "@daily", "paths": ["/etc"], "enabled": true}),
             ),
             schedule(json!({"id": "tidy", "kind": "prune", "cron_expr": "@daily", "enabled": true})),
-        ],
+        ]
+        .into(),
         schedule_hash: "s1".to_owned(),
-        config: ConfigUpdate { repo_url: Some("rest:http://backup/web-1".to_owned()), ..ConfigUpdate::default() },
+        config: ConfigUpdate { repo_url: Some("rest:http://backup/web-1".to_owned()), ..ConfigUpdate::default() }
+            .into(),
         config_hash: "c1".to_owned(),
-        max_age: std::collections::BTreeMap::new(),
+        max_age: std::sync::Arc::default(),
         commit: Some("abc".to_owned()),
         adopted_at: None,
         configured: true,

@@ -2,6 +2,7 @@
 //! which versions are compared. Does not know versions: the journal does.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
@@ -10,17 +11,17 @@ use crate::protocol::command::ConfigUpdate;
 use crate::protocol::schedule::Schedule;
 use crate::protocol::text::Span;
 
-/// One host's desired state.
+/// One host's desired state. What is large is shared by those of several configurations.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostContent {
     /// Sorted by id.
-    pub schedules: Vec<Schedule>,
+    pub schedules: Arc<[Schedule]>,
     pub schedule_hash: String,
     /// Version 0; every field explicit, so that what is not set is cleared.
-    pub config: ConfigUpdate,
+    pub config: Arc<ConfigUpdate>,
     pub config_hash: String,
     /// Where no success for this long is an alert.
-    pub max_age: BTreeMap<ScheduleId, Span>,
+    pub max_age: Arc<BTreeMap<ScheduleId, Span>>,
     /// The git commit of the configuration, where it has one.
     pub commit: Option<String>,
     /// When the configuration that says so was adopted.

@@ -93,7 +93,8 @@ fn desired_state(
         && wanted.hash == content.config_hash
         && wanted.version > question.config_version
     {
-        let update = ConfigUpdate { version: wanted.version, hash: wanted.hash.clone(), ..content.config.clone() };
+        let update =
+            ConfigUpdate { version: wanted.version, hash: wanted.hash.clone(), ..ConfigUpdate::clone(&content.config) };
         messages.push(message(ConfigUpdate::TYPE, None, now, &update));
     }
     if let Some(wanted) = &state.schedule_wanted
@@ -101,7 +102,7 @@ fn desired_state(
         && wanted.version > question.schedule_version
     {
         let set =
-            ScheduleSet { version: wanted.version, hash: wanted.hash.clone(), schedules: content.schedules.clone() };
+            ScheduleSet { version: wanted.version, hash: wanted.hash.clone(), schedules: content.schedules.to_vec() };
         messages.push(message(ScheduleSet::TYPE, None, now, &set));
     }
     messages

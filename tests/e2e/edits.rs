@@ -60,6 +60,37 @@ fn every_way_of_editing_is_acknowledged_within_two_seconds_as_one_version() {
     assert_eq!(wanted(&fleet, "web-2"), Some(1), "a host that did not change keeps its version");
 }
 
+/// Changes a file to a text of the same length, and sets its time back to what it was.
+fn change_unseen(fleet: &Fleet, file: &str, text: &str) {
+    let path = fleet.path(file);
+    let modified = fs::metadata(&path).and_then(|metadata| metadata.modified()).expect("a time");
+    assert_eq!(fleet.read(file).len(), text.len());
+    fs::write(&path, text).expect("written");
+    fs::File::options().write(true).open(&path).and_then(|file| file.set_modified(modified)).expect("set back");
+}
+
+#[test]
+fn files_that_lay_still_for_long_are_not_read_again_and_no_change_of_them_is_missed() {
+    let fleet = Fleet::started();
+    let wanted = |what: &str| fleet.get("/v1/hosts/web-1")[what]["wanted"].as_u64().expect("a version");
+    // Younger files are read whatever their times say.
+    std::thread::sleep(Duration::from_millis(2500));
+    for (nth, host) in ["web-2", "web-3"].iter().enumerate() {
+        fleet.write(&format!("config/hosts/{host}.toml"), "groups = []\n");
+        eventually("the other host is there", Duration::from_secs(5), || self::wanted(&fleet, host));
+        let (schedule, config) = (wanted("schedule"), wanted("config"));
+        let minute = format!("{} 4 * * *", nth + 1);
+        let text = fleet.read("config/hosts/web-1.toml").replace(["0 3 * * *", "1 4 * * *"][nth], &minute);
+        change_unseen(&fleet, "config/hosts/web-1.toml", &text);
+        eventually("the host's file", Duration::from_secs(2), || (wanted("schedule") == schedule + 1).then_some(()));
+        let secret: String = fleet.read("secrets/web-1").chars().rev().collect();
+        change_unseen(&fleet, "secrets/web-1", &secret);
+        eventually("the secret", Duration::from_secs(2), || (wanted("config") == config + 1).then_some(()));
+        assert_eq!((wanted("schedule"), self::wanted(&fleet, host)), (schedule + 1, Some(1)));
+        std::thread::sleep(Duration::from_millis(2500));
+    }
+}
+
 #[test]
 fn a_swapped_symlink_and_a_removed_file_are_edits_and_other_hosts_keep_their_version() {
     let mut fleet = Fleet::new();

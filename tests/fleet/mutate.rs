@@ -6,15 +6,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use restic_manager::server::fleet::load::{has_errors, load};
-use restic_manager::server::fleet::read_tree::read_tree;
+use restic_manager::server::fleet::read_tree::{ReadBefore, read_tree};
 use restic_manager::server::fleet::schedule_set::{config_update_of, schedules_of};
 
 type Files = BTreeMap<String, String>;
 
-fn sample() -> Files {
-    let (files, problems) = read_tree(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config"));
+pub(crate) fn sample() -> Files {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let (files, problems) = read_tree(&directory, &mut ReadBefore::default());
     assert!(problems.is_empty(), "{problems:?}");
-    files
+    files.into_iter().map(|(path, text)| (path, text.to_string())).collect()
 }
 
 /// Loads the sample with one file replaced, and checks what holds for any input.
@@ -60,10 +61,14 @@ fn a_sample_cut_at_any_byte_never_crashes_and_is_refused_where_it_is_no_toml() {
 }
 
 /// xorshift64*: the same mutations on every machine.
-struct Rng(u64);
+pub(crate) struct Rng(u64);
 
 impl Rng {
-    fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -73,7 +78,7 @@ impl Rng {
 }
 
 /// One to three changes somewhere in the text.
-fn mutate(text: &str, rng: &mut Rng) -> String {
+pub(crate) fn mutate(text: &str, rng: &mut Rng) -> String {
     const PIECES: [&str; 20] = [
         "\"",
         "[",

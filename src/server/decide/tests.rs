@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::job::JobStatus;
 use crate::protocol::agent_event::JobStarted;
-use crate::protocol::command::FireResult;
+use crate::protocol::command::{ConfigUpdate, FireResult};
 use crate::server::folded::*;
 use crate::server::settle::decide_started;
 
@@ -232,7 +232,7 @@ fn what_no_agent_would_run_is_refused_at_once() {
 fn a_host_without_a_repository_runs_nothing() {
     let without = |repo_url: Option<&str>| {
         let mut content = content();
-        content.config.repo_url = repo_url.map(str::to_owned);
+        content.config = ConfigUpdate { repo_url: repo_url.map(str::to_owned), ..ConfigUpdate::default() }.into();
         decide_job(&HostState::default(), Some(&content), &of_schedule(None, "system"), noon())
     };
     for answer in [

@@ -3,6 +3,7 @@
 //! Does not check single values: `raw` has.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
@@ -38,8 +39,9 @@ impl Context {
 }
 
 /// A host and what is not right about it.
+#[derive(Debug)]
 pub(super) struct Effective {
-    pub(super) host: Host,
+    pub(super) host: Arc<Host>,
     pub(super) problems: Vec<Problem>,
     /// Where a backup schedule's retention stands, for those that have one.
     pub(super) retentions: Vec<(String, Place)>,
@@ -95,7 +97,8 @@ pub(super) fn effective_host(
         }
     }
     let groups = groups.iter().map(|(name, _)| name.clone()).collect();
-    Effective { host: Host { name, groups, repository, tags, timezone, schedules }, problems, retentions }
+    let host = Arc::new(Host { name, groups, repository, tags, timezone, schedules });
+    Effective { host, problems, retentions }
 }
 
 /// One file's say in a schedule.

@@ -5,23 +5,37 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Display;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use super::effective::{Context, Effective, effective_host};
+use super::effective::{Context, effective_host};
 use super::raw::{RawHost, RawMaintenance, RawRepository, Whose, read_host, read_repository};
+use super::remembered::Remembered;
 use super::settings::{ServerSettings, read_settings};
 use super::{Fleet, Group, Maintenance, Repository, SecretRef, SecretSource, rules};
 use crate::id::{GroupName, HostName, RepositoryName};
 use crate::problem::{Problem, Severity};
 use crate::toml_reader::{Place, Placed, nearest, shown};
 
-/// Checks everything. `files` maps paths relative to the directory, with `/`, to texts. Problems are sorted by place,
-/// and each is there once, however many hosts share its cause.
-pub fn load(files: &BTreeMap<String, String>) -> (Fleet, Vec<Problem>) {
+/// A configuration directory's files: paths relative to it, with `/`, and texts.
+pub type Texts = BTreeMap<String, Arc<str>>;
+
+/// Checks everything. Problems are sorted by place, and each is there once, however many hosts share its cause.
+/// `before` is what the load before left, and what this one leaves is the third of the answer: work that would give the same
+/// again is not done again.
+pub fn load_again(files: &Texts, before: &Remembered) -> (Fleet, Vec<Problem>, Remembered) {
+    let mut memory = Memory { before, now: Remembered::default() };
     let mut problems = Vec::new();
-    let typed = read_files(files, &mut problems);
-    let fleet = check(typed, &mut problems);
+    let typed = read_files(files, &mut memory, &mut problems);
+    let fleet = check(typed, &mut memory, &mut problems);
     problems.sort();
     problems.dedup();
+    (fleet, problems, memory.now)
+}
+
+/// Checks everything, with nothing remembered.
+pub fn load<T: AsRef<str>>(files: &BTreeMap<String, T>) -> (Fleet, Vec<Problem>) {
+    let files = files.iter().map(|(path, text)| (path.clone(), Arc::from(text.as_ref()))).collect();
+    let (fleet, problems, _) = load_again(&files, &Remembered::default());
     (fleet, problems)
 }
 
@@ -40,11 +54,25 @@ pub fn is_fleet_file(path: &str) -> bool {
 struct Typed {
     settings: ServerSettings,
     repositories: BTreeMap<RepositoryName, RawRepository>,
-    groups: BTreeMap<GroupName, RawHost>,
-    hosts: BTreeMap<HostName, RawHost>,
+    groups: BTreeMap<GroupName, Arc<RawHost>>,
+    hosts: BTreeMap<HostName, Arc<RawHost>>,
 }
 
-fn read_files(files: &BTreeMap<String, String>, problems: &mut Vec<Problem>) -> Typed {
+/// What the last load left, and what this one leaves.
+struct Memory<'a> {
+    before: &'a Remembered,
+    now: Remembered,
+}
+
+impl Memory<'_> {
+    fn read_host(&mut self, file: &str, text: &Arc<str>, whose: Whose, problems: &mut Vec<Problem>) -> Arc<RawHost> {
+        let typed = self.now.file(self.before, file, text, |problems| read_host(file, text, whose, problems));
+        problems.extend_from_slice(&typed.problems);
+        typed.raw
+    }
+}
+
+fn read_files(files: &Texts, memory: &mut Memory<'_>, problems: &mut Vec<Problem>) -> Typed {
     let mut typed = Typed::default();
     for (file, text) in files.iter().filter(|(file, _)| is_fleet_file(file)) {
         match file.strip_suffix(".toml").unwrap_or(file).split_once('/') {
@@ -58,12 +86,12 @@ fn read_files(files: &BTreeMap<String, String>, problems: &mut Vec<Problem>) -> 
             }
             Some(("groups", name)) => {
                 if let Some(name) = file_name(file, name, problems) {
-                    typed.groups.insert(name, read_host(file, text, Whose::Group, problems));
+                    typed.groups.insert(name, memory.read_host(file, text, Whose::Group, problems));
                 }
             }
             Some(("hosts", name)) => {
                 if let Some(name) = file_name(file, name, problems) {
-                    typed.hosts.insert(name, read_host(file, text, Whose::Host, problems));
+                    typed.hosts.insert(name, memory.read_host(file, text, Whose::Host, problems));
                 }
             }
             _ => problems.push(Place::FILE.error(file, stray_file(file))),
@@ -92,7 +120,7 @@ fn stray_file(file: &str) -> String {
     )
 }
 
-fn check(typed: Typed, problems: &mut Vec<Problem>) -> Fleet {
+fn check(typed: Typed, memory: &mut Memory<'_>, problems: &mut Vec<Problem>) -> Fleet {
     let Typed { settings, repositories: raw_repositories, groups: raw_groups, hosts: raw_hosts } = typed;
     let mut suggestions = Suggestions::default();
     let mut groups: BTreeMap<GroupName, Group> =
@@ -112,7 +140,7 @@ fn check(typed: Typed, problems: &mut Vec<Problem>) -> Fleet {
     }
     let maintained = |name: &RepositoryName| raw_repositories.get(name).is_none_or(|raw| raw.maintenance.is_some());
     for (name, raw) in &raw_hosts {
-        let mut listed: Vec<(GroupName, &RawHost)> = Vec::with_capacity(raw.groups.len());
+        let mut listed: Vec<(GroupName, &Arc<RawHost>)> = Vec::with_capacity(raw.groups.len());
         for Placed { value: group, place } in &raw.groups {
             let Some(raw_group) = raw_groups.get(group) else {
                 let known = || raw_groups.keys().map(GroupName::as_str);
@@ -128,12 +156,15 @@ fn check(typed: Typed, problems: &mut Vec<Problem>) -> Fleet {
                 group.hosts.push(name.clone());
             }
         }
-        let Effective { host, problems: mut of_host, retentions } =
-            effective_host(name.clone(), raw, &listed, &mut context);
-        problems.append(&mut of_host);
-        if let Some(repository) = &host.repository {
+        let layers = listed.iter().map(|(_, raw)| *raw).chain([raw]).map(Arc::clone).collect();
+        let effective = memory.now.host(memory.before, name, layers, || {
+            let groups: Vec<(GroupName, &RawHost)> = listed.iter().map(|(name, raw)| (name.clone(), &***raw)).collect();
+            effective_host(name.clone(), raw, &groups, &mut context)
+        });
+        problems.extend_from_slice(&effective.problems);
+        if let Some(repository) = &effective.host.repository {
             if !maintained(repository) {
-                problems.extend(retentions.iter().map(|(file, place)| {
+                problems.extend(effective.retentions.iter().map(|(file, place)| {
                     let message = format!(
                         "retention has no effect: repository {:?} has no [maintenance] (or add a forget schedule)",
                         repository.as_str()
@@ -143,7 +174,7 @@ fn check(typed: Typed, problems: &mut Vec<Problem>) -> Fleet {
             }
             used.insert(repository.clone());
         }
-        hosts.insert(name.clone(), host);
+        hosts.insert(name.clone(), Arc::clone(&effective.host));
     }
     if hosts.is_empty() {
         problems.push(Place::FILE.warning("hosts", "there is no host, so nothing is backed up"));

@@ -2,13 +2,16 @@
 //! deployments by link swap have them; bounded in files, sizes and depth. Does not understand what it reads, and does
 //! not know whether the tree is being written at the moment: the watcher does.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::Fleet;
-use super::load::{is_fleet_file, load};
+use super::load::{Texts, is_fleet_file, load_again};
+use super::remembered::Remembered;
+use crate::file_stamp::{self, FileStamp};
 use crate::problem::Problem;
 use crate::toml_reader::Place;
 
@@ -19,25 +22,38 @@ const FILES_LIMIT: usize = 100_000;
 /// Levels of directories; a link to a directory above would go on for ever.
 const DEPTH_LIMIT: usize = 8;
 
+/// What was read before and need not be read again as long as its file has the same stamp.
+#[derive(Debug, Default)]
+pub struct ReadBefore {
+    /// By path relative to the directory.
+    files: HashMap<String, (FileStamp, Arc<str>)>,
+}
+
 /// All files that are part of the fleet, by their path relative to `directory`, with `/`. What cannot be read is a
-/// problem, and then the texts are incomplete: such a tree must not be used.
-pub fn read_tree(directory: &Path) -> (BTreeMap<String, String>, Vec<Problem>) {
-    let mut tree = Tree { files: BTreeMap::new(), problems: Vec::new(), seen: 0 };
+/// problem, and then the texts are incomplete: such a tree must not be used. `before` becomes what this reading leaves.
+pub fn read_tree(directory: &Path, before: &mut ReadBefore) -> (Texts, Vec<Problem>) {
+    let known = std::mem::take(before);
+    let mut tree = Tree { files: Texts::new(), known: known.files, now: HashMap::new(), problems: Vec::new(), seen: 0 };
     tree.read_directory(directory, "", 0);
     tree.problems.sort();
+    before.files = tree.now;
     (tree.files, tree.problems)
 }
 
 /// Reads and checks a directory. Where something could not be read, only that is told: what else looks wrong may be
 /// missing because of it.
 pub fn load_directory(directory: &Path) -> (Fleet, Vec<Problem>) {
-    let (files, unread) = read_tree(directory);
-    let (fleet, problems) = load(&files);
+    let (files, unread) = read_tree(directory, &mut ReadBefore::default());
+    let (fleet, problems, _) = load_again(&files, &Remembered::default());
     (fleet, if unread.is_empty() { problems } else { unread })
 }
 
 struct Tree {
-    files: BTreeMap<String, String>,
+    files: Texts,
+    /// Of the reading before this one.
+    known: HashMap<String, (FileStamp, Arc<str>)>,
+    /// Of this one.
+    now: HashMap<String, (FileStamp, Arc<str>)>,
     problems: Vec<Problem>,
     /// Entries met so far.
     seen: usize,
@@ -86,16 +102,29 @@ impl Tree {
         };
         match kind {
             Ok(kind) if kind.is_dir() => self.read_directory(&entry.path(), &relative, depth + 1),
-            Ok(kind) if kind.is_file() && is_file_of_fleet => match read_text(&entry.path()) {
-                Ok(text) => {
-                    self.files.insert(relative, text);
-                }
-                Err(message) => self.error(&relative, message),
-            },
+            Ok(kind) if kind.is_file() && is_file_of_fleet => self.read_file(&entry.path(), relative),
             // Opening a pipe or a device could wait for ever.
             Ok(kind) if !kind.is_file() && is_file_of_fleet => self.error(&relative, "is not a file".to_owned()),
             Err(error) if is_file_of_fleet => self.error(&relative, format!("cannot be read: {error}")),
             _ => {}
+        }
+    }
+
+    fn read_file(&mut self, path: &Path, relative: String) {
+        if let Some((stamp, text)) = self.known.remove(&relative)
+            && file_stamp::is_still(path, &stamp)
+        {
+            self.files.insert(relative.clone(), Arc::clone(&text));
+            self.now.insert(relative, (stamp, text));
+            return;
+        }
+        match read_text(path) {
+            Ok((text, stamp)) => {
+                let text: Arc<str> = text.into();
+                self.files.insert(relative.clone(), Arc::clone(&text));
+                self.now.extend(stamp.map(|stamp| (relative, (stamp, text))));
+            }
+            Err(message) => self.error(&relative, message),
         }
     }
 
@@ -104,14 +133,16 @@ impl Tree {
     }
 }
 
-fn read_text(path: &Path) -> Result<String, String> {
-    let file = File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
+fn read_text(path: &Path) -> Result<(String, Option<FileStamp>), String> {
+    let unread = |error: std::io::Error| format!("cannot be read: {error}");
+    let file = File::open(path).map_err(unread)?;
+    let stamp = file_stamp::before_reading(&file).map_err(unread)?;
     let mut bytes = Vec::new();
-    file.take(FILE_LIMIT + 1).read_to_end(&mut bytes).map_err(|error| format!("cannot be read: {error}"))?;
+    file.take(FILE_LIMIT + 1).read_to_end(&mut bytes).map_err(unread)?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_LIMIT {
         return Err("is larger than 1 MiB".to_owned());
     }
-    String::from_utf8(bytes).map_err(|error| {
+    String::from_utf8(bytes).map(|text| (text, stamp)).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
         format!("is not text in UTF-8: see line {line}")
@@ -123,7 +154,7 @@ mod tests {
     use super::*;
 
     fn names_and_problems(directory: &Path) -> (Vec<String>, Vec<String>) {
-        let (files, problems) = read_tree(directory);
+        let (files, problems) = read_tree(directory, &mut ReadBefore::default());
         (files.into_keys().collect(), problems.iter().map(ToString::to_string).collect())
     }
 

@@ -7,25 +7,61 @@ use std::path::{Path, PathBuf};
 
 use super::schedule_set::HostSecrets;
 use super::{Fleet, Host, SecretRef, SecretSource, for_host};
+use crate::file_stamp::{self, FileStamp};
 use crate::problem::Problem;
 use crate::protocol::command::Secret;
 
 /// The largest secret, in bytes.
 const SECRET_LIMIT: u64 = 64 * 1024;
 
-/// The host's secrets. Relative paths begin at `directory`, the configuration directory.
-/// A link may lead anywhere below a secret root, and nowhere else.
-pub fn read_secrets(fleet: &Fleet, directory: &Path, host: &Host) -> Result<HostSecrets, Vec<Problem>> {
+/// Where the files of secrets may be.
+#[derive(Debug)]
+pub struct SecretPlaces {
+    /// The configuration directory: relative paths begin here.
+    directory: PathBuf,
+    /// server.toml's `secret_roots`, those that exist.
+    roots: Vec<PathBuf>,
+}
+
+impl SecretPlaces {
+    pub fn of(fleet: &Fleet, directory: &Path) -> Self {
+        let roots = fleet.settings.secret_roots.iter().filter_map(|root| directory.join(root).canonicalize().ok());
+        Self { roots: roots.collect(), directory: directory.to_owned() }
+    }
+}
+
+/// A host's secrets as they were read, and how to see that their files are still the same.
+#[derive(Debug, Default)]
+pub struct ReadSecrets {
+    pub secrets: HostSecrets,
+    /// `None`: the file had changed just before.
+    files: Vec<(PathBuf, Option<FileStamp>)>,
+}
+
+impl ReadSecrets {
+    /// Whether reading them again would give the same.
+    pub fn are_unchanged(&self) -> bool {
+        let is_still = |(path, stamp): &(PathBuf, Option<FileStamp>)| {
+            stamp.as_ref().is_some_and(|stamp| file_stamp::is_still(path, stamp))
+        };
+        self.files.iter().all(is_still)
+    }
+}
+
+/// The host's secrets. A link may lead anywhere below a secret root, and nowhere else.
+pub fn read_secrets(fleet: &Fleet, places: &SecretPlaces, host: &Host) -> Result<ReadSecrets, Vec<Problem>> {
     let Some(repository) = host.repository.as_ref().and_then(|name| fleet.repositories.get(name)) else {
-        return Ok(HostSecrets::default());
+        return Ok(ReadSecrets::default());
     };
-    let roots: Vec<PathBuf> =
-        fleet.settings.secret_roots.iter().filter_map(|root| directory.join(root).canonicalize().ok()).collect();
     let mut problems = Vec::new();
+    let mut files = Vec::new();
     let mut read = |source: &Option<SecretSource>| {
         let source = source.as_ref()?;
-        match read_secret(&source.secret, directory, &roots, host) {
-            Ok(secret) => Some(secret),
+        match read_secret(&source.secret, places, host) {
+            Ok((secret, path, stamp)) => {
+                files.push((path, stamp));
+                Some(secret)
+            }
             Err(message) => {
                 problems.push(source.place.error(&source.file, format!("host {}: {message}", host.name)));
                 None
@@ -33,17 +69,21 @@ pub fn read_secrets(fleet: &Fleet, directory: &Path, host: &Host) -> Result<Host
         }
     };
     let secrets = HostSecrets { password: read(&repository.password), credential: read(&repository.credential) };
-    if problems.is_empty() { Ok(secrets) } else { Err(problems) }
+    if problems.is_empty() { Ok(ReadSecrets { secrets, files }) } else { Err(problems) }
 }
 
-fn read_secret(secret: &SecretRef, directory: &Path, roots: &[PathBuf], host: &Host) -> Result<Secret, String> {
+fn read_secret(
+    secret: &SecretRef,
+    places: &SecretPlaces,
+    host: &Host,
+) -> Result<(Secret, PathBuf, Option<FileStamp>), String> {
     let SecretRef::File(template) = secret else {
         return Err("only { file = } secrets are supported by this version".to_owned());
     };
-    let path = directory.join(for_host(template, &host.name));
+    let path = places.directory.join(for_host(template, &host.name));
     let problem = |what: String| format!("the secret's file {path:?} {what}");
     let found = path.canonicalize().map_err(|error| problem(format!("cannot be read: {error}")))?;
-    if !roots.iter().any(|root| found.starts_with(root)) {
+    if !places.roots.iter().any(|root| found.starts_with(root)) {
         return Err(problem("leads out of server.toml's secret_roots".to_owned()));
     }
     if !found.is_file() {
@@ -51,7 +91,9 @@ fn read_secret(secret: &SecretRef, directory: &Path, roots: &[PathBuf], host: &H
         return Err(problem("is not a file".to_owned()));
     }
     let mut text = String::new();
-    let file = File::open(&found).map_err(|error| problem(format!("cannot be read: {error}")))?;
+    let unread = |error: std::io::Error| problem(format!("cannot be read: {error}"));
+    let file = File::open(&found).map_err(unread)?;
+    let stamp = file_stamp::before_reading(&file).map_err(unread)?;
     let size = file.take(SECRET_LIMIT + 1).read_to_string(&mut text).map_err(|error| match error.kind() {
         std::io::ErrorKind::InvalidData => problem("is not text in UTF-8".to_owned()),
         _ => problem(format!("cannot be read: {error}")),
@@ -66,7 +108,8 @@ fn read_secret(secret: &SecretRef, directory: &Path, roots: &[PathBuf], host: &H
     if secret.contains('\0') {
         return Err(problem("has a NUL, which no environment can hold".to_owned()));
     }
-    Ok(Secret::new(secret.to_owned()))
+    let secret = Secret::new(secret.to_owned());
+    Ok((secret, path, stamp))
 }
 
 #[cfg(test)]
@@ -88,7 +131,8 @@ mod tests {
         ]);
         let (fleet, _) = load(&files);
         let host = fleet.hosts.values().next().expect("a host");
-        read_secrets(&fleet, directory, host)
+        read_secrets(&fleet, &SecretPlaces::of(&fleet, directory), host)
+            .map(|read| read.secrets)
             .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     }
 

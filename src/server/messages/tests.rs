@@ -60,9 +60,9 @@ fn an_agent_behind_gets_settings_then_schedules_then_commands() {
     assert_eq!(kinds(&answer), ["config.update", "schedule.set", "command.run"]);
     assert_eq!(answer.messages.iter().map(|m| m.seq).collect::<Vec<_>>(), [None, None, Some(5)]);
     let set: ScheduleSet = serde_json::from_str(answer.messages[1].payload.get()).expect("a schedule set");
-    assert_eq!((set.version, set.hash.as_str(), set.schedules), (1, "s1", content().schedules));
+    assert_eq!((set.version, set.hash.as_str(), &set.schedules[..]), (1, "s1", &*content().schedules));
     let update: ConfigUpdate = serde_json::from_str(answer.messages[0].payload.get()).expect("settings");
-    assert_eq!((update.version, update.repo_url), (1, content().config.repo_url));
+    assert_eq!((update.version, update.repo_url), (1, content().config.repo_url.clone()));
     let only_settings = PollQuestion { schedule_version: 1, ..PollQuestion::default() };
     assert_eq!(kinds(&ask(&folded, &only_settings)), ["config.update", "command.run"]);
     let ahead = PollQuestion { schedule_version: 2, config_version: 2, after: None };

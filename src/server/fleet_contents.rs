@@ -1,0 +1,188 @@
+//! Edge. What each host should have, by the configuration that runs: its schedules, its settings with the secrets as their files
+//! have them now, and the hashes of both. What nothing changed of is taken from the last time. Does not give it to anybody.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use super::fleet::schedule_set::{HostSecrets, config_hash, config_update_of, schedule_hash, schedules_of};
+use super::fleet::secrets::{ReadSecrets, SecretPlaces, read_secrets};
+use super::fleet::{Fleet, Host as FleetHost, Repository};
+use super::host::Host;
+use super::host_content::HostContent;
+use crate::id::HostName;
+use crate::problem::{Problem, Severity};
+use crate::protocol::command::ConfigUpdate;
+
+/// What all contents of one configuration share.
+#[derive(Debug, Clone)]
+pub struct MadeFrom {
+    pub key: [u8; 32],
+    pub commit: Option<String>,
+    pub adopted_at: Option<DateTime<Utc>>,
+}
+
+/// The contents that were made last, and what of. A default one: none.
+#[derive(Debug, Default)]
+pub struct LastContents {
+    fleet: Arc<Fleet>,
+    hosts: HashMap<HostName, Made>,
+}
+
+impl LastContents {
+    /// Whether the host's own part of the configuration is what it was.
+    pub fn has_same(&self, host: &Arc<FleetHost>) -> bool {
+        self.hosts.get(&host.name).is_some_and(|made| Arc::ptr_eq(&made.host, host))
+    }
+
+    /// Of all hosts of this fleet.
+    pub fn of(fleet: &Arc<Fleet>, made: Vec<Made>) -> Self {
+        Self { fleet: Arc::clone(fleet), hosts: made.into_iter().map(|made| (made.host.name.clone(), made)).collect() }
+    }
+}
+
+/// One host's content, and what it was made of.
+#[derive(Debug)]
+pub struct Made {
+    pub host: Arc<FleetHost>,
+    pub content: Arc<HostContent>,
+    /// `None`: they could not be read.
+    secrets: Option<Arc<ReadSecrets>>,
+}
+
+/// What is the same for all hosts while contents are made.
+pub struct Making<'a> {
+    pub fleet: &'a Fleet,
+    pub directory: &'a Path,
+    pub from: &'a MadeFrom,
+    pub last: &'a LastContents,
+    /// The hosts that there are already.
+    pub known: &'a BTreeMap<HostName, Arc<Host>>,
+}
+
+/// Makes the contents of these hosts, on as many threads as there are processors. Blocks. The problems are secrets that cannot
+/// be read.
+pub fn make(making: &Making<'_>, hosts: &[Arc<FleetHost>]) -> (Vec<Made>, Vec<Problem>) {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let places = SecretPlaces::of(making.fleet, making.directory);
+    let same_places = making.last.fleet.settings.secret_roots == making.fleet.settings.secret_roots;
+    let make_some = |hosts: &[Arc<FleetHost>]| {
+        let mut problems = Vec::new();
+        let made = hosts.iter().map(|host| making.make(host, &places, same_places, &mut problems));
+        (made.collect::<Vec<_>>(), problems)
+    };
+    std::thread::scope(|scope| {
+        let parts = hosts.chunks(hosts.len().div_ceil(threads).max(1));
+        let parts: Vec<_> = parts.map(|part| scope.spawn(|| make_some(part))).collect();
+        let (mut made, mut problems) = (Vec::new(), Vec::new());
+        for part in parts {
+            let (more, unread) = part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            made.extend(more);
+            problems.extend(unread);
+        }
+        (made, problems)
+    })
+}
+
+impl Making<'_> {
+    fn make(
+        &self,
+        host: &Arc<FleetHost>,
+        places: &SecretPlaces,
+        same_places: bool,
+        problems: &mut Vec<Problem>,
+    ) -> Made {
+        let before = self.last.hosts.get(&host.name);
+        let same_settings = before.filter(|made| same_places && self.has_same_settings(made, host));
+        let (config, config_hash, secrets) = match same_settings {
+            Some(Made { content, secrets: Some(secrets), .. }) if secrets.are_unchanged() => {
+                (Arc::clone(&content.config), content.config_hash.clone(), Some(Arc::clone(secrets)))
+            }
+            _ => self.settings(host, places, problems),
+        };
+        let same_schedules = before.filter(|made| Arc::ptr_eq(&made.host, host)).map(|made| &made.content);
+        let (schedules, schedule_hash, max_age) = match same_schedules {
+            Some(content) => {
+                (Arc::clone(&content.schedules), content.schedule_hash.clone(), Arc::clone(&content.max_age))
+            }
+            None => {
+                let schedules = schedules_of(host);
+                let hash = schedule_hash(&schedules);
+                let max_age = host.schedules.iter().filter_map(|held| Some((held.schedule.id.clone(), held.max_age?)));
+                (schedules.into(), hash, Arc::new(max_age.collect()))
+            }
+        };
+        let MadeFrom { commit, adopted_at, .. } = self.from.clone();
+        let content = HostContent {
+            schedules,
+            schedule_hash,
+            config,
+            config_hash,
+            max_age,
+            commit,
+            adopted_at,
+            configured: true,
+        };
+        Made { host: Arc::clone(host), content: Arc::new(content), secrets }
+    }
+
+    fn settings(
+        &self,
+        host: &FleetHost,
+        places: &SecretPlaces,
+        problems: &mut Vec<Problem>,
+    ) -> (Arc<ConfigUpdate>, String, Option<Arc<ReadSecrets>>) {
+        match read_secrets(self.fleet, places, host) {
+            Ok(read) => {
+                let config = config_update_of(self.fleet, host, &read.secrets);
+                let hash = config_hash(&config, &self.from.key);
+                (Arc::new(config), hash, Some(Arc::new(read)))
+            }
+            Err(unread) => {
+                problems.extend(unread.into_iter().map(|p| Problem { severity: Severity::Warning, ..p }));
+                let (config, hash) = self.kept_settings(host);
+                (config, hash, None)
+            }
+        }
+    }
+
+    /// Whether what settings are made of, secrets aside, is what it was.
+    fn has_same_settings(&self, made: &Made, host: &FleetHost) -> bool {
+        self.last.fleet.settings.hook_shell == self.fleet.settings.hook_shell
+            && repository_of(&self.last.fleet, &made.host) == repository_of(self.fleet, host)
+    }
+
+    /// A host whose secrets cannot be read keeps the settings that it has; its schedules are not touched by that.
+    fn kept_settings(&self, host: &FleetHost) -> (Arc<ConfigUpdate>, String) {
+        let known = self.known.get(&host.name);
+        if let Some(present) = known.and_then(|known| known.content()) {
+            return (Arc::clone(&present.config), present.config_hash.clone());
+        }
+        // After a restart: what the agent has stays, and that is what the journal knows by its hash.
+        let wanted = known.and_then(|known| known.slot.durable().state.config_wanted.clone());
+        let config = config_update_of(self.fleet, host, &HostSecrets::default());
+        let config = ConfigUpdate { repo_password: None, repo_credential: None, ..config };
+        (Arc::new(config), wanted.map_or(String::new(), |wanted| wanted.hash))
+    }
+}
+
+fn repository_of<'a>(fleet: &'a Fleet, host: &FleetHost) -> Option<&'a Repository> {
+    host.repository.as_ref().and_then(|name| fleet.repositories.get(name))
+}
+
+/// What a host without a file should have: nothing to run, and its settings left as they are.
+pub fn no_content(from: &MadeFrom) -> HostContent {
+    let config = ConfigUpdate::default();
+    HostContent {
+        schedule_hash: schedule_hash(&[]),
+        schedules: Arc::new([]),
+        config_hash: config_hash(&config, &from.key),
+        config: Arc::new(config),
+        max_age: Arc::default(),
+        commit: from.commit.clone(),
+        adopted_at: from.adopted_at,
+        configured: false,
+    }
+}
