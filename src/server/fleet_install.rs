@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::task::JoinSet;
 
@@ -17,8 +18,8 @@ use super::versions::decide_versions;
 use crate::id::HostName;
 use crate::problem::Problem;
 
-/// Journals written at once when many hosts change.
-const HOSTS_AT_ONCE: usize = 64;
+/// Threads that write when many hosts change: each waits for the disk most of the time, and requests need some of them too.
+const WRITERS: usize = 16;
 
 /// Gives every host its content, those whose part of the configuration changed first; hosts without a file get none of everything.
 /// Returns the secrets that cannot be read. `last` becomes what was made.
@@ -57,47 +58,60 @@ pub async fn install(
     Ok(problems)
 }
 
+/// Returns when every host's versions are durable.
 async fn give_all<'a>(
     app: &Arc<App>,
     contents: impl Iterator<Item = (&'a HostName, &'a Arc<HostContent>)>,
 ) -> Result<(), StartError> {
-    let mut writers = JoinSet::new();
+    let mut told = Vec::new();
     for (name, content) in contents {
-        // Most hosts have nothing to be told.
-        if let Some(host) = app.host(name)
-            && decide_versions(&host.slot.durable().state, content).is_empty()
-        {
-            show(&host, Arc::clone(content));
-            continue;
-        }
-        while writers.len() >= HOSTS_AT_ONCE {
-            if let Some(done) = writers.join_next().await {
-                done.unwrap_or(Ok(()))?;
+        match app.host(name) {
+            // Most hosts have nothing to be told.
+            Some(host) if decide_versions(&host.slot.durable().state, content).is_empty() => {
+                show(&host, Arc::clone(content));
             }
+            _ => told.push((name.clone(), Arc::clone(content))),
         }
-        let (app, name, content) = (Arc::clone(app), name.clone(), Arc::clone(content));
-        writers.spawn(async move { give(&app, &name, content).await });
+    }
+    let (told, next) = (Arc::new(told), Arc::new(AtomicUsize::new(0)));
+    let mut writers = JoinSet::new();
+    for _ in 0..WRITERS.min(told.len()) {
+        let (app, told, next) = (Arc::clone(app), Arc::clone(&told), Arc::clone(&next));
+        writers.spawn_blocking(move || {
+            while let Some((name, content)) = told.get(next.fetch_add(1, Ordering::Relaxed)) {
+                give(&app, name, content)?;
+            }
+            Ok::<(), StartError>(())
+        });
     }
     while let Some(done) = writers.join_next().await {
-        done.unwrap_or(Ok(()))?;
+        done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
     }
     Ok(())
 }
 
-async fn give(app: &Arc<App>, name: &HostName, content: Arc<HostContent>) -> Result<(), StartError> {
-    let (opener, host_name) = (Arc::clone(app), name.clone());
-    let host = blocking(move || opener.open_host(&host_name)).await?;
-    show(&host, Arc::clone(&content));
-    // Also where the content is as before: the versions could not be written then.
-    host.append(move |state, _| decide_versions(state, &content)).await?;
+fn give(app: &Arc<App>, name: &HostName, content: &Arc<HostContent>) -> Result<(), StartError> {
+    let host = app.open_host(name)?;
+    let is_news = set(&host, Arc::clone(content));
+    let content = Arc::clone(content);
+    let versions = host.append_here(move |state, _| decide_versions(state, &content))?;
+    // Versions wake the poll themselves, and not before they are durable.
+    if is_news && versions == 0 {
+        host.slot.wake();
+    }
     Ok(())
 }
 
 /// From now on the host's content; wakes its poll where an agent would be told something else.
 fn show(host: &Host, content: Arc<HostContent>) {
-    let is_news = host.content().is_none_or(|before| !before.says_the_same(&content));
-    host.set_content(content);
-    if is_news {
+    if set(host, content) {
         host.slot.wake();
     }
+}
+
+/// Returns whether an agent would be told something else than before.
+fn set(host: &Host, content: Arc<HostContent>) -> bool {
+    let is_news = host.content().is_none_or(|before| !before.says_the_same(&content));
+    host.set_content(content);
+    is_news
 }

@@ -203,7 +203,15 @@ impl Host {
         &self,
         decide: impl FnOnce(&HostState, DateTime<Utc>) -> Vec<Fact> + Send + 'static,
     ) -> Result<(), WriteError> {
-        self.slot.write(move |batch| append_facts(batch, decide)).await
+        self.slot.write(move |batch| append_facts(batch, decide)).await.map(|_| ())
+    }
+
+    /// As `append`, on this thread. Blocks. Returns how many facts there were.
+    pub fn append_here(
+        &self,
+        decide: impl FnOnce(&HostState, DateTime<Utc>) -> Vec<Fact> + Send + 'static,
+    ) -> Result<usize, WriteError> {
+        self.slot.write_here(move |batch| append_facts(batch, decide))
     }
 
     fn transient(&self) -> MutexGuard<'_, Transient> {
@@ -223,13 +231,19 @@ impl Parked {
     }
 }
 
-/// Decides on the batch's state and appends the facts.
-pub fn append_facts(batch: &mut Batch<'_, HostState>, decide: impl FnOnce(&HostState, DateTime<Utc>) -> Vec<Fact>) {
+/// Decides on the batch's state and appends the facts. Returns how many.
+pub fn append_facts(
+    batch: &mut Batch<'_, HostState>,
+    decide: impl FnOnce(&HostState, DateTime<Utc>) -> Vec<Fact>,
+) -> usize {
     let now = line_time();
-    for fact in decide(batch.state(), now) {
+    let facts = decide(batch.state(), now);
+    let count = facts.len();
+    for fact in facts {
         let seq = batch.append(line_time(), &fact.to_new_line(now));
         if let Fact::JobQueued(queued) = &fact {
             job_index::note(batch.dir(), queued.job_id, seq, now);
         }
     }
+    count
 }

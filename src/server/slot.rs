@@ -184,6 +184,32 @@ impl<S: Fold + Send + Sync + 'static> Slot<S> {
         self: &Arc<Self>,
         work: impl FnOnce(&mut Batch<'_, S>) -> R + Send + 'static,
     ) -> Result<R, WriteError> {
+        let (journal, receiver) = self.enqueue(work)?;
+        if let Some(journal) = journal {
+            let slot = Arc::clone(self);
+            tokio::task::spawn_blocking(move || slot.run(journal));
+        }
+        receiver.await.unwrap_or_else(|_| Err(stopped_writer()))
+    }
+
+    /// As `write`, on this thread. Blocks: for one who writes to many journals from a thread of his own.
+    pub fn write_here<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Batch<'_, S>) -> R + Send + 'static,
+    ) -> Result<R, WriteError> {
+        let (journal, receiver) = self.enqueue(work)?;
+        if let Some(journal) = journal {
+            self.run(journal);
+        }
+        receiver.blocking_recv().unwrap_or_else(|_| Err(stopped_writer()))
+    }
+
+    /// Puts the work into the queue. Who gets the journal runs it; else somebody does already.
+    #[allow(clippy::type_complexity, reason = "both parts are plain")]
+    fn enqueue<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Batch<'_, S>) -> R + Send + 'static,
+    ) -> Result<(Option<Box<Journal<S>>>, oneshot::Receiver<Result<R, WriteError>>), WriteError> {
         let (sender, receiver) = oneshot::channel();
         let work: Work<S> = Box::new(move |batch| match batch {
             Ok(batch) => {
@@ -197,19 +223,12 @@ impl<S: Fold + Send + Sync + 'static> Slot<S> {
                 None
             }
         });
-        let journal = {
-            let mut inner = self.lock();
-            if inner.queue.len() >= QUEUE_LIMIT {
-                return Err(WriteError::Busy);
-            }
-            inner.queue.push(work);
-            inner.journal.take()
-        };
-        if let Some(journal) = journal {
-            let slot = Arc::clone(self);
-            tokio::task::spawn_blocking(move || slot.run(journal));
+        let mut inner = self.lock();
+        if inner.queue.len() >= QUEUE_LIMIT {
+            return Err(WriteError::Busy);
         }
-        receiver.await.unwrap_or(Err(WriteError::Failed("the writer stopped".to_owned())))
+        inner.queue.push(work);
+        Ok((inner.journal.take(), receiver))
     }
 
     /// Runs batches until nobody waits.
@@ -260,6 +279,10 @@ impl<S: Fold + Send + Sync + 'static> Slot<S> {
         // Nothing panics while it is held, and the data would still be whole.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn stopped_writer() -> WriteError {
+    WriteError::Failed("the writer stopped".to_owned())
 }
 
 fn report_damage<S: Fold>(name: &str, journal: &mut Journal<S>) {

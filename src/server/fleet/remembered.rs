@@ -26,6 +26,18 @@ pub(super) struct TypedFile {
     pub(super) problems: Arc<[Problem]>,
 }
 
+impl TypedFile {
+    pub(super) fn read(text: &Arc<str>, read: impl FnOnce(&mut Vec<Problem>) -> RawHost) -> Self {
+        let mut problems = Vec::new();
+        let raw = Arc::new(read(&mut problems));
+        Self { text: Arc::clone(text), raw, problems: problems.into() }
+    }
+
+    fn is_of(&self, text: &Arc<str>) -> bool {
+        Arc::ptr_eq(&self.text, text) || self.text == *text
+    }
+}
+
 #[derive(Debug)]
 struct PutTogether {
     /// The groups' files in their order, then its own.
@@ -34,7 +46,17 @@ struct PutTogether {
 }
 
 impl Remembered {
-    /// The file as typed: as `before` has it where the text is the same, else as `read` makes it.
+    /// Whether `file` would need to read this one.
+    pub(super) fn is_new(&self, path: &str, text: &Arc<str>) -> bool {
+        !self.files.get(path).is_some_and(|known| known.is_of(text))
+    }
+
+    /// Takes a file in that was read elsewhere.
+    pub(super) fn add(&mut self, path: &str, typed: TypedFile) {
+        self.files.insert(path.to_owned(), typed);
+    }
+
+    /// The file as typed: as `before` or an `add` has it where the text is the same, else as `read` makes it.
     pub(super) fn file(
         &mut self,
         before: &Self,
@@ -42,12 +64,11 @@ impl Remembered {
         text: &Arc<str>,
         read: impl FnOnce(&mut Vec<Problem>) -> RawHost,
     ) -> TypedFile {
-        let known = before.files.get(path).filter(|known| Arc::ptr_eq(&known.text, text) || known.text == *text);
-        let typed = known.cloned().unwrap_or_else(|| {
-            let mut problems = Vec::new();
-            let raw = Arc::new(read(&mut problems));
-            TypedFile { text: Arc::clone(text), raw, problems: problems.into() }
-        });
+        if let Some(added) = self.files.get(path).filter(|added| added.is_of(text)) {
+            return added.clone();
+        }
+        let known = before.files.get(path).filter(|known| known.is_of(text));
+        let typed = known.cloned().unwrap_or_else(|| TypedFile::read(text, read));
         self.files.insert(path.to_owned(), typed.clone());
         typed
     }
