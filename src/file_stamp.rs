@@ -1,7 +1,7 @@
 //! Edge. What tells that a file is the one that was read before, without reading it again, as git's index does it. Does not read
 //! contents, and answers "changed" wherever it cannot be sure.
 
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -26,13 +26,12 @@ type Identity = Option<SystemTime>;
 /// Times of files are in steps, on some file systems of two seconds: one that changed just now may change again unseen.
 const STEP: Duration = Duration::from_secs(2);
 
-/// The stamp of an open file, to be taken before it is read; `None` where a change during or just after the reading might not
-/// show in it.
-pub fn before_reading(file: &File) -> io::Result<Option<FileStamp>> {
+/// The stamp of an open file, by its metadata from before it is read; `None` where a change during or just after the reading
+/// might not show in it.
+pub fn before_reading(metadata: &Metadata) -> io::Result<Option<FileStamp>> {
     let settled = SystemTime::from(clock::now()).checked_sub(STEP);
-    let metadata = file.metadata()?;
-    let stamp = stamp_of(&metadata)?;
-    let newest = stamp.modified.max(changed(&metadata));
+    let stamp = stamp_of(metadata)?;
+    let newest = stamp.modified.max(changed(metadata));
     Ok(settled.is_some_and(|settled| newest < settled).then_some(stamp))
 }
 
@@ -70,6 +69,8 @@ fn changed(metadata: &Metadata) -> SystemTime {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     /// A file that was left alone for long enough.
@@ -79,7 +80,8 @@ mod tests {
     }
 
     fn stamp(path: &Path) -> Option<FileStamp> {
-        before_reading(&File::open(path).expect("opened")).expect("a stamp or none")
+        let metadata = File::open(path).and_then(|file| file.metadata()).expect("metadata");
+        before_reading(&metadata).expect("a stamp or none")
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod job;
 pub mod journal;
 pub mod machine;
 pub mod mask;
+pub mod parallel;
 pub mod problem;
 pub mod process;
 pub mod protocol;

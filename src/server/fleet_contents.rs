@@ -13,6 +13,7 @@ use super::fleet::{Fleet, Host as FleetHost, Repository};
 use super::host::Host;
 use super::host_content::HostContent;
 use crate::id::HostName;
+use crate::parallel;
 use crate::problem::{Problem, Severity};
 use crate::protocol::command::ConfigUpdate;
 
@@ -65,25 +66,15 @@ pub struct Making<'a> {
 /// Makes the contents of these hosts, on as many threads as there are processors. Blocks. The problems are secrets that cannot
 /// be read.
 pub fn make(making: &Making<'_>, hosts: &[Arc<FleetHost>]) -> (Vec<Made>, Vec<Problem>) {
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let places = SecretPlaces::of(making.fleet, making.directory);
     let same_places = making.last.fleet.settings.secret_roots == making.fleet.settings.secret_roots;
-    let make_some = |hosts: &[Arc<FleetHost>]| {
+    let made = parallel::map(hosts, |host| {
         let mut problems = Vec::new();
-        let made = hosts.iter().map(|host| making.make(host, &places, same_places, &mut problems));
-        (made.collect::<Vec<_>>(), problems)
-    };
-    std::thread::scope(|scope| {
-        let parts = hosts.chunks(hosts.len().div_ceil(threads).max(1));
-        let parts: Vec<_> = parts.map(|part| scope.spawn(|| make_some(part))).collect();
-        let (mut made, mut problems) = (Vec::new(), Vec::new());
-        for part in parts {
-            let (more, unread) = part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            made.extend(more);
-            problems.extend(unread);
-        }
+        let made = making.make(host, &places, same_places, &mut problems);
         (made, problems)
-    })
+    });
+    let (made, problems): (Vec<_>, Vec<_>) = made.into_iter().unzip();
+    (made, problems.into_iter().flatten().collect())
 }
 
 impl Making<'_> {

@@ -13,6 +13,7 @@ use super::remembered::{Remembered, TypedFile};
 use super::settings::{ServerSettings, read_settings};
 use super::{Fleet, Group, Maintenance, Repository, SecretRef, SecretSource, rules};
 use crate::id::{GroupName, HostName, RepositoryName};
+use crate::parallel;
 use crate::problem::{Problem, Severity};
 use crate::toml_reader::{Place, Placed, nearest, shown};
 
@@ -65,30 +66,15 @@ struct Memory<'a> {
     now: Remembered,
 }
 
-/// Fewer new files than this are not worth threads.
-const MANY: usize = 256;
-
 impl Memory<'_> {
     /// Reads what is new of many hosts, on as many threads as there are processors.
     fn read_new_hosts(&mut self, files: &Texts) {
         let is_host = |file: &str| is_fleet_file(file) && file.starts_with("hosts/");
         let new: Vec<_> = files.iter().filter(|(file, text)| is_host(file) && self.before.is_new(file, text)).collect();
-        if new.len() < MANY {
-            return;
-        }
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let read = |file: &str, text: &Arc<str>| {
+        let typed = parallel::map(&new, |(file, text)| {
             TypedFile::read(text, |problems| read_host(file, text, Whose::Host, problems))
-        };
-        std::thread::scope(|scope| {
-            let parts = new.chunks(new.len().div_ceil(threads));
-            let read_all = |part: &[(&String, &Arc<str>)]| part.iter().map(|(file, text)| read(file, text)).collect();
-            let readers: Vec<_> = parts.map(|part| (part, scope.spawn(move || -> Vec<_> { read_all(part) }))).collect();
-            for (part, reader) in readers {
-                let typed = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                part.iter().zip(typed).for_each(|((file, _), typed)| self.now.add(file, typed));
-            }
         });
+        new.iter().zip(typed).for_each(|((file, _), typed)| self.now.add(file, typed));
     }
 
     fn read_host(&mut self, file: &str, text: &Arc<str>, whose: Whose, problems: &mut Vec<Problem>) -> Arc<RawHost> {

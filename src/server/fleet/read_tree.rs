@@ -5,13 +5,14 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Fleet;
 use super::load::{Texts, is_fleet_file, load_again};
 use super::remembered::Remembered;
 use crate::file_stamp::{self, FileStamp};
+use crate::parallel;
 use crate::problem::Problem;
 use crate::toml_reader::Place;
 
@@ -32,12 +33,22 @@ pub struct ReadBefore {
 /// All files that are part of the fleet, by their path relative to `directory`, with `/`. What cannot be read is a
 /// problem, and then the texts are incomplete: such a tree must not be used. `before` becomes what this reading leaves.
 pub fn read_tree(directory: &Path, before: &mut ReadBefore) -> (Texts, Vec<Problem>) {
-    let known = std::mem::take(before);
-    let mut tree = Tree { files: Texts::new(), known: known.files, now: HashMap::new(), problems: Vec::new(), seen: 0 };
+    let mut tree = Tree { found: Vec::new(), problems: Vec::new(), seen: 0 };
     tree.read_directory(directory, "", 0);
+    let read = parallel::map(&tree.found, |(path, relative)| read_unless_known(path, before.files.get(relative)));
+    let (mut files, mut now) = (Texts::new(), ReadBefore::default());
+    for ((_, relative), read) in std::mem::take(&mut tree.found).into_iter().zip(read) {
+        match read {
+            Ok((text, stamp)) => {
+                files.insert(relative.clone(), Arc::clone(&text));
+                now.files.extend(stamp.map(|stamp| (relative, (stamp, text))));
+            }
+            Err(message) => tree.error(&relative, message),
+        }
+    }
     tree.problems.sort();
-    before.files = tree.now;
-    (tree.files, tree.problems)
+    *before = now;
+    (files, tree.problems)
 }
 
 /// Reads and checks a directory. Where something could not be read, only that is told: what else looks wrong may be
@@ -49,11 +60,8 @@ pub fn load_directory(directory: &Path) -> (Fleet, Vec<Problem>) {
 }
 
 struct Tree {
-    files: Texts,
-    /// Of the reading before this one.
-    known: HashMap<String, (FileStamp, Arc<str>)>,
-    /// Of this one.
-    now: HashMap<String, (FileStamp, Arc<str>)>,
+    /// Paths, and what they are relative to the directory.
+    found: Vec<(PathBuf, String)>,
     problems: Vec<Problem>,
     /// Entries met so far.
     seen: usize,
@@ -102,29 +110,11 @@ impl Tree {
         };
         match kind {
             Ok(kind) if kind.is_dir() => self.read_directory(&entry.path(), &relative, depth + 1),
-            Ok(kind) if kind.is_file() && is_file_of_fleet => self.read_file(&entry.path(), relative),
+            Ok(kind) if kind.is_file() && is_file_of_fleet => self.found.push((entry.path(), relative)),
             // Opening a pipe or a device could wait for ever.
             Ok(kind) if !kind.is_file() && is_file_of_fleet => self.error(&relative, "is not a file".to_owned()),
             Err(error) if is_file_of_fleet => self.error(&relative, format!("cannot be read: {error}")),
             _ => {}
-        }
-    }
-
-    fn read_file(&mut self, path: &Path, relative: String) {
-        if let Some((stamp, text)) = self.known.remove(&relative)
-            && file_stamp::is_still(path, &stamp)
-        {
-            self.files.insert(relative.clone(), Arc::clone(&text));
-            self.now.insert(relative, (stamp, text));
-            return;
-        }
-        match read_text(path) {
-            Ok((text, stamp)) => {
-                let text: Arc<str> = text.into();
-                self.files.insert(relative.clone(), Arc::clone(&text));
-                self.now.extend(stamp.map(|stamp| (relative, (stamp, text))));
-            }
-            Err(message) => self.error(&relative, message),
         }
     }
 
@@ -133,16 +123,29 @@ impl Tree {
     }
 }
 
-fn read_text(path: &Path) -> Result<(String, Option<FileStamp>), String> {
+/// A file's text, and its stamp if it has one already.
+type Text = (Arc<str>, Option<FileStamp>);
+
+fn read_unless_known(path: &Path, known: Option<&(FileStamp, Arc<str>)>) -> Result<Text, String> {
+    match known {
+        Some((stamp, text)) if file_stamp::is_still(path, stamp) => Ok((Arc::clone(text), Some(stamp.clone()))),
+        _ => read_text(path),
+    }
+}
+
+fn read_text(path: &Path) -> Result<Text, String> {
     let unread = |error: std::io::Error| format!("cannot be read: {error}");
     let file = File::open(path).map_err(unread)?;
-    let stamp = file_stamp::before_reading(&file).map_err(unread)?;
-    let mut bytes = Vec::new();
+    let metadata = file.metadata().map_err(unread)?;
+    let stamp = file_stamp::before_reading(&metadata).map_err(unread)?;
+    // One byte more tells the end without another growth.
+    let expected = usize::try_from(metadata.len().min(FILE_LIMIT) + 1).unwrap_or(0);
+    let mut bytes = Vec::with_capacity(expected);
     file.take(FILE_LIMIT + 1).read_to_end(&mut bytes).map_err(unread)?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_LIMIT {
         return Err("is larger than 1 MiB".to_owned());
     }
-    String::from_utf8(bytes).map(|text| (text, stamp)).map_err(|error| {
+    String::from_utf8(bytes).map(|text| (text.into(), stamp)).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
         format!("is not text in UTF-8: see line {line}")

@@ -93,7 +93,7 @@ fn read_secret(
     let mut text = String::new();
     let unread = |error: std::io::Error| problem(format!("cannot be read: {error}"));
     let file = File::open(&found).map_err(unread)?;
-    let stamp = file_stamp::before_reading(&file).map_err(unread)?;
+    let stamp = file.metadata().and_then(|metadata| file_stamp::before_reading(&metadata)).map_err(unread)?;
     let size = file.take(SECRET_LIMIT + 1).read_to_string(&mut text).map_err(|error| match error.kind() {
         std::io::ErrorKind::InvalidData => problem("is not text in UTF-8".to_owned()),
         _ => problem(format!("cannot be read: {error}")),
