@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
@@ -41,12 +42,13 @@ fn is_schedule_id(text: &str) -> bool {
     text.len() <= 200 && text.split(':').all(is_path_safe_name)
 }
 
+/// Names are in many places at once: a copy is a reference.
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident, $what:literal, $rule:path) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The name as text.
@@ -58,20 +60,20 @@ macro_rules! name_type {
         impl TryFrom<String> for $name {
             type Error = InvalidName;
             fn try_from(text: String) -> Result<Self, InvalidName> {
-                if $rule(&text) { Ok(Self(text)) } else { Err(InvalidName { what: $what, text }) }
+                text.parse()
             }
         }
 
         impl FromStr for $name {
             type Err = InvalidName;
             fn from_str(text: &str) -> Result<Self, InvalidName> {
-                Self::try_from(text.to_owned())
+                if $rule(text) { Ok(Self(text.into())) } else { Err(InvalidName { what: $what, text: text.to_owned() }) }
             }
         }
 
         impl From<$name> for String {
             fn from(name: $name) -> Self {
-                name.0
+                name.as_str().to_owned()
             }
         }
 

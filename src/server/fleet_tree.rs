@@ -35,8 +35,7 @@ pub struct LastRead {
 /// Reads the directory; of files that did not change only their times are looked at. Blocks.
 pub fn read(directory: &Path, last: &mut LastRead) -> Tree {
     let (files, unread) = read_tree(directory, &mut last.files);
-    let (fleet, problems, loaded) = load_again(&files, &last.loaded);
-    last.loaded = loaded;
+    let (fleet, problems) = load_again(&files, &mut last.loaded);
     let problems = if unread.is_empty() { problems } else { unread };
     Tree { hash: hash_of(&files), files, commit: commit_of(directory), fleet: Arc::new(fleet), problems }
 }
@@ -45,7 +44,7 @@ pub fn read(directory: &Path, last: &mut LastRead) -> Tree {
 pub fn read_copy(fleet_dir: &Path, adopted: &ConfigAdopted) -> Result<Option<Tree>, FileError> {
     let copy = fleet_copy::read_adopted(fleet_dir)?.filter(|copy| copy.hash == adopted.hash);
     let Some(AdoptedCopy { files, .. }) = copy else { return Ok(None) };
-    let (fleet, problems, _) = load_again(&files, &Remembered::default());
+    let (fleet, problems) = load_again(&files, &mut Remembered::default());
     let (hash, commit) = (adopted.hash.clone(), adopted.commit.clone());
     Ok(Some(Tree { files, hash, commit, fleet: Arc::new(fleet), problems }))
 }

@@ -13,13 +13,13 @@ fn texts(files: &Files) -> Texts {
     files.iter().map(|(path, text)| (path.clone(), text.as_str().into())).collect()
 }
 
-/// The same answer with and without memory; returns the fleet and what it leaves.
-fn loaded(files: &Files, before: &Remembered, what: &str) -> (Fleet, Remembered) {
-    let (fleet, problems, after) = load_again(&texts(files), before);
+/// The same answer with and without memory.
+fn loaded(files: &Files, memory: &mut Remembered, what: &str) -> Fleet {
+    let (fleet, problems) = load_again(&texts(files), memory);
     let (cold, cold_problems) = load(files);
     assert_eq!(problems, cold_problems, "{what}");
     assert!(fleet == cold, "{what}: the fleet with memory differs");
-    (fleet, after)
+    fleet
 }
 
 #[test]
@@ -27,7 +27,7 @@ fn a_load_that_remembers_gives_what_one_without_memory_gives() {
     let mut memory = Remembered::default();
     // From each fleet to quite another one of files with the same names.
     for (path, files, _) in cases("good").into_iter().chain(cases("bad")) {
-        memory = loaded(&files, &memory, &path.display().to_string()).1;
+        loaded(&files, &mut memory, &path.display().to_string());
     }
     let (mut files, mut rng) = (sample(), Rng::new(42));
     let original = files.clone();
@@ -39,7 +39,7 @@ fn a_load_that_remembers_gives_what_one_without_memory_gives() {
             1 => drop(files.insert(name.clone(), mutate(&original[name], &mut rng))),
             _ => drop(files.insert(name.clone(), original[name].clone())),
         }
-        memory = loaded(&files, &memory, &format!("step {step}, {name}")).1;
+        loaded(&files, &mut memory, &format!("step {step}, {name}"));
     }
 }
 
@@ -55,18 +55,19 @@ fn an_edit_leaves_the_hosts_alone_that_it_does_not_touch() {
     ]
     .map(|(path, text)| (path.to_owned(), text))
     .into();
-    let (first, memory) = loaded(&files, &Remembered::default(), "at first");
+    let mut memory = Remembered::default();
+    let first = loaded(&files, &mut memory, "at first");
     let touched = |before: &Fleet, after: &Fleet| -> Vec<String> {
         let hosts = after.hosts.iter().filter(|(name, host)| !Arc::ptr_eq(host, &before.hosts[*name]));
         hosts.map(|(name, _)| name.as_str().to_owned()).collect()
     };
     files.insert("hosts/b.toml".to_owned(), "groups = [\"linux\"]\nrepository = \"main\"\ntags = [\"t\"]\n".to_owned());
-    let (second, memory) = loaded(&files, &memory, "one host");
+    let second = loaded(&files, &mut memory, "one host");
     assert_eq!(touched(&first, &second), ["b"]);
     files.insert("groups/linux.toml".to_owned(), schedule.replace("@daily", "@hourly"));
-    let (third, memory) = loaded(&files, &memory, "one group");
+    let third = loaded(&files, &mut memory, "one group");
     assert_eq!(touched(&second, &third), ["a", "b"]);
     files.insert("repositories/main.toml".to_owned(), "url = \"/mnt\"\npassword = { file = \"/p\" }\n".to_owned());
-    let (fourth, _) = loaded(&files, &memory, "the repository");
+    let fourth = loaded(&files, &mut memory, "the repository");
     assert_eq!(touched(&third, &fourth), Vec::<String>::new());
 }

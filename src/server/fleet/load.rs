@@ -21,24 +21,23 @@ use crate::toml_reader::{Place, Placed, nearest, shown};
 pub type Texts = BTreeMap<String, Arc<str>>;
 
 /// Checks everything. Problems are sorted by place, and each is there once, however many hosts share its cause.
-/// `before` is what the load before left, and what this one leaves is the third of the answer: work that would give the same
-/// again is not done again.
-pub fn load_again(files: &Texts, before: &Remembered) -> (Fleet, Vec<Problem>, Remembered) {
-    let mut memory = Memory { before, now: Remembered::default() };
-    memory.read_new_hosts(files);
+/// `memory` is what the load before left, and then what this one leaves: work that would give the same again is not done again.
+pub fn load_again(files: &Texts, memory: &mut Remembered) -> (Fleet, Vec<Problem>) {
+    memory.begin();
+    read_new_hosts(files, memory);
     let mut problems = Vec::new();
-    let typed = read_files(files, &mut memory, &mut problems);
-    let fleet = check(typed, &mut memory, &mut problems);
+    let typed = read_files(files, memory, &mut problems);
+    let fleet = check(typed, memory, &mut problems);
+    memory.forget_unused();
     problems.sort();
     problems.dedup();
-    (fleet, problems, memory.now)
+    (fleet, problems)
 }
 
 /// Checks everything, with nothing remembered.
 pub fn load<T: AsRef<str>>(files: &BTreeMap<String, T>) -> (Fleet, Vec<Problem>) {
     let files = files.iter().map(|(path, text)| (path.clone(), Arc::from(text.as_ref()))).collect();
-    let (fleet, problems, _) = load_again(&files, &Remembered::default());
-    (fleet, problems)
+    load_again(&files, &mut Remembered::default())
 }
 
 /// Whether any of them stops the fleet from being used.
@@ -60,31 +59,29 @@ struct Typed {
     hosts: BTreeMap<HostName, Arc<RawHost>>,
 }
 
-/// What the last load left, and what this one leaves.
-struct Memory<'a> {
-    before: &'a Remembered,
-    now: Remembered,
+/// Reads what is new of many hosts, on as many threads as there are processors.
+fn read_new_hosts(files: &Texts, memory: &mut Remembered) {
+    let is_host = |file: &str| is_fleet_file(file) && file.starts_with("hosts/");
+    let new: Vec<_> = files.iter().filter(|(file, text)| is_host(file) && memory.is_new(file, text)).collect();
+    let typed = parallel::map(&new, |(file, text)| {
+        TypedFile::read(text, |problems| read_host(file, text, Whose::Host, problems))
+    });
+    new.iter().zip(typed).for_each(|((file, _), typed)| memory.add(file, typed));
 }
 
-impl Memory<'_> {
-    /// Reads what is new of many hosts, on as many threads as there are processors.
-    fn read_new_hosts(&mut self, files: &Texts) {
-        let is_host = |file: &str| is_fleet_file(file) && file.starts_with("hosts/");
-        let new: Vec<_> = files.iter().filter(|(file, text)| is_host(file) && self.before.is_new(file, text)).collect();
-        let typed = parallel::map(&new, |(file, text)| {
-            TypedFile::read(text, |problems| read_host(file, text, Whose::Host, problems))
-        });
-        new.iter().zip(typed).for_each(|((file, _), typed)| self.now.add(file, typed));
-    }
-
-    fn read_host(&mut self, file: &str, text: &Arc<str>, whose: Whose, problems: &mut Vec<Problem>) -> Arc<RawHost> {
-        let typed = self.now.file(self.before, file, text, |problems| read_host(file, text, whose, problems));
-        problems.extend_from_slice(&typed.problems);
-        typed.raw
-    }
+fn read_layer(
+    file: &str,
+    text: &Arc<str>,
+    whose: Whose,
+    memory: &mut Remembered,
+    problems: &mut Vec<Problem>,
+) -> Arc<RawHost> {
+    let typed = memory.file(file, text, |problems| read_host(file, text, whose, problems));
+    problems.extend_from_slice(&typed.problems);
+    Arc::clone(&typed.raw)
 }
 
-fn read_files(files: &Texts, memory: &mut Memory<'_>, problems: &mut Vec<Problem>) -> Typed {
+fn read_files(files: &Texts, memory: &mut Remembered, problems: &mut Vec<Problem>) -> Typed {
     let mut typed = Typed::default();
     for (file, text) in files.iter().filter(|(file, _)| is_fleet_file(file)) {
         match file.strip_suffix(".toml").unwrap_or(file).split_once('/') {
@@ -98,12 +95,12 @@ fn read_files(files: &Texts, memory: &mut Memory<'_>, problems: &mut Vec<Problem
             }
             Some(("groups", name)) => {
                 if let Some(name) = file_name(file, name, problems) {
-                    typed.groups.insert(name, memory.read_host(file, text, Whose::Group, problems));
+                    typed.groups.insert(name, read_layer(file, text, Whose::Group, memory, problems));
                 }
             }
             Some(("hosts", name)) => {
                 if let Some(name) = file_name(file, name, problems) {
-                    typed.hosts.insert(name, memory.read_host(file, text, Whose::Host, problems));
+                    typed.hosts.insert(name, read_layer(file, text, Whose::Host, memory, problems));
                 }
             }
             _ => problems.push(Place::FILE.error(file, stray_file(file))),
@@ -132,7 +129,7 @@ fn stray_file(file: &str) -> String {
     )
 }
 
-fn check(typed: Typed, memory: &mut Memory<'_>, problems: &mut Vec<Problem>) -> Fleet {
+fn check(typed: Typed, memory: &mut Remembered, problems: &mut Vec<Problem>) -> Fleet {
     let Typed { settings, repositories: raw_repositories, groups: raw_groups, hosts: raw_hosts } = typed;
     let mut suggestions = Suggestions::default();
     let mut groups: BTreeMap<GroupName, Group> =
@@ -168,8 +165,8 @@ fn check(typed: Typed, memory: &mut Memory<'_>, problems: &mut Vec<Problem>) -> 
                 group.hosts.push(name.clone());
             }
         }
-        let layers = listed.iter().map(|(_, raw)| *raw).chain([raw]).map(Arc::clone).collect();
-        let effective = memory.now.host(memory.before, name, layers, || {
+        let layers: Vec<&Arc<RawHost>> = listed.iter().map(|(_, raw)| *raw).chain([raw]).collect();
+        let effective = memory.host(name, &layers, || {
             let groups: Vec<(GroupName, &RawHost)> = listed.iter().map(|(name, raw)| (name.clone(), &***raw)).collect();
             effective_host(name.clone(), raw, &groups, &mut context)
         });

@@ -55,7 +55,7 @@ pub fn read_tree(directory: &Path, before: &mut ReadBefore) -> (Texts, Vec<Probl
 /// missing because of it.
 pub fn load_directory(directory: &Path) -> (Fleet, Vec<Problem>) {
     let (files, unread) = read_tree(directory, &mut ReadBefore::default());
-    let (fleet, problems, _) = load_again(&files, &Remembered::default());
+    let (fleet, problems) = load_again(&files, &mut Remembered::default());
     (fleet, if unread.is_empty() { problems } else { unread })
 }
 

@@ -10,12 +10,14 @@ use super::raw::RawHost;
 use crate::id::HostName;
 use crate::problem::Problem;
 
-/// Of one load. A default one remembers nothing.
+/// From one load to the next. A default one remembers nothing.
 #[derive(Debug, Default)]
 pub struct Remembered {
-    /// By path.
-    files: HashMap<String, TypedFile>,
-    hosts: HashMap<HostName, PutTogether>,
+    /// Which load it is: what this one did not use is forgotten at its end.
+    load: u64,
+    /// By path, with the last load that used it.
+    files: HashMap<String, (u64, TypedFile)>,
+    hosts: HashMap<HostName, (u64, PutTogether)>,
 }
 
 /// A host's or group's file as typed, and what is wrong in it.
@@ -46,47 +48,61 @@ struct PutTogether {
 }
 
 impl Remembered {
+    /// Before a load.
+    pub(super) fn begin(&mut self) {
+        self.load += 1;
+    }
+
+    /// After it.
+    pub(super) fn forget_unused(&mut self) {
+        let load = self.load;
+        self.files.retain(|_, (used, _)| *used == load);
+        self.hosts.retain(|_, (used, _)| *used == load);
+    }
+
     /// Whether `file` would need to read this one.
     pub(super) fn is_new(&self, path: &str, text: &Arc<str>) -> bool {
-        !self.files.get(path).is_some_and(|known| known.is_of(text))
+        !self.files.get(path).is_some_and(|(_, known)| known.is_of(text))
     }
 
     /// Takes a file in that was read elsewhere.
     pub(super) fn add(&mut self, path: &str, typed: TypedFile) {
-        self.files.insert(path.to_owned(), typed);
+        self.files.insert(path.to_owned(), (self.load, typed));
     }
 
-    /// The file as typed: as `before` or an `add` has it where the text is the same, else as `read` makes it.
+    /// The file as typed: as it is known where the text is the same, else as `read` makes it.
     pub(super) fn file(
         &mut self,
-        before: &Self,
         path: &str,
         text: &Arc<str>,
         read: impl FnOnce(&mut Vec<Problem>) -> RawHost,
-    ) -> TypedFile {
-        if let Some(added) = self.files.get(path).filter(|added| added.is_of(text)) {
-            return added.clone();
+    ) -> &TypedFile {
+        if self.is_new(path, text) {
+            self.add(path, TypedFile::read(text, read));
         }
-        let known = before.files.get(path).filter(|known| known.is_of(text));
-        let typed = known.cloned().unwrap_or_else(|| TypedFile::read(text, read));
-        self.files.insert(path.to_owned(), typed.clone());
+        let (used, typed) =
+            self.files.get_mut(path).unwrap_or_else(|| unreachable!("{path} was added where it was not known"));
+        *used = self.load;
         typed
     }
 
-    /// The host of these files: as `before` has it where they are the same ones, else as `make` makes it.
+    /// The host of these files: as it is known where they are the same ones, else as `make` makes it.
     pub(super) fn host(
         &mut self,
-        before: &Self,
         name: &HostName,
-        layers: Vec<Arc<RawHost>>,
+        layers: &[&Arc<RawHost>],
         make: impl FnOnce() -> Effective,
     ) -> Arc<Effective> {
-        let is_same = |known: &&PutTogether| {
-            known.layers.len() == layers.len() && known.layers.iter().zip(&layers).all(|(a, b)| Arc::ptr_eq(a, b))
+        let is_same = |known: &PutTogether| {
+            known.layers.len() == layers.len() && known.layers.iter().zip(layers).all(|(a, b)| Arc::ptr_eq(a, b))
         };
-        let known = before.hosts.get(name).filter(is_same).map(|known| Arc::clone(&known.effective));
-        let effective = known.unwrap_or_else(|| Arc::new(make()));
-        self.hosts.insert(name.clone(), PutTogether { layers, effective: Arc::clone(&effective) });
+        if let Some((used, known)) = self.hosts.get_mut(name).filter(|(_, known)| is_same(known)) {
+            *used = self.load;
+            return Arc::clone(&known.effective);
+        }
+        let effective = Arc::new(make());
+        let layers = layers.iter().map(|layer| Arc::clone(layer)).collect();
+        self.hosts.insert(name.clone(), (self.load, PutTogether { layers, effective: Arc::clone(&effective) }));
         effective
     }
 }
