@@ -12,6 +12,7 @@ use restic_manager::clock;
 use restic_manager::file_error::{FileError, chain};
 use restic_manager::http_client::HttpClient;
 use restic_manager::id::{InstanceId, StreamId};
+use restic_manager::logging::{self, LogFormat};
 use restic_manager::protocol::command::Secret;
 use restic_manager::tls;
 use tokio::sync::Notify;
@@ -29,24 +30,11 @@ use crate::{Failure, commands, poll, restic_probe, runner, scheduler, sender, st
 
 /// Runs until a signal says stop.
 pub(crate) fn run(dir: &Path) -> Result<(), Failure> {
-    start_logging();
+    logging::start(LogFormat::Text);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
     let local = LocalSet::new();
     local.block_on(&runtime, serve(dir))
-}
-
-fn start_logging() {
-    use std::io::IsTerminal;
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let colored = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(colored)
-        .with_target(false)
-        .try_init();
 }
 
 /// agent.toml of the directory.

@@ -23,6 +23,7 @@ pub mod http_client;
 pub mod id;
 pub mod job;
 pub mod journal;
+pub mod logging;
 pub mod machine;
 pub mod mask;
 pub mod parallel;

@@ -10,6 +10,7 @@ use clap::Args;
 
 use crate::clock;
 use crate::file_error::chain;
+use crate::logging::{self, LogFormat};
 use crate::server::app::{App, blocking, stopped};
 use crate::server::credentials;
 use crate::server::decide::decide_tick;
@@ -35,31 +36,12 @@ pub struct ServeArguments {
     log_format: LogFormat,
 }
 
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-pub enum LogFormat {
-    Text,
-    Json,
-}
-
-/// Logs to stderr, filtered by `RUST_LOG` (default: info).
-pub fn start_logging(format: LogFormat) {
-    use std::io::IsTerminal;
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let colored = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let _ = match format {
-        LogFormat::Text => builder.with_ansi(colored).with_target(false).try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
-}
-
 /// Threads that wait for disks. More only wait for each other: measured with 1,000 journals (`cargo bench --bench fleet -- events`).
 const BLOCKING_THREADS: usize = 32;
 
 /// Serves until a signal says stop. The error is for a person, with its causes.
 pub fn run(arguments: &ServeArguments) -> Result<(), String> {
-    start_logging(arguments.log_format);
+    logging::start(arguments.log_format);
     raise_descriptor_limit();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.enable_all().max_blocking_threads(BLOCKING_THREADS).build();
