@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::sync::watch;
+use tokio::sync::{Notify, Semaphore, watch};
 
 use super::access::{OperatorToken, Role, sha256};
 use super::fleet::settings::ServerSettings;
@@ -30,6 +30,23 @@ use crate::problem::Problem;
 
 /// The name of the fleet's own journal, which no host can have.
 pub const FLEET: &str = "/fleet";
+
+/// How long one look-up reads history for a job that the index does not know yet.
+const HISTORY_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Why a job was neither found nor known not to be there.
+#[derive(Debug)]
+pub enum FindError {
+    File(FileError),
+    /// The index of jobs is not complete, and reading all history takes too long.
+    NotYet,
+}
+
+impl From<FileError> for FindError {
+    fn from(error: FileError) -> Self {
+        Self::File(error)
+    }
+}
 
 /// What was read of the configuration last, good or not.
 #[derive(Debug, Clone, Default)]
@@ -63,6 +80,10 @@ pub struct App {
     pub reloaded: watch::Sender<u64>,
     /// `FleetState::decisions` as far as this server has done what they say.
     pub installed: watch::Sender<u64>,
+    /// Asks upkeep not to wait: the index of jobs is not complete.
+    pub upkeep_wanted: Notify,
+    /// Held by the one look-up that reads history.
+    reading_history: Semaphore,
 }
 
 impl App {
@@ -86,6 +107,8 @@ impl App {
             reload_wanted: watch::Sender::new(0),
             reloaded: watch::Sender::new(0),
             installed: watch::Sender::new(0),
+            upkeep_wanted: Notify::new(),
+            reading_history: Semaphore::new(1),
         });
         app.open_hosts(&app.state_dir.hosts()?, is_synced)?;
         Ok(app)
@@ -198,11 +221,11 @@ impl App {
     }
 
     /// The host that has this job, and the job: by the index of jobs, and what is not in it by memory. Only until the first
-    /// upkeep after the start, which makes the index complete, is history read for a job that is in neither. May block:
-    /// call off the reactor.
-    pub fn find_job(&self, id: JobId) -> Result<Option<(Arc<Host>, Job)>, FileError> {
+    /// upkeep after the start, which makes the index complete, is history read for a job that is in neither, by one at a time and
+    /// for `HISTORY_DEADLINE` at most. May block: call off the reactor.
+    pub fn find_job(&self, id: JobId) -> Result<Option<(Arc<Host>, Job)>, FindError> {
         let index = JobIndex::of(&self.state_dir.path);
-        for hint in index.find(id)? {
+        for hint in index.find(id) {
             let Some(host) = hint.host.parse().ok().and_then(|name| self.host(&name)) else { continue };
             let durable = host.slot.durable();
             let job = match durable.state.job(id) {
@@ -222,12 +245,23 @@ impl App {
         if index.is_complete(self.ready_at) {
             return Ok(None);
         }
+        self.upkeep_wanted.notify_one();
+        self.read_for_job(hosts, id)
+    }
+
+    fn read_for_job(&self, hosts: Vec<Arc<Host>>, id: JobId) -> Result<Option<(Arc<Host>, Job)>, FindError> {
+        let _turn = self.reading_history.try_acquire().map_err(|_| FindError::NotYet)?;
+        let until = Instant::now() + HISTORY_DEADLINE;
+        let is_time = || Instant::now() < until;
         // A job that ran has a log, which names its host without reading any history.
         let (with_log, without): (Vec<_>, Vec<_>) = hosts.into_iter().partition(|host| host.log_path(id).exists());
         for host in with_log.into_iter().chain(without) {
             let head = host.slot.durable().head;
-            if let Some(job) = super::history::job(&host.journal_dir(), head.seq, id)? {
+            if let Some(job) = super::history::job_while(&host.journal_dir(), head.seq, id, is_time)? {
                 return Ok(Some((host, job)));
+            }
+            if !is_time() {
+                return Err(FindError::NotYet);
             }
         }
         Ok(None)
@@ -283,4 +317,23 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
 /// Returns when the server is to stop.
 pub async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::folded::id;
+
+    #[test]
+    fn one_look_up_at_a_time_reads_history_and_the_others_are_told_to_ask_again() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let app = App::open(state.path()).expect("open");
+        let turn = app.reading_history.try_acquire().expect("nobody reads");
+        assert!(matches!(app.find_job(id(1)), Err(FindError::NotYet)));
+        drop(turn);
+        assert!(matches!(app.find_job(id(1)), Ok(None)));
+        JobIndex::of(state.path()).set_complete(clock::now()).expect("set");
+        let _turn = app.reading_history.try_acquire().expect("nobody reads");
+        assert!(matches!(app.find_job(id(1)), Ok(None)), "a complete index needs no history");
+    }
 }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use chrono::{DateTime, Datelike, Utc};
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use serde::Deserialize;
 
 use super::fact::Fact;
@@ -115,10 +115,20 @@ pub fn jobs(journal: &Path, up_to_seq: u64, filter: &JobFilter, limit: usize) ->
 
 /// One job, however old: from where the index says, else by reading the host's history backwards.
 pub fn job(journal: &Path, up_to_seq: u64, id: JobId) -> Result<Option<Job>, FileError> {
+    job_while(journal, up_to_seq, id, || true)
+}
+
+/// The same, giving up with `None` when `may_go_on` says no.
+pub fn job_while(
+    journal: &Path,
+    up_to_seq: u64,
+    id: JobId,
+    may_go_on: impl Fn() -> bool,
+) -> Result<Option<Job>, FileError> {
     if let Some(host) = journal.parent().and_then(Path::file_name).and_then(|name| name.to_str())
         && let Some(index) = JobIndex::beside(journal)
     {
-        for hint in index.find(id)?.iter().filter(|hint| hint.host == host) {
+        for hint in index.find(id).iter().filter(|hint| hint.host == host) {
             if let Some(job) = job_at(journal, up_to_seq, id, hint.seq)? {
                 return Ok(Some(job));
             }
@@ -126,7 +136,12 @@ pub fn job(journal: &Path, up_to_seq: u64, id: JobId) -> Result<Option<Job>, Fil
     }
     let mut lines: Vec<Box<[u8]>> = Vec::new();
     let mut is_made = false;
+    let mut passed = 0_u64;
     read::newest_first_texts(journal, up_to_seq, |text| {
+        passed += 1;
+        if passed.is_multiple_of(1024) && !may_go_on() {
+            return Next::Stop;
+        }
         let Some(peek) = line::peek(text).filter(|peek| job_of(peek) == Some(id)) else { return Next::Continue };
         is_made = makes_job(&peek);
         lines.push(text.into());
@@ -136,23 +151,33 @@ pub fn job(journal: &Path, up_to_seq: u64, id: JobId) -> Result<Option<Job>, Fil
     Ok(if is_made { lines.iter().rev().fold(None, |job, text| fold(job, id, text)) } else { None })
 }
 
-/// The job whose first line has this seq: read from there to the end that the agent told, or else to the end. `None`: that
-/// line is not there, or another job's.
+/// How long after an end that the server made up (expired, abandoned) the agent's own word is looked for: an agent out of reach
+/// keeps what it has to tell for a month (P7).
+const LATE_END: TimeDelta = TimeDelta::days(60);
+
+/// The job whose first line has this seq: read from there to the end that the agent told, or for `LATE_END` after one that the
+/// server made up. `None`: that line is not there, or another job's.
 pub fn job_at(journal: &Path, up_to_seq: u64, id: JobId, seq: u64) -> Result<Option<Job>, FileError> {
     let mut found: Option<Job> = None;
     read::oldest_first_texts(journal, Start::Seq(seq), |text| {
-        let about = line::peek(text).filter(|peek| peek.seq <= up_to_seq && job_of(peek) == Some(id));
-        if about.is_some() {
+        let Some(peek) = line::peek(text) else { return Next::Continue };
+        if found.as_ref().is_some_and(|job| is_past(job, &peek)) {
+            return Next::Stop;
+        }
+        if peek.seq <= up_to_seq && job_of(&peek) == Some(id) {
             found = fold(found.take(), id, text);
         }
-        match &found {
-            // What the agent told of the end is the last word.
-            Some(job) if job.status.is_final() && job.last_log_seq.is_some() => Next::Stop,
-            None => Next::Stop,
-            Some(_) => Next::Continue,
-        }
+        // What the agent told of the end is the last word.
+        let is_whole = |job: &Job| job.status.is_final() && job.last_log_seq.is_some();
+        if found.as_ref().is_none_or(is_whole) { Next::Stop } else { Next::Continue }
     })?;
     Ok(found)
+}
+
+/// Whether a line is so long after the end that the server made up that nothing more is looked for.
+fn is_past(job: &Job, peek: &Peek<'_>) -> bool {
+    let ended = job.finished_at.filter(|_| job.status.is_final());
+    ended.is_some_and(|ended| peek.received_at().is_some_and(|at| at > ended + LATE_END))
 }
 
 /// Calls `visit` with each job that a journal's segment made, the seq of that line and its year.

@@ -7,17 +7,17 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Datelike, Utc};
 
 use crate::atomic_file;
 use crate::clock;
-use crate::file_error::FileError;
+use crate::file_error::{FileError, chain};
 use crate::id::JobId;
 
-/// When a hint could not be written, in microseconds: what was complete before is not any more.
-static FAILED_AT: AtomicI64 = AtomicI64::new(i64::MIN);
+/// By directory, when a hint could not be written or read: a pass that began before is not complete.
+static FAILED: Mutex<BTreeMap<PathBuf, DateTime<Utc>>> = Mutex::new(BTreeMap::new());
 
 /// Where a job was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,12 +52,20 @@ impl JobIndex {
         Some(Self::of(hosts.parent()?))
     }
 
-    /// Hints for a job, the newest first. None: see `is_complete`.
-    pub fn find(&self, id: JobId) -> Result<Vec<Hint>, FileError> {
+    /// Hints for a job, the newest first. None: see `is_complete`. What cannot be read has none, and is not complete.
+    pub fn find(&self, id: JobId) -> Vec<Hint> {
         let text = id.to_string();
+        self.find_in_files(&text).unwrap_or_else(|error| {
+            tracing::warn!("jobs are found more slowly until the next upkeep: {}", chain(&error));
+            self.is_incomplete();
+            Vec::new()
+        })
+    }
+
+    fn find_in_files(&self, text: &str) -> Result<Vec<Hint>, FileError> {
         let mut hints = Vec::new();
         for year in self.years()?.into_iter().rev() {
-            let path = self.file(year, &text);
+            let path = self.file(year, text);
             let bytes = match std::fs::read(&path) {
                 Ok(bytes) => bytes,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
@@ -75,12 +83,23 @@ impl JobIndex {
     /// Whether a job that was durable before `since` and has no hint does not exist.
     pub fn is_complete(&self, since: DateTime<Utc>) -> bool {
         let complete = self.complete_since();
-        complete.is_some_and(|at| at >= since && at.timestamp_micros() > FAILED_AT.load(Ordering::Acquire))
+        let failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner).get(&self.dir).copied();
+        complete.is_some_and(|at| at >= since && failed.is_none_or(|failed| at > failed))
     }
 
-    /// When the last pass over the journals that came to its end began.
+    /// When the last pass over the journals that came to its end began. One from the future tells nothing.
     pub fn complete_since(&self) -> Option<DateTime<Utc>> {
-        std::fs::read_to_string(self.dir.join("complete")).ok()?.trim().parse().ok()
+        let text = std::fs::read_to_string(self.dir.join("complete")).ok()?;
+        text.trim().parse().ok().filter(|at| *at <= clock::now())
+    }
+
+    /// From now on until the next pass: for this server by its memory, for others by the file, whose removal also a full disk
+    /// allows.
+    fn is_incomplete(&self) {
+        FAILED.lock().unwrap_or_else(PoisonError::into_inner).insert(self.dir.clone(), clock::now());
+        if let Err(error) = atomic_file::remove(&self.dir.join("complete")) {
+            tracing::debug!("other servers take the index of jobs for complete: {}", chain(&error));
+        }
     }
 
     /// A pass that began then has seen every journal. What it relies on is durable when this returns.
@@ -151,8 +170,8 @@ pub fn note(journal: &Path, id: JobId, seq: u64, now: DateTime<Utc>) {
     let (Some(index), Some(host)) = (JobIndex::beside(journal), host) else { return };
     let path = index.file(now.year(), &id.to_string());
     if let Err(error) = append(&path, &line_of(id, &Hint { host: host.to_owned(), seq })) {
-        FAILED_AT.store(clock::now().timestamp_micros(), Ordering::Release);
-        tracing::debug!("jobs are found more slowly until the next upkeep: {}", crate::file_error::chain(&error));
+        tracing::debug!("jobs are found more slowly until the next upkeep: {}", chain(&error));
+        index.is_incomplete();
     }
 }
 
@@ -204,15 +223,58 @@ mod tests {
         let journal = state.path().join("hosts/web-1/journal");
         let index = JobIndex::of(state.path());
         let now = at("2026-11-23T12:00:00Z");
-        assert_eq!(index.find(id(1)).expect("find"), []);
+        assert_eq!(index.find(id(1)), []);
         note(&journal, id(1), 7, now);
         append(&index.file(2026, &id::<JobId>(1).to_string()), "00000000-0000-4000-80").expect("tear");
         note(&journal, id(2), 9, now);
         note(&journal, id(1), 12, at("2027-01-01T00:00:00Z"));
-        assert_eq!(index.find(id(2)).expect("find"), [hint("web-1", 9)]);
-        assert_eq!(index.find(id(1)).expect("find"), [hint("web-1", 12), hint("web-1", 7)]);
+        assert_eq!(index.find(id(2)), [hint("web-1", 9)]);
+        assert_eq!(index.find(id(1)), [hint("web-1", 12), hint("web-1", 7)]);
         index.forget_before(2027).expect("forget");
-        assert_eq!(index.find(id(1)).expect("find"), [hint("web-1", 12)]);
+        assert_eq!(index.find(id(1)), [hint("web-1", 12)]);
+    }
+
+    #[test]
+    fn many_who_append_at_once_lose_no_hint() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let journal = |host: &str| state.path().join("hosts").join(host).join("journal");
+        std::thread::scope(|scope| {
+            for host in ["web-1", "web-2", "web-3"] {
+                let journal = journal(host);
+                // The same ids, so that all write to the same files, each by a descriptor of its own as another process would.
+                scope.spawn(move || {
+                    (0..200).for_each(|n| note(&journal, id(n), u64::from(n), at("2026-11-23T12:00:00Z")));
+                });
+            }
+        });
+        let index = JobIndex::of(state.path());
+        for n in 0..200 {
+            let mut hosts: Vec<String> = index.find(id(n)).into_iter().map(|hint| hint.host).collect();
+            hosts.sort();
+            assert_eq!(hosts, ["web-1", "web-2", "web-3"]);
+        }
+    }
+
+    #[test]
+    fn a_hint_that_cannot_be_written_or_read_makes_the_index_incomplete_for_every_server() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let index = JobIndex::of(state.path());
+        let complete = |index: &JobIndex| index.complete_since().is_some();
+        index.set_complete(clock::now()).expect("set");
+        // No file can be opened where a directory is.
+        std::fs::create_dir_all(index.file(2026, &id::<JobId>(1).to_string())).expect("a directory");
+        note(&state.path().join("hosts/web-1/journal"), id(1), 7, at("2026-11-23T12:00:00Z"));
+        assert!(!complete(&index), "a failed append is told by the file that others look at");
+        index.set_complete(clock::now()).expect("set");
+        assert!(complete(&index) && index.find(id(1)).is_empty() && !complete(&index));
+    }
+
+    #[test]
+    fn a_time_from_the_future_is_no_completeness() {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let index = JobIndex::of(state.path());
+        index.set_complete(clock::now() + chrono::TimeDelta::hours(1)).expect("set");
+        assert!(index.complete_since().is_none() && !index.is_complete(at("2020-01-01T00:00:00Z")));
     }
 
     #[test]
@@ -222,7 +284,7 @@ mod tests {
         let made = vec![Made { id: id(1), hint: hint("web-1", 7), year: 2026 }];
         index.add_missing(made.clone()).expect("add");
         index.add_missing(made).expect("add again");
-        assert_eq!(index.find(id(1)).expect("find"), [hint("web-1", 7)]);
+        assert_eq!(index.find(id(1)), [hint("web-1", 7)]);
         let noon = clock::now();
         assert!(!index.is_complete(noon));
         index.set_complete(noon).expect("set");

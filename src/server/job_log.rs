@@ -174,16 +174,31 @@ pub fn read_after(path: &Path, offset: u64, after: u64, limit: usize) -> Result<
 
 /// Bytes from a place in the log, plain or compressed, and how many were asked for; `None`: there is no log.
 fn read_window(path: &Path, offset: u64, window: u64) -> Result<Option<(Vec<u8>, u64)>, FileError> {
+    if let Some(read) = read_plain(path, offset, window)? {
+        return Ok(Some(read));
+    }
+    match read_compressed(path, offset, window)? {
+        // It may have been unpacked between the two looks.
+        None => read_plain(path, offset, window),
+        read => Ok(read),
+    }
+}
+
+fn read_plain(path: &Path, offset: u64, window: u64) -> Result<Option<(Vec<u8>, u64)>, FileError> {
     let mut bytes = Vec::new();
     match std::fs::File::open(path) {
         Ok(mut file) => {
             let read = file.seek(SeekFrom::Start(offset)).and_then(|_| file.take(window).read_to_end(&mut bytes));
             read.map_err(FileError::of("read", path))?;
-            return Ok(Some((bytes, window)));
+            Ok(Some((bytes, window)))
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(FileError::of("read", path)(error)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(FileError::of("read", path)(error)),
     }
+}
+
+fn read_compressed(path: &Path, offset: u64, window: u64) -> Result<Option<(Vec<u8>, u64)>, FileError> {
+    let mut bytes = Vec::new();
     let compressed = gzip_file::compressed_path(path);
     let Some(mut reader) = gzip_file::open(&compressed)? else { return Ok(None) };
     let window = window.max(offset.min(UNPACKED_LIMIT as u64));

@@ -8,7 +8,6 @@ use std::time::Duration;
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
 
 use super::app::{App, blocking, stopped};
-use super::host::Host;
 use super::job_index::{Hint, JobIndex, Made};
 use super::keep::{KeepRules, LogDeed, log_deed, segments_before};
 use super::{history, job_log};
@@ -16,7 +15,7 @@ use crate::atomic_file;
 use crate::clock;
 use crate::file_error::{FileError, chain};
 use crate::gzip_file;
-use crate::id::JobId;
+use crate::id::{HostName, JobId};
 use crate::journal::read;
 use crate::journal::segment::SegmentName;
 use crate::journal::stored::{self, Stored};
@@ -43,11 +42,14 @@ pub struct Done {
 /// Runs until the server stops.
 pub async fn run(app: Arc<App>) {
     let mut stopping = app.stopping.subscribe();
-    let mut pause = FIRST_AFTER;
+    // Without an index every look-up of a job reads history.
+    let mut pause =
+        if JobIndex::of(&app.state_dir.path).complete_since().is_some() { FIRST_AFTER } else { Duration::ZERO };
     loop {
         tokio::select! {
             () = stopped(&mut stopping) => return,
             () = tokio::time::sleep(pause) => {}
+            () = app.upkeep_wanted.notified() => {}
         }
         pause = EVERY;
         let worker = Arc::clone(&app);
@@ -56,6 +58,11 @@ pub async fn run(app: Arc<App>) {
             Ok(Some(_)) => tracing::debug!("upkeep: nothing to do"),
             Ok(None) => tracing::debug!("upkeep: another server is at it"),
             Err(error) => tracing::warn!("upkeep did not come to its end: {}", chain(&error)),
+        }
+        // However often it is asked for.
+        tokio::select! {
+            () = stopped(&mut stopping) => return,
+            () = tokio::time::sleep(FIRST_AFTER) => {}
         }
     }
 }
@@ -193,11 +200,12 @@ fn complete_index(app: &App, now: DateTime<Utc>, delete_before: DateTime<Utc>) -
     let index = JobIndex::of(&app.state_dir.path);
     let since = index.complete_since().map(|at| at - TimeDelta::seconds(SLACK_SECS));
     let mut made = Vec::new();
-    for host in app.hosts() {
+    // By the directory: another server may have made a host known.
+    for host in app.state_dir.hosts()? {
         if *app.stopping.borrow() {
             return Ok(());
         }
-        collect_made(&host, since, &mut made)?;
+        collect_made(&host, &app.state_dir.host_dir(&host).join("journal"), since, &mut made)?;
         if made.len() >= COLLECTED_JOBS {
             index.add_missing(std::mem::take(&mut made))?;
         }
@@ -207,10 +215,14 @@ fn complete_index(app: &App, now: DateTime<Utc>, delete_before: DateTime<Utc>) -
     index.set_complete(now)
 }
 
-fn collect_made(host: &Host, since: Option<DateTime<Utc>>, made: &mut Vec<Made>) -> Result<(), FileError> {
-    let dir = host.journal_dir();
-    for name in stored::segments(&dir)?.into_iter().rev() {
-        let Some(mut segment) = Stored::open(&dir, name)? else { continue };
+fn collect_made(
+    host: &HostName,
+    dir: &Path,
+    since: Option<DateTime<Utc>>,
+    made: &mut Vec<Made>,
+) -> Result<(), FileError> {
+    for name in stored::segments(dir)?.into_iter().rev() {
+        let Some(mut segment) = Stored::open(dir, name)? else { continue };
         let written = std::fs::metadata(&segment.path).and_then(|metadata| metadata.modified());
         if let (Ok(written), Some(since)) = (written, since)
             && DateTime::<Utc>::from(written) < since
@@ -219,7 +231,7 @@ fn collect_made(host: &Host, since: Option<DateTime<Utc>>, made: &mut Vec<Made>)
             break;
         }
         history::jobs_made_in(&mut segment, |id, seq, year| {
-            made.push(Made { id, hint: Hint { host: host.name.to_string(), seq }, year });
+            made.push(Made { id, hint: Hint { host: host.to_string(), seq }, year });
         })?;
         std::thread::sleep(PAUSE);
     }

@@ -11,6 +11,7 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 
 use crate::protocol::{ProblemBody, ProblemEntry};
+use crate::server::app::FindError;
 use crate::server::decide::Refusal;
 use crate::server::slot::WriteError;
 
@@ -157,6 +158,18 @@ impl From<Refusal> for Problem {
             ),
             Refusal::TokenUsed => Self::forbidden("this enrollment token was used by another agent: ask for a new one"),
             Refusal::Conflict(detail) => Self::conflict("conflict", detail),
+        }
+    }
+}
+
+impl From<FindError> for Problem {
+    fn from(error: FindError) -> Self {
+        match error {
+            FindError::File(error) => Self::from(error),
+            FindError::NotYet => Self::unavailable(
+                "job-index-incomplete",
+                "the index of jobs is being made after a start and does not have this one yet: ask again in some seconds",
+            ),
         }
     }
 }

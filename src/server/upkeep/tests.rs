@@ -4,13 +4,13 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::*;
-use crate::job::Job;
-use crate::journal::line::Line;
+use crate::job::{Job, JobStatus};
+use crate::journal::line::{Line, NewLine};
 use crate::journal::{Fold, Journal};
 use crate::protocol::Envelope;
 use crate::protocol::job_options::JobKind;
 use crate::protocol::text::Span;
-use crate::server::fact::{Fact, JobQueued, agent_line};
+use crate::server::fact::{Fact, JobExpired, JobQueued, agent_line};
 use crate::server::folded::{at, finished, id, operator};
 use crate::server::history::JobFilter;
 use crate::server::host_state::HostState;
@@ -211,11 +211,11 @@ fn the_index_is_made_complete_and_can_be_deleted() {
     let app = App::open(state.path()).expect("open");
     let found = |job: u8| app.find_job(id(job)).expect("find").map(|(host, job)| (host.name.to_string(), job.id));
     let index = JobIndex::of(state.path());
-    assert_eq!(index.find(id(7)).expect("find"), []);
+    assert_eq!(index.find(id(7)), []);
     assert_eq!(found(7), Some(("web-1".to_owned(), id(7))), "before the first upkeep history is read");
     run_once(&app).expect("upkeep").expect("nobody else is at it");
     assert!(index.is_complete(app.ready_at));
-    assert_eq!(index.find(id(7)).expect("find"), [Hint { host: "web-1".to_owned(), seq: 2 }]);
+    assert_eq!(index.find(id(7)), [Hint { host: "web-1".to_owned(), seq: 2 }]);
     assert_eq!((found(7), found(99)), (Some(("web-1".to_owned(), id(7))), None));
     // The control: a hint leads there without history being read; a false one to nothing.
     fs::remove_dir_all(state.path().join("jobs")).expect("delete");
@@ -251,4 +251,54 @@ fn a_job_is_read_from_where_it_was_made_as_from_the_list() {
         assert!(state.job(job.id).is_none_or(|known| *known == job), "as the state has it");
         assert_eq!(history::job_at(&dir, u64::MAX, job.id, job.queued_seq + 1).expect("read"), None);
     }
+}
+
+/// A journal with a job that expired the next day, more than a thousand other lines, and the agent's own word on it after so
+/// many days.
+fn expired_job(days: i64) -> (tempfile::TempDir, PathBuf) {
+    let state = tempfile::tempdir().expect("a temporary directory");
+    let dir = state.path().join("hosts/web-1/journal");
+    let mut journal = Journal::<HostState>::open(&dir).expect("open");
+    let began = at("2026-01-05T12:00:00Z");
+    let mut append = |at: DateTime<Utc>, lines: Vec<NewLine>| {
+        let mut batch = journal.begin(at).expect("begin");
+        for line in &lines {
+            batch.append(at, line);
+        }
+        batch.commit().expect("commit");
+    };
+    let queued = JobQueued {
+        job_id: id(1),
+        kind: JobKind::Backup,
+        options: serde_json::json!({}),
+        actor: operator(),
+        schedule_id: None,
+        scheduled_at: None,
+        idempotency: None,
+    };
+    append(began, vec![Fact::JobQueued(queued).to_new_line(began)]);
+    let expired = began + TimeDelta::days(1);
+    append(expired, vec![Fact::JobExpired(JobExpired { job_id: id(1) }).to_new_line(expired)]);
+    append(expired, vec![Fact::JobExpired(JobExpired { job_id: id(2) }).to_new_line(expired); 3000]);
+    let told = began + TimeDelta::days(days);
+    let new = finished(id(1), "succeeded").to_new_line(told);
+    let envelope = Envelope { seq: 1, ts: new.ts, kind: new.kind, payload: new.payload };
+    append(told, vec![agent_line(id(1), &envelope)]);
+    (state, dir)
+}
+
+#[test]
+fn an_end_that_the_server_made_up_gives_way_to_the_agents_word_for_two_months() {
+    let status = |days| {
+        let (_state, dir) = expired_job(days);
+        history::job_at(&dir, u64::MAX, id(1), 1).expect("read").map(|job| job.status)
+    };
+    assert_eq!((status(31), status(90)), (Some(JobStatus::Succeeded), Some(JobStatus::Failed)));
+}
+
+#[test]
+fn a_look_up_in_history_ends_when_its_time_is_up() {
+    let (_state, dir) = expired_job(31);
+    let found = |may_go_on: bool| history::job_while(&dir, u64::MAX, id(1), || may_go_on).expect("read");
+    assert!(found(true).is_some() && found(false).is_none());
 }
