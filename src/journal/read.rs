@@ -117,15 +117,6 @@ pub fn oldest_first_texts(dir: &Path, start: Start, mut visit: impl FnMut(&[u8])
     Ok(())
 }
 
-/// Calls `visit` with the bytes of each whole line of one segment.
-pub fn each_text(segment: &mut Stored, mut visit: impl FnMut(&[u8])) -> Result<(), FileError> {
-    let end = segment.len();
-    lines_forwards(segment, 0, end, |text| {
-        visit(text);
-        Next::Continue
-    })
-}
-
 /// What places a line.
 struct Facts {
     seq: u64,

@@ -15,7 +15,6 @@ use crate::id::{JobId, ScheduleId};
 use crate::job::{Job, JobStatus};
 use crate::journal::line::{self, Line, Peek};
 use crate::journal::read::{self, Next, Start};
-use crate::journal::stored::Stored;
 use crate::protocol::job_options::JobKind;
 
 /// Which jobs are wanted.
@@ -180,14 +179,19 @@ fn is_past(job: &Job, peek: &Peek<'_>) -> bool {
     ended.is_some_and(|ended| peek.received_at().is_some_and(|at| at > ended + LATE_END))
 }
 
-/// Calls `visit` with each job that a journal's segment made, the seq of that line and its year.
-pub fn jobs_made_in(segment: &mut Stored, mut visit: impl FnMut(JobId, u64, i32)) -> Result<(), FileError> {
-    read::each_text(segment, |text| {
+/// Calls `visit` with each job that was made after an instant (or ever), the seq of its first line and its year.
+pub fn jobs_made(
+    journal: &Path,
+    after: Option<DateTime<Utc>>,
+    mut visit: impl FnMut(JobId, u64, i32),
+) -> Result<(), FileError> {
+    read::oldest_first_texts(journal, after.map_or(Start::Beginning, Start::After), |text| {
         if let Some(peek) = line::peek(text).filter(makes_job)
             && let (Some(id), Some(at)) = (job_of(&peek), peek.received_at())
         {
             visit(id, peek.seq, at.year());
         }
+        Next::Continue
     })
 }
 

@@ -15,10 +15,10 @@ use crate::atomic_file;
 use crate::clock;
 use crate::file_error::{FileError, chain};
 use crate::gzip_file;
-use crate::id::{HostName, JobId};
+use crate::id::JobId;
 use crate::journal::read;
 use crate::journal::segment::SegmentName;
-use crate::journal::stored::{self, Stored};
+use crate::journal::stored;
 
 /// The first look after the start.
 const FIRST_AFTER: Duration = Duration::from_secs(5);
@@ -195,7 +195,7 @@ fn log_name(name: &str) -> Option<(JobId, bool)> {
     Some((id, plain.is_some()))
 }
 
-/// Adds the hints that a crash lost, or all where the index is new: reads the segments that were written to since the last time.
+/// Adds the hints that a crash lost, or all where the index is new: reads what was written since the last time.
 fn complete_index(app: &App, now: DateTime<Utc>, delete_before: DateTime<Utc>) -> Result<(), FileError> {
     let index = JobIndex::of(&app.state_dir.path);
     let since = index.complete_since().map(|at| at - TimeDelta::seconds(SLACK_SECS));
@@ -205,37 +205,21 @@ fn complete_index(app: &App, now: DateTime<Utc>, delete_before: DateTime<Utc>) -
         if *app.stopping.borrow() {
             return Ok(());
         }
-        collect_made(&host, &app.state_dir.host_dir(&host).join("journal"), since, &mut made)?;
-        if made.len() >= COLLECTED_JOBS {
-            index.add_missing(std::mem::take(&mut made))?;
+        let mut failed = None;
+        // By the times of the lines, which only grow in a journal: what an hour added is all that an hourly pass reads.
+        history::jobs_made(&app.state_dir.host_dir(&host).join("journal"), since, |id, seq, year| {
+            made.push(Made { id, hint: Hint { host: host.to_string(), seq }, year });
+            if made.len() >= COLLECTED_JOBS && failed.is_none() {
+                failed = index.add_missing(std::mem::take(&mut made)).err();
+            }
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
         }
     }
     index.add_missing(made)?;
     index.forget_before(delete_before.year())?;
     index.set_complete(now)
-}
-
-fn collect_made(
-    host: &HostName,
-    dir: &Path,
-    since: Option<DateTime<Utc>>,
-    made: &mut Vec<Made>,
-) -> Result<(), FileError> {
-    for name in stored::segments(dir)?.into_iter().rev() {
-        let Some(mut segment) = Stored::open(dir, name)? else { continue };
-        let written = std::fs::metadata(&segment.path).and_then(|metadata| metadata.modified());
-        if let (Ok(written), Some(since)) = (written, since)
-            && DateTime::<Utc>::from(written) < since
-        {
-            // The ones before are older still.
-            break;
-        }
-        history::jobs_made_in(&mut segment, |id, seq, year| {
-            made.push(Made { id, hint: Hint { host: host.to_string(), seq }, year });
-        })?;
-        std::thread::sleep(PAUSE);
-    }
-    Ok(())
 }
 
 #[cfg(test)]

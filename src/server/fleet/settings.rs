@@ -342,6 +342,15 @@ mod tests {
     }
 
     #[test]
+    fn history_is_kept_as_it_is_written() {
+        let text = "[history]\nkeep = \"1y\"\nlogs_keep = \"30d\"\ncompress_after = \"never\"\n";
+        let mut problems = Vec::new();
+        let rules = read_settings("server.toml", text, &mut problems).keep_rules();
+        assert_eq!((rules.keep, rules.logs_keep), (Span::from_secs(31_557_600), Span::from_secs(30 * 86_400)));
+        assert_eq!((rules.compress_after, problems), (None, vec![]));
+    }
+
+    #[test]
     fn a_network_holds_its_addresses_and_no_other() {
         let rows = [
             ("10.0.0.0/8", "10.9.8.7", true),

@@ -26,6 +26,18 @@ fn rules(keep_days: u64, compress_days: u64) -> KeepRules {
     KeepRules { keep: span(keep_days), logs_keep: span(90), compress_after: Some(span(compress_days)) }
 }
 
+fn queued(job_id: JobId) -> Fact {
+    Fact::JobQueued(JobQueued {
+        job_id,
+        kind: JobKind::Backup,
+        options: serde_json::json!({}),
+        actor: operator(),
+        schedule_id: None,
+        scheduled_at: None,
+        idempotency: None,
+    })
+}
+
 /// A host's directory in a state directory, with a job in each of the months July to November.
 fn five_months() -> (tempfile::TempDir, PathBuf) {
     let state = tempfile::tempdir().expect("a temporary directory");
@@ -33,19 +45,10 @@ fn five_months() -> (tempfile::TempDir, PathBuf) {
     let mut journal = Journal::<HostState>::open(&dir).expect("open");
     for month in 7..=11 {
         let job: JobId = id(month);
-        let queued = JobQueued {
-            job_id: job,
-            kind: JobKind::Backup,
-            options: serde_json::json!({}),
-            actor: operator(),
-            schedule_id: None,
-            scheduled_at: None,
-            idempotency: None,
-        };
         let time = at(&format!("2026-{month:02}-05T12:00:00Z"));
         let mut batch = journal.begin(time).expect("begin");
         let start = time + TimeDelta::seconds(1);
-        batch.append(start, &Fact::JobQueued(queued).to_new_line(start));
+        batch.append(start, &queued(job).to_new_line(start));
         let new = finished(job, "succeeded").to_new_line(start);
         let envelope = Envelope { seq: u64::from(month), ts: new.ts, kind: new.kind, payload: new.payload };
         batch.append(start + TimeDelta::seconds(1), &agent_line(id(1), &envelope));
@@ -267,16 +270,7 @@ fn expired_job(days: i64) -> (tempfile::TempDir, PathBuf) {
         }
         batch.commit().expect("commit");
     };
-    let queued = JobQueued {
-        job_id: id(1),
-        kind: JobKind::Backup,
-        options: serde_json::json!({}),
-        actor: operator(),
-        schedule_id: None,
-        scheduled_at: None,
-        idempotency: None,
-    };
-    append(began, vec![Fact::JobQueued(queued).to_new_line(began)]);
+    append(began, vec![queued(id(1)).to_new_line(began)]);
     let expired = began + TimeDelta::days(1);
     append(expired, vec![Fact::JobExpired(JobExpired { job_id: id(1) }).to_new_line(expired)]);
     append(expired, vec![Fact::JobExpired(JobExpired { job_id: id(2) }).to_new_line(expired); 3000]);
