@@ -398,20 +398,8 @@ fn an_agent_killed_while_it_lists_snapshots_leaves_nothing_in_the_way() {
 
 #[test]
 fn a_job_cancelled_while_stale_locks_are_removed_never_runs() {
-    use std::os::unix::fs::PermissionsExt;
-    let mut fleet = Fleet::new();
     // A restic that takes long to unlock.
-    let restic = fleet.path("slow-restic");
-    fleet.write(
-        "slow-restic",
-        "#!/bin/sh\n[ \"$1\" = unlock ] && touch \"$0.unlocks\" && sleep 3\nexec restic \"$@\"\n",
-    );
-    fs::set_permissions(&restic, fs::Permissions::from_mode(0o755)).expect("chmod");
-    fleet.start_server();
-    fleet.enroll("agent");
-    fleet.permit_everything("agent", text(&restic));
-    fleet.start_agent();
-    assert_eq!(fleet.run_job(r#"{"kind":"init"}"#)["status"], "succeeded");
+    let mut fleet = Fleet::started_with_script("[ \"$1\" = unlock ] && touch \"$0.unlocks\" && sleep 3");
     fleet.agent = None;
     let _ = fs::remove_file(fleet.path("slow-restic.unlocks"));
     fleet.start_agent();

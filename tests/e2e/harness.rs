@@ -197,6 +197,21 @@ impl Fleet {
         fleet
     }
 
+    /// The same with a shell script in front of restic, and with its repository.
+    pub(crate) fn started_with_script(script: &str) -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let mut fleet = Self::new();
+        let restic = fleet.path("slow-restic");
+        fleet.write("slow-restic", &format!("#!/bin/sh\n{script}\nexec restic \"$@\"\n"));
+        fs::set_permissions(&restic, fs::Permissions::from_mode(0o755)).expect("chmod");
+        fleet.start_server();
+        fleet.enroll("agent");
+        fleet.permit_everything("agent", text(&restic));
+        fleet.start_agent();
+        assert_eq!(fleet.run_job(r#"{"kind":"init"}"#)["status"], "succeeded");
+        fleet
+    }
+
     pub(crate) fn path(&self, relative: &str) -> PathBuf {
         self.dir.path().join(relative)
     }

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
 
@@ -14,23 +13,9 @@ use crate::harness::{Fleet, PASSWORD, eventually, text};
 
 /// A fleet whose restic waits with each backup while `hold` is there.
 fn started() -> Fleet {
-    let mut fleet = Fleet::new();
-    let hold = fleet.path("hold");
-    fleet.write(
-        "slow-restic",
-        &format!(
-            "#!/bin/sh\nfor word; do [ \"$word\" = backup ] && while [ -e {0} ]; do sleep 0.05; done; done\nexec restic \"$@\"\n",
-            text(&hold)
-        ),
-    );
-    let restic = fleet.path("slow-restic");
-    fs::set_permissions(&restic, fs::Permissions::from_mode(0o755)).expect("chmod");
-    fleet.start_server();
-    fleet.enroll("agent");
-    fleet.permit_everything("agent", text(&restic));
-    fleet.start_agent();
-    assert_eq!(fleet.run_job(r#"{"kind":"init"}"#)["status"], "succeeded");
-    fleet
+    Fleet::started_with_script(
+        "for word; do [ \"$word\" = backup ] && while [ -e \"${0%/*}/hold\" ]; do sleep 0.05; done; done",
+    )
 }
 
 fn copy(fleet: &Fleet, from: &str, to: &str) {
