@@ -54,12 +54,13 @@ pub fn write_compressed(path: &Path) -> Result<(), FileError> {
     atomic_file::rename_durably(&temporary, &target)
 }
 
-/// Makes the original again, for a file that grows after all.
+/// Makes the original again, for a file that grows after all. It appears whole, before the compressed one goes: a reader that
+/// finds neither looks again. Without a compressed file nothing is done: somebody else has made the original again.
 pub fn restore(path: &Path) -> Result<(), FileError> {
     let compressed = compressed_path(path);
+    let Some(mut reader) = open(&compressed)? else { return Ok(()) };
     let mut bytes = Vec::new();
-    let read = open(&compressed)?.map_or(Ok(0), |mut reader| reader.read_to_end(&mut bytes));
-    read.map_err(FileError::of("read", &compressed))?;
+    reader.read_to_end(&mut bytes).map_err(FileError::of("read", &compressed))?;
     atomic_file::replace(path, &bytes)?;
     atomic_file::remove(&compressed)
 }
@@ -102,6 +103,8 @@ mod tests {
         restore(&path).expect("restore");
         assert_eq!(std::fs::read_to_string(&path).expect("read"), text);
         assert!(!target.exists());
+        restore(&path).expect("restored before");
+        assert_eq!(std::fs::read_to_string(&path).expect("read"), text);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::server::decide::decide_tick;
 use crate::server::fleet::Fleet;
 use crate::server::fleet_loop;
 use crate::server::servers_loop;
-use crate::server::{fleet::load::load, http, upkeep};
+use crate::server::{fleet::load::load, http, index_upkeep, upkeep};
 use crate::tls;
 
 #[derive(Debug, Args)]
@@ -70,6 +70,7 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
     tokio::spawn(fleet_loop::run(watched, config, fleet, last));
     tokio::spawn(tick(Arc::clone(&app)));
     tokio::spawn(upkeep::run(Arc::clone(&app)));
+    tokio::spawn(index_upkeep::run(Arc::clone(&app)));
     tokio::spawn(signals(Arc::clone(&app)));
     tracing::info!(%address, tls = tls.is_some(), state = %state.display(), "ready");
     http::listener::serve(app, listener, tls.map(Arc::new)).await;

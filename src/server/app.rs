@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 
 use super::access::{OperatorToken, Role, sha256};
 use super::fleet::settings::ServerSettings;
@@ -16,37 +16,18 @@ use super::fleet_state::FleetState;
 use super::host::Host;
 use super::host_state::HostState;
 use super::in_flight;
-use super::job_index::JobIndex;
 use super::keep::KeepRules;
 use super::servers::Servers;
 use super::slot::{Shared, Slot};
 use super::state_dir::{StateDir, StateDirError};
 use crate::clock;
 use crate::file_error::FileError;
-use crate::id::{HostName, JobId};
-use crate::job::Job;
+use crate::id::HostName;
 use crate::journal::Journal;
 use crate::problem::Problem;
 
 /// The name of the fleet's own journal, which no host can have.
 pub const FLEET: &str = "/fleet";
-
-/// How long one look-up reads history for a job that the index does not know yet.
-const HISTORY_DEADLINE: Duration = Duration::from_secs(1);
-
-/// Why a job was neither found nor known not to be there.
-#[derive(Debug)]
-pub enum FindError {
-    File(FileError),
-    /// The index of jobs is not complete, and reading all history takes too long.
-    NotYet,
-}
-
-impl From<FileError> for FindError {
-    fn from(error: FileError) -> Self {
-        Self::File(error)
-    }
-}
 
 /// What was read of the configuration last, good or not.
 #[derive(Debug, Clone, Default)]
@@ -78,12 +59,12 @@ pub struct App {
     pub reload_wanted: watch::Sender<u64>,
     /// Counts finished reloads.
     pub reloaded: watch::Sender<u64>,
+    /// Rings when a request misses what the index of jobs should hold.
+    pub index_wanted: Notify,
+    /// Held while history is read for a job: one reader at a time.
+    pub history_search: Mutex<()>,
     /// `FleetState::decisions` as far as this server has done what they say.
     pub installed: watch::Sender<u64>,
-    /// Asks upkeep not to wait: the index of jobs is not complete.
-    pub upkeep_wanted: Notify,
-    /// Held by the one look-up that reads history.
-    reading_history: Semaphore,
 }
 
 impl App {
@@ -106,9 +87,9 @@ impl App {
             config: RwLock::default(),
             reload_wanted: watch::Sender::new(0),
             reloaded: watch::Sender::new(0),
+            index_wanted: Notify::new(),
+            history_search: Mutex::default(),
             installed: watch::Sender::new(0),
-            upkeep_wanted: Notify::new(),
-            reading_history: Semaphore::new(1),
         });
         app.open_hosts(&app.state_dir.hosts()?, is_synced)?;
         Ok(app)
@@ -220,53 +201,6 @@ impl App {
         self.hosts.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// The host that has this job, and the job: by the index of jobs, and what is not in it by memory. Only until the first
-    /// upkeep after the start, which makes the index complete, is history read for a job that is in neither, by one at a time and
-    /// for `HISTORY_DEADLINE` at most. May block: call off the reactor.
-    pub fn find_job(&self, id: JobId) -> Result<Option<(Arc<Host>, Job)>, FindError> {
-        let index = JobIndex::of(&self.state_dir.path);
-        for hint in index.find(id) {
-            let Some(host) = hint.host.parse().ok().and_then(|name| self.host(&name)) else { continue };
-            let durable = host.slot.durable();
-            let job = match durable.state.job(id) {
-                Some(job) => Some(job.clone()),
-                None => super::history::job_at(&host.journal_dir(), durable.head.seq, id, hint.seq)?,
-            };
-            if let Some(job) = job {
-                return Ok(Some((host, job)));
-            }
-        }
-        let hosts = self.hosts();
-        for host in &hosts {
-            if let Some(job) = host.slot.durable().state.job(id) {
-                return Ok(Some((Arc::clone(host), job.clone())));
-            }
-        }
-        if index.is_complete(self.ready_at) {
-            return Ok(None);
-        }
-        self.upkeep_wanted.notify_one();
-        self.read_for_job(hosts, id)
-    }
-
-    fn read_for_job(&self, hosts: Vec<Arc<Host>>, id: JobId) -> Result<Option<(Arc<Host>, Job)>, FindError> {
-        let _turn = self.reading_history.try_acquire().map_err(|_| FindError::NotYet)?;
-        let until = Instant::now() + HISTORY_DEADLINE;
-        let is_time = || Instant::now() < until;
-        // A job that ran has a log, which names its host without reading any history.
-        let (with_log, without): (Vec<_>, Vec<_>) = hosts.into_iter().partition(|host| host.log_path(id).exists());
-        for host in with_log.into_iter().chain(without) {
-            let head = host.slot.durable().head;
-            if let Some(job) = super::history::job_while(&host.journal_dir(), head.seq, id, is_time)? {
-                return Ok(Some((host, job)));
-            }
-            if !is_time() {
-                return Err(FindError::NotYet);
-            }
-        }
-        Ok(None)
-    }
-
     /// How long history is kept.
     pub fn keep_rules(&self) -> KeepRules {
         *self.keep_rules.read().unwrap_or_else(PoisonError::into_inner)
@@ -317,23 +251,4 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
 /// Returns when the server is to stop.
 pub async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stop| *stop).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::server::folded::id;
-
-    #[test]
-    fn one_look_up_at_a_time_reads_history_and_the_others_are_told_to_ask_again() {
-        let state = tempfile::tempdir().expect("a temporary directory");
-        let app = App::open(state.path()).expect("open");
-        let turn = app.reading_history.try_acquire().expect("nobody reads");
-        assert!(matches!(app.find_job(id(1)), Err(FindError::NotYet)));
-        drop(turn);
-        assert!(matches!(app.find_job(id(1)), Ok(None)));
-        JobIndex::of(state.path()).set_complete(clock::now()).expect("set");
-        let _turn = app.reading_history.try_acquire().expect("nobody reads");
-        assert!(matches!(app.find_job(id(1)), Ok(None)), "a complete index needs no history");
-    }
 }

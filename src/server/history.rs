@@ -3,12 +3,13 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::time::Instant;
 
-use chrono::{DateTime, Datelike, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use serde::Deserialize;
 
 use super::fact::Fact;
-use super::job_fold::{apply_to_job, changed_job, queued_job};
+use super::job_fold::{apply_to_job, changed_job, is_settled, queued_job};
 use super::job_index::JobIndex;
 use crate::file_error::FileError;
 use crate::id::{JobId, ScheduleId};
@@ -114,31 +115,30 @@ pub fn jobs(journal: &Path, up_to_seq: u64, filter: &JobFilter, limit: usize) ->
 
 /// One job, however old: from where the index says, else by reading the host's history backwards.
 pub fn job(journal: &Path, up_to_seq: u64, id: JobId) -> Result<Option<Job>, FileError> {
-    job_while(journal, up_to_seq, id, || true)
-}
-
-/// The same, giving up with `None` when `may_go_on` says no.
-pub fn job_while(
-    journal: &Path,
-    up_to_seq: u64,
-    id: JobId,
-    may_go_on: impl Fn() -> bool,
-) -> Result<Option<Job>, FileError> {
     if let Some(host) = journal.parent().and_then(Path::file_name).and_then(|name| name.to_str())
         && let Some(index) = JobIndex::beside(journal)
     {
-        for hint in index.find(id).iter().filter(|hint| hint.host == host) {
+        for hint in index.find(id).hints.iter().filter(|hint| hint.host == host) {
             if let Some(job) = job_at(journal, up_to_seq, id, hint.seq)? {
                 return Ok(Some(job));
             }
         }
     }
+    job_by_reading(journal, up_to_seq, id, None).map(|(job, _)| job)
+}
+
+/// One job by reading the host's history backwards, and whether the deadline cut that short.
+pub fn job_by_reading(
+    journal: &Path,
+    up_to_seq: u64,
+    id: JobId,
+    deadline: Option<Instant>,
+) -> Result<(Option<Job>, bool), FileError> {
     let mut lines: Vec<Box<[u8]>> = Vec::new();
-    let mut is_made = false;
-    let mut passed = 0_u64;
+    let (mut is_made, mut is_late) = (false, false);
     read::newest_first_texts(journal, up_to_seq, |text| {
-        passed += 1;
-        if passed.is_multiple_of(1024) && !may_go_on() {
+        is_late = deadline.is_some_and(|deadline| Instant::now() > deadline);
+        if is_late {
             return Next::Stop;
         }
         let Some(peek) = line::peek(text).filter(|peek| job_of(peek) == Some(id)) else { return Next::Continue };
@@ -147,36 +147,28 @@ pub fn job_while(
         if is_made { Next::Stop } else { Next::Continue }
     })?;
     // Without the line that made it, it is no job: its segment has been deleted.
-    Ok(if is_made { lines.iter().rev().fold(None, |job, text| fold(job, id, text)) } else { None })
+    let job = if is_made { lines.iter().rev().fold(None, |job, text| fold(job, id, text)) } else { None };
+    Ok((job, is_late))
 }
 
-/// How long after an end that the server made up (expired, abandoned) the agent's own word is looked for: an agent out of reach
-/// keeps what it has to tell for a month (P7).
-const LATE_END: TimeDelta = TimeDelta::days(60);
-
-/// The job whose first line has this seq: read from there to the end that the agent told, or for `LATE_END` after one that the
-/// server made up. `None`: that line is not there, or another job's.
+/// The job whose first line has this seq: read from there until no later line can change it, which for a job that the server
+/// ended is `LATE_END` after that, or to the end. `None`: that line is not there, or another job's.
 pub fn job_at(journal: &Path, up_to_seq: u64, id: JobId, seq: u64) -> Result<Option<Job>, FileError> {
     let mut found: Option<Job> = None;
     read::oldest_first_texts(journal, Start::Seq(seq), |text| {
-        let Some(peek) = line::peek(text) else { return Next::Continue };
-        if found.as_ref().is_some_and(|job| is_past(job, &peek)) {
+        let peek = line::peek(text);
+        if peek.as_ref().is_some_and(|peek| peek.seq > up_to_seq) {
             return Next::Stop;
         }
-        if peek.seq <= up_to_seq && job_of(&peek) == Some(id) {
+        if peek.as_ref().is_some_and(|peek| job_of(peek) == Some(id)) {
             found = fold(found.take(), id, text);
         }
-        // What the agent told of the end is the last word.
-        let is_whole = |job: &Job| job.status.is_final() && job.last_log_seq.is_some();
-        if found.as_ref().is_none_or(is_whole) { Next::Stop } else { Next::Continue }
+        let Some(job) = &found else { return Next::Stop };
+        // Most lines are read while it runs: their times are not parsed.
+        let settled = job.status.is_final() && peek.and_then(|p| p.received_at()).is_some_and(|at| is_settled(job, at));
+        if settled { Next::Stop } else { Next::Continue }
     })?;
     Ok(found)
-}
-
-/// Whether a line is so long after the end that the server made up that nothing more is looked for.
-fn is_past(job: &Job, peek: &Peek<'_>) -> bool {
-    let ended = job.finished_at.filter(|_| job.status.is_final());
-    ended.is_some_and(|ended| peek.received_at().is_some_and(|at| at > ended + LATE_END))
 }
 
 /// Calls `visit` with each job that was made after an instant (or ever), the seq of its first line and its year.
@@ -212,4 +204,83 @@ pub fn lines_between(
         if lines.len() == limit { Next::Stop } else { Next::Continue }
     })?;
     Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+    use crate::journal::{Fold, Journal};
+    use crate::server::fact::{JobAndActor, JobQueued};
+    use crate::server::folded::{at, finished, id, operator};
+    use crate::server::host_state::HostState;
+
+    /// A journal with these facts at these days, a batch for each.
+    fn journal(facts: &[(i64, Fact)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut journal = Journal::<HostState>::open(dir.path()).expect("open");
+        for (day, fact) in facts {
+            let time = at("2026-01-02T12:00:00Z") + TimeDelta::days(*day);
+            let mut batch = journal.begin(time).expect("begin");
+            batch.append(time + TimeDelta::seconds(1), &fact.to_new_line(time));
+            batch.commit().expect("commit");
+        }
+        dir
+    }
+
+    fn queued(job: JobId) -> Fact {
+        Fact::JobQueued(JobQueued {
+            job_id: job,
+            kind: JobKind::Backup,
+            options: serde_json::json!({}),
+            actor: operator(),
+            schedule_id: None,
+            scheduled_at: None,
+            idempotency: None,
+        })
+    }
+
+    fn abandoned(job: JobId) -> Fact {
+        Fact::JobAbandoned(JobAndActor { job_id: job, actor: operator() })
+    }
+
+    fn first_job(dir: &Path) -> Job {
+        let listed = jobs(dir, u64::MAX, &JobFilter::default(), 100).expect("jobs").0.pop().expect("the oldest job");
+        job_at(dir, u64::MAX, listed.id, listed.queued_seq)
+            .expect("read")
+            .filter(|job| *job == listed)
+            .expect("as listed")
+    }
+
+    #[test]
+    fn a_late_end_of_an_abandoned_job_counts_for_thirty_days_in_every_view() {
+        for (days, status) in [(29, JobStatus::Succeeded), (31, JobStatus::Failed)] {
+            let facts = [(0, queued(id(1))), (1, abandoned(id(1))), (1 + days, finished(id(1), "succeeded"))];
+            let dir = journal(&facts);
+            assert_eq!(first_job(dir.path()).status, status);
+            let mut state = HostState::default();
+            let lines = lines_between(dir.path(), u64::MAX, None, at("2027-01-01T00:00:00Z"), 100).expect("lines");
+            lines.iter().for_each(|line| state.apply(line));
+            assert_eq!(state.job(id(1)).map(|job| job.status), Some(status));
+        }
+    }
+
+    #[test]
+    fn a_job_that_the_server_ended_is_not_looked_for_in_all_that_came_after() {
+        let months = [(60, queued(id(2))), (90, queued(id(3))), (120, queued(id(4))), (150, queued(id(5)))];
+        let read = |ends: &[(i64, Fact)]| {
+            let dir = journal(&[&[(0, queued(id(1)))], ends, &months].concat());
+            let first = first_job(dir.path());
+            // The search for the first segment looks at the beginnings of others, and the reading of March at April's.
+            let later = dir.path().join("2026-05.jsonl");
+            assert!(dir.path().join("2026-06.jsonl").exists());
+            std::fs::remove_file(&later).expect("there");
+            std::fs::create_dir(&later).expect("what cannot be read");
+            job_at(dir.path(), u64::MAX, first.id, first.queued_seq).map(|job| (job, first))
+        };
+        let (job, before) = read(&[(1, abandoned(id(1)))]).expect("May is not read");
+        assert_eq!(job, Some(before));
+        assert!(read(&[]).is_err(), "the control: a job that has not ended is looked for everywhere");
+    }
 }

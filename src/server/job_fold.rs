@@ -1,6 +1,8 @@
 //! Pure. What facts make of one job: for the host's state, which holds the jobs at hand, and for history, which reads one at a
 //! time. Does not know other jobs, schedules or keys.
 
+use chrono::{DateTime, TimeDelta, Utc};
+
 use super::fact::{Fact, JobQueued};
 use crate::id::JobId;
 use crate::job::{Dispatch, Job, JobStatus};
@@ -48,8 +50,24 @@ pub fn changed_job(fact: &Fact) -> Option<JobId> {
     }
 }
 
+/// How long after an end that the server made up (expired, refused, abandoned) the agent's own word of the end counts.
+///
+/// The agent's event is taken whenever it comes: an agent without contact may tell an end after weeks. Without a limit each look
+/// at such a job would read its host's history to the end for a word that mostly never comes.
+pub const LATE_END: TimeDelta = TimeDelta::days(30);
+
+/// Whether no line that is received at this instant or later changes the job: the agent has told its end, or it is too late for
+/// the agent to do so.
+pub fn is_settled(job: &Job, at: DateTime<Utc>) -> bool {
+    let is_told = job.last_log_seq.is_some();
+    job.status.is_final() && (is_told || job.finished_at.is_some_and(|ended| at - ended > LATE_END))
+}
+
 /// Takes a fact about this job in.
 pub fn apply_to_job(job: &mut Job, fact: &Fact, line: &Line) {
+    if is_settled(job, line.received_at) {
+        return;
+    }
     let has_ended = job.status.is_final();
     match fact {
         Fact::JobDispatched(dispatched) if !has_ended => {

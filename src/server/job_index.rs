@@ -4,9 +4,10 @@
 //!
 //! By year, so that old hints go with their directory and no file is ever rewritten while somebody appends to it.
 
-use std::collections::{BTreeMap, HashSet};
-use std::io::Write;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Datelike, Utc};
@@ -16,8 +17,12 @@ use crate::clock;
 use crate::file_error::{FileError, chain};
 use crate::id::JobId;
 
-/// By directory, when a hint could not be written or read: a pass that began before is not complete.
-static FAILED: Mutex<BTreeMap<PathBuf, DateTime<Utc>>> = Mutex::new(BTreeMap::new());
+/// When a hint was lost and not even the mark of completeness could be taken away, in microseconds: what was complete before is
+/// not any more, as far as this process knows.
+static FAILED_AT: AtomicI64 = AtomicI64::new(i64::MIN);
+
+/// What could not be read, each told once: whoever makes the index complete makes them anew.
+static UNREADABLE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// Where a job was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +37,15 @@ pub struct Made {
     pub id: JobId,
     pub hint: Hint,
     pub year: i32,
+}
+
+/// What the index says of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hints {
+    /// The newest first.
+    pub hints: Vec<Hint>,
+    /// Everything that could have one was read.
+    pub is_whole: bool,
 }
 
 /// The hints of a state directory.
@@ -52,68 +66,113 @@ impl JobIndex {
         Some(Self::of(hosts.parent()?))
     }
 
-    /// Hints for a job, the newest first. None: see `is_complete`. What cannot be read has none, and is not complete.
-    pub fn find(&self, id: JobId) -> Vec<Hint> {
+    /// Hints for a job. What cannot be read is told once and left out. None: see `is_complete`.
+    pub fn find(&self, id: JobId) -> Hints {
         let text = id.to_string();
-        self.find_in_files(&text).unwrap_or_else(|error| {
-            tracing::warn!("jobs are found more slowly until the next upkeep: {}", chain(&error));
-            self.is_incomplete();
+        let mut found = Hints { hints: Vec::new(), is_whole: true };
+        let years = self.years().unwrap_or_else(|error| {
+            found.is_whole = false;
+            tell_unreadable(&self.dir, &error);
             Vec::new()
-        })
-    }
-
-    fn find_in_files(&self, text: &str) -> Result<Vec<Hint>, FileError> {
-        let mut hints = Vec::new();
-        for year in self.years()?.into_iter().rev() {
-            let path = self.file(year, text);
-            let bytes = match std::fs::read(&path) {
+        });
+        for year in years.into_iter().rev() {
+            let path = self.file(year, &text);
+            let bytes = match read(&path) {
                 Ok(bytes) => bytes,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(FileError::of("read", &path)(error)),
+                Err(error) => {
+                    found.is_whole = false;
+                    tell_unreadable(&path, &error);
+                    continue;
+                }
             };
             // A torn line before it does not hide one.
-            let found = memchr::memmem::find_iter(&bytes, text.as_bytes());
-            let mut here: Vec<Hint> = found.filter_map(|at| hint_of(&bytes[at + text.len()..])).collect();
+            let places = memchr::memmem::find_iter(&bytes, text.as_bytes());
+            let mut here: Vec<Hint> = places.filter_map(|at| hint_of(&bytes[at + text.len()..])).collect();
             here.reverse();
-            hints.append(&mut here);
+            found.hints.append(&mut here);
         }
-        Ok(hints)
+        found
     }
 
     /// Whether a job that was durable before `since` and has no hint does not exist.
     pub fn is_complete(&self, since: DateTime<Utc>) -> bool {
         let complete = self.complete_since();
-        let failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner).get(&self.dir).copied();
-        complete.is_some_and(|at| at >= since && failed.is_none_or(|failed| at > failed))
+        complete.is_some_and(|at| at >= since && at.timestamp_micros() > FAILED_AT.load(Ordering::Acquire))
     }
 
-    /// When the last pass over the journals that came to its end began. One from the future tells nothing.
+    /// When the last pass over the journals that came to its end began; `None`: there was none, or hints were lost since.
     pub fn complete_since(&self) -> Option<DateTime<Utc>> {
-        let text = std::fs::read_to_string(self.dir.join("complete")).ok()?;
+        self.time_in("complete")
+    }
+
+    /// Lines that are older than this have their hints; `None`: nothing is known.
+    pub fn looked_until(&self) -> Option<DateTime<Utc>> {
+        self.complete_since().or_else(|| self.time_in("complete-before"))
+    }
+
+    /// A time from the future is none: it was written under a wrong clock, and says nothing of what came after it.
+    fn time_in(&self, name: &str) -> Option<DateTime<Utc>> {
+        let text = std::fs::read_to_string(self.dir.join(name)).ok()?;
         text.trim().parse().ok().filter(|at| *at <= clock::now())
     }
 
-    /// From now on until the next pass: for this server by its memory, for others by the file, whose removal also a full disk
-    /// allows.
-    fn is_incomplete(&self) {
-        FAILED.lock().unwrap_or_else(PoisonError::into_inner).insert(self.dir.clone(), clock::now());
-        if let Err(error) = atomic_file::remove(&self.dir.join("complete")) {
-            tracing::debug!("other servers take the index of jobs for complete: {}", chain(&error));
-        }
+    /// A pass over all journals begins now. Makes anew what cannot be read.
+    pub fn begin_completing(&self, began: DateTime<Utc>) -> Result<(), FileError> {
+        self.drop_unreadable()?;
+        atomic_file::create_private_dir(&self.dir)?;
+        atomic_file::replace(&self.dir.join("completing"), format!("{}\n", began.to_rfc3339()).as_bytes())
     }
 
-    /// A pass that began then has seen every journal. What it relies on is durable when this returns.
-    pub fn set_complete(&self, began: DateTime<Utc>) -> Result<(), FileError> {
-        let before = self.complete_since().map(std::time::SystemTime::from);
+    /// The pass has seen every journal. What it relies on is durable when this returns. `false`: a hint was lost meanwhile.
+    pub fn end_completing(&self) -> Result<bool, FileError> {
+        let before = self.looked_until().map(std::time::SystemTime::from);
         for path in self.files()? {
             let sync = std::fs::File::open(&path).and_then(|file| {
                 let changed = file.metadata()?.modified()?;
                 if before.is_none_or(|before| changed >= before) { file.sync_data() } else { Ok(()) }
             });
-            sync.map_err(FileError::of("make durable", &path))?;
+            sync.map_err(FileError::of("make durable", &path)).inspect_err(|error| tell_unreadable(&path, error))?;
         }
-        atomic_file::create_private_dir(&self.dir)?;
-        atomic_file::replace(&self.dir.join("complete"), format!("{}\n", began.to_rfc3339()).as_bytes())
+        match atomic_file::rename_durably(&self.dir.join("completing"), &self.dir.join("complete")) {
+            Ok(()) => Ok(true),
+            Err(error) if error.source.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A hint is lost: for every server the index is complete no more, nor becomes so by a pass that is under way. Writes
+    /// nothing, so that it works on a full disk.
+    fn mark_incomplete(&self) {
+        // In this order: the pass may end between the two.
+        let marked = atomic_file::remove(&self.dir.join("completing")).and_then(|()| {
+            let complete = self.dir.join("complete");
+            match atomic_file::rename_durably(&complete, &self.dir.join("complete-before")) {
+                Err(error) if error.source.kind() != ErrorKind::NotFound => atomic_file::remove(&complete),
+                _ => Ok(()),
+            }
+        });
+        if let Err(error) = marked {
+            FAILED_AT.store(clock::now().timestamp_micros(), Ordering::Release);
+            tracing::warn!("other servers may say that there is no job where there is one: {}", chain(&error));
+        }
+    }
+
+    /// What still cannot be read goes, and with it all that is known of how far the journals were looked at.
+    fn drop_unreadable(&self) -> Result<(), FileError> {
+        let unreadable: Vec<PathBuf> = {
+            let all = UNREADABLE.lock().unwrap_or_else(PoisonError::into_inner);
+            all.iter().filter(|path| path.starts_with(&self.dir)).cloned().collect()
+        };
+        for path in unreadable {
+            if path != self.dir && read(&path).is_err() {
+                for mark in ["completing", "complete", "complete-before"] {
+                    atomic_file::remove(&self.dir.join(mark))?;
+                }
+                if path.is_dir() { atomic_file::remove_dir(&path)? } else { atomic_file::remove(&path)? }
+            }
+            UNREADABLE.lock().unwrap_or_else(PoisonError::into_inner).remove(&path);
+        }
+        Ok(())
     }
 
     /// Adds those that have no hint yet.
@@ -123,7 +182,7 @@ impl JobIndex {
             by_file.entry(self.file(job.year, &job.id.to_string())).or_default().push(job);
         }
         for (path, jobs) in by_file {
-            let text = std::fs::read(&path).unwrap_or_default();
+            let text = read(&path).inspect_err(|error| tell_unreadable(&path, error))?;
             let known: HashSet<&[u8]> = text.split(|b| *b == b'\n').collect();
             let lines = jobs.iter().map(|job| line_of(job.id, &job.hint));
             let missing: Vec<String> = lines.filter(|line| !known.contains(line.trim_end().as_bytes())).collect();
@@ -170,8 +229,8 @@ pub fn note(journal: &Path, id: JobId, seq: u64, now: DateTime<Utc>) {
     let (Some(index), Some(host)) = (JobIndex::beside(journal), host) else { return };
     let path = index.file(now.year(), &id.to_string());
     if let Err(error) = append(&path, &line_of(id, &Hint { host: host.to_owned(), seq })) {
-        tracing::debug!("jobs are found more slowly until the next upkeep: {}", chain(&error));
-        index.is_incomplete();
+        tracing::debug!("jobs are found more slowly until the index is complete again: {}", chain(&error));
+        index.mark_incomplete();
     }
 }
 
@@ -191,7 +250,7 @@ fn hint_of(rest: &[u8]) -> Option<Hint> {
 fn append(path: &Path, lines: &str) -> Result<(), FileError> {
     let open = || atomic_file::private_options().append(true).create(true).open(path);
     let file = match open() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
             atomic_file::create_private_dir(path.parent().unwrap_or(Path::new(".")))?;
             open()
         }
@@ -200,94 +259,27 @@ fn append(path: &Path, lines: &str) -> Result<(), FileError> {
     file.and_then(|mut file| file.write_all(lines.as_bytes())).map_err(FileError::of("append to", path))
 }
 
+/// The whole file; a missing one is empty.
+fn read(path: &Path) -> Result<Vec<u8>, FileError> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        read => read.map_err(FileError::of("read", path)),
+    }
+}
+
+fn tell_unreadable(path: &Path, error: &FileError) {
+    if UNREADABLE.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned()) {
+        tracing::warn!("jobs are looked for in history until this is made anew: {}", chain(error));
+    }
+}
+
 fn list(dir: &Path) -> Result<Vec<String>, FileError> {
     match std::fs::read_dir(dir) {
         Ok(entries) => Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(FileError::of("list", dir)(error)),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::server::folded::{at, id};
-
-    fn hint(host: &str, seq: u64) -> Hint {
-        Hint { host: host.to_owned(), seq }
-    }
-
-    #[test]
-    fn a_job_is_found_again_and_a_torn_line_hides_no_other() {
-        let state = tempfile::tempdir().expect("a temporary directory");
-        let journal = state.path().join("hosts/web-1/journal");
-        let index = JobIndex::of(state.path());
-        let now = at("2026-11-23T12:00:00Z");
-        assert_eq!(index.find(id(1)), []);
-        note(&journal, id(1), 7, now);
-        append(&index.file(2026, &id::<JobId>(1).to_string()), "00000000-0000-4000-80").expect("tear");
-        note(&journal, id(2), 9, now);
-        note(&journal, id(1), 12, at("2027-01-01T00:00:00Z"));
-        assert_eq!(index.find(id(2)), [hint("web-1", 9)]);
-        assert_eq!(index.find(id(1)), [hint("web-1", 12), hint("web-1", 7)]);
-        index.forget_before(2027).expect("forget");
-        assert_eq!(index.find(id(1)), [hint("web-1", 12)]);
-    }
-
-    #[test]
-    fn many_who_append_at_once_lose_no_hint() {
-        let state = tempfile::tempdir().expect("a temporary directory");
-        let journal = |host: &str| state.path().join("hosts").join(host).join("journal");
-        std::thread::scope(|scope| {
-            for host in ["web-1", "web-2", "web-3"] {
-                let journal = journal(host);
-                // The same ids, so that all write to the same files, each by a descriptor of its own as another process would.
-                scope.spawn(move || {
-                    (0..200).for_each(|n| note(&journal, id(n), u64::from(n), at("2026-11-23T12:00:00Z")));
-                });
-            }
-        });
-        let index = JobIndex::of(state.path());
-        for n in 0..200 {
-            let mut hosts: Vec<String> = index.find(id(n)).into_iter().map(|hint| hint.host).collect();
-            hosts.sort();
-            assert_eq!(hosts, ["web-1", "web-2", "web-3"]);
-        }
-    }
-
-    #[test]
-    fn a_hint_that_cannot_be_written_or_read_makes_the_index_incomplete_for_every_server() {
-        let state = tempfile::tempdir().expect("a temporary directory");
-        let index = JobIndex::of(state.path());
-        let complete = |index: &JobIndex| index.complete_since().is_some();
-        index.set_complete(clock::now()).expect("set");
-        // No file can be opened where a directory is.
-        std::fs::create_dir_all(index.file(2026, &id::<JobId>(1).to_string())).expect("a directory");
-        note(&state.path().join("hosts/web-1/journal"), id(1), 7, at("2026-11-23T12:00:00Z"));
-        assert!(!complete(&index), "a failed append is told by the file that others look at");
-        index.set_complete(clock::now()).expect("set");
-        assert!(complete(&index) && index.find(id(1)).is_empty() && !complete(&index));
-    }
-
-    #[test]
-    fn a_time_from_the_future_is_no_completeness() {
-        let state = tempfile::tempdir().expect("a temporary directory");
-        let index = JobIndex::of(state.path());
-        index.set_complete(clock::now() + chrono::TimeDelta::hours(1)).expect("set");
-        assert!(index.complete_since().is_none() && !index.is_complete(at("2020-01-01T00:00:00Z")));
-    }
-
-    #[test]
-    fn what_is_missing_is_added_once_and_complete_is_since_when() {
-        let state = tempfile::tempdir().expect("a temporary directory");
-        let index = JobIndex::of(state.path());
-        let made = vec![Made { id: id(1), hint: hint("web-1", 7), year: 2026 }];
-        index.add_missing(made.clone()).expect("add");
-        index.add_missing(made).expect("add again");
-        assert_eq!(index.find(id(1)), [hint("web-1", 7)]);
-        let noon = clock::now();
-        assert!(!index.is_complete(noon));
-        index.set_complete(noon).expect("set");
-        assert!(index.is_complete(noon) && !index.is_complete(noon + chrono::TimeDelta::seconds(1)));
-    }
-}
+mod tests;

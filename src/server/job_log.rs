@@ -174,27 +174,34 @@ pub fn read_after(path: &Path, offset: u64, after: u64, limit: usize) -> Result<
 
 /// Bytes from a place in the log, plain or compressed, and how many were asked for; `None`: there is no log.
 fn read_window(path: &Path, offset: u64, window: u64) -> Result<Option<(Vec<u8>, u64)>, FileError> {
-    if let Some(read) = read_plain(path, offset, window)? {
-        return Ok(Some(read));
+    plain_or_compressed(|| read_plain(path, offset, window), || read_compressed(path, offset, window))
+}
+
+/// What either gives. Looks twice: between the two looks a compressed log may be made plain again, and is then missed by both.
+fn plain_or_compressed<T>(
+    mut plain: impl FnMut() -> Result<Option<T>, FileError>,
+    mut compressed: impl FnMut() -> Result<Option<T>, FileError>,
+) -> Result<Option<T>, FileError> {
+    for _ in 0..2 {
+        if let Some(found) = plain()? {
+            return Ok(Some(found));
+        }
+        if let Some(found) = compressed()? {
+            return Ok(Some(found));
+        }
     }
-    match read_compressed(path, offset, window)? {
-        // It may have been unpacked between the two looks.
-        None => read_plain(path, offset, window),
-        read => Ok(read),
-    }
+    Ok(None)
 }
 
 fn read_plain(path: &Path, offset: u64, window: u64) -> Result<Option<(Vec<u8>, u64)>, FileError> {
     let mut bytes = Vec::new();
-    match std::fs::File::open(path) {
-        Ok(mut file) => {
-            let read = file.seek(SeekFrom::Start(offset)).and_then(|_| file.take(window).read_to_end(&mut bytes));
-            read.map_err(FileError::of("read", path))?;
-            Ok(Some((bytes, window)))
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(FileError::of("read", path)(error)),
-    }
+    let mut file = match std::fs::File::open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        file => file.map_err(FileError::of("read", path))?,
+    };
+    let read = file.seek(SeekFrom::Start(offset)).and_then(|_| file.take(window).read_to_end(&mut bytes));
+    read.map_err(FileError::of("read", path))?;
+    Ok(Some((bytes, window)))
 }
 
 fn read_compressed(path: &Path, offset: u64, window: u64) -> Result<Option<(Vec<u8>, u64)>, FileError> {
@@ -273,6 +280,24 @@ mod tests {
         assert_eq!(append(&path, &[line(3000), line(3001)]).expect("append").0, 3001);
         assert!(path.exists() && !gzip_file::compressed_path(&path).exists());
         assert_eq!(read_all().0.len(), 3001);
+    }
+
+    #[test]
+    fn a_log_that_is_made_plain_while_it_is_opened_is_read_whole() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("a.jsonl");
+        append(&path, &[line(1), line(2)]).expect("append");
+        let whole = std::fs::read(&path).expect("read");
+        gzip_file::compress(&path).expect("compress");
+        let plain = || read_plain(&path, 0, 1 << 20);
+        let restored_before = || {
+            gzip_file::restore(&path)?;
+            read_compressed(&path, 0, 1 << 20)
+        };
+        assert!(plain().expect("read").is_none(), "the first look misses it");
+        let read = plain_or_compressed(plain, restored_before).expect("read").expect("a log");
+        assert_eq!(read.0, whole);
+        assert!(read_window(&dir.path().join("b.jsonl"), 0, 10).expect("read").is_none(), "no log is none");
     }
 
     #[test]

@@ -1,16 +1,15 @@
-//! Edge. What is done now and then to the files: old segments and logs are compressed and deleted, and the index of jobs is made
-//! complete. One server at a time, off the reactor, a file at a time with pauses. `keep` says what is old.
+//! Edge. What is done now and then to the files: old segments and logs are compressed and deleted. One server at a time, off the
+//! reactor, a file at a time with pauses. `keep` says what is old.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Datelike, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 
 use super::app::{App, blocking, stopped};
-use super::job_index::{Hint, JobIndex, Made};
+use super::job_log;
 use super::keep::{KeepRules, LogDeed, log_deed, segments_before};
-use super::{history, job_log};
 use crate::atomic_file;
 use crate::clock;
 use crate::file_error::{FileError, chain};
@@ -25,10 +24,6 @@ const FIRST_AFTER: Duration = Duration::from_secs(5);
 const EVERY: Duration = Duration::from_secs(3600);
 /// Between two files that were changed or read whole.
 const PAUSE: Duration = Duration::from_millis(2);
-/// Clocks of files and of lines are not the same.
-const SLACK_SECS: i64 = 120;
-/// Jobs that are collected before the index is looked at.
-const COLLECTED_JOBS: usize = 50_000;
 
 /// What a run did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -42,14 +37,11 @@ pub struct Done {
 /// Runs until the server stops.
 pub async fn run(app: Arc<App>) {
     let mut stopping = app.stopping.subscribe();
-    // Without an index every look-up of a job reads history.
-    let mut pause =
-        if JobIndex::of(&app.state_dir.path).complete_since().is_some() { FIRST_AFTER } else { Duration::ZERO };
+    let mut pause = FIRST_AFTER;
     loop {
         tokio::select! {
             () = stopped(&mut stopping) => return,
             () = tokio::time::sleep(pause) => {}
-            () = app.upkeep_wanted.notified() => {}
         }
         pause = EVERY;
         let worker = Arc::clone(&app);
@@ -58,11 +50,6 @@ pub async fn run(app: Arc<App>) {
             Ok(Some(_)) => tracing::debug!("upkeep: nothing to do"),
             Ok(None) => tracing::debug!("upkeep: another server is at it"),
             Err(error) => tracing::warn!("upkeep did not come to its end: {}", chain(&error)),
-        }
-        // However often it is asked for.
-        tokio::select! {
-            () = stopped(&mut stopping) => return,
-            () = tokio::time::sleep(FIRST_AFTER) => {}
         }
     }
 }
@@ -92,7 +79,6 @@ pub fn run_once(app: &App) -> Result<Option<Done>, FileError> {
         tell(keep_logs(&host.dir.join("logs"), &rules, now, unfinished, &mut done));
     }
     tell(keep_segments(&app.state_dir.fleet_dir(), &rules, now, &mut done));
-    complete_index(app, now, rules.delete_before(now))?;
     Ok(Some(done))
 }
 
@@ -195,32 +181,5 @@ fn log_name(name: &str) -> Option<(JobId, bool)> {
     Some((id, plain.is_some()))
 }
 
-/// Adds the hints that a crash lost, or all where the index is new: reads what was written since the last time.
-fn complete_index(app: &App, now: DateTime<Utc>, delete_before: DateTime<Utc>) -> Result<(), FileError> {
-    let index = JobIndex::of(&app.state_dir.path);
-    let since = index.complete_since().map(|at| at - TimeDelta::seconds(SLACK_SECS));
-    let mut made = Vec::new();
-    // By the directory: another server may have made a host known.
-    for host in app.state_dir.hosts()? {
-        if *app.stopping.borrow() {
-            return Ok(());
-        }
-        let mut failed = None;
-        // By the times of the lines, which only grow in a journal: what an hour added is all that an hourly pass reads.
-        history::jobs_made(&app.state_dir.host_dir(&host).join("journal"), since, |id, seq, year| {
-            made.push(Made { id, hint: Hint { host: host.to_string(), seq }, year });
-            if made.len() >= COLLECTED_JOBS && failed.is_none() {
-                failed = index.add_missing(std::mem::take(&mut made)).err();
-            }
-        })?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
-    }
-    index.add_missing(made)?;
-    index.forget_before(delete_before.year())?;
-    index.set_complete(now)
-}
-
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

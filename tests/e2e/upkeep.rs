@@ -99,6 +99,17 @@ fn old_history_is_compressed_unseen_and_gone_in_the_end() {
     assert_eq!(before[6][1].as_array().map(Vec::len), Some(20), "{before:?}");
     eventually("the index is complete", LONG, || fleet.path("state/jobs/complete").exists().then_some(()));
     assert_eq!(views(&fleet), before, "by the index");
+    fs::remove_dir_all(fleet.path("state/jobs")).expect("delete");
+    let nobodys = format!("/v1/jobs/{}", job(9));
+    eventually("404, or 503 until it is known", LONG, || match fleet.curl(&[&nobodys])?.0 {
+        404 => Some(()),
+        code => {
+            assert_eq!(code, 503);
+            None
+        }
+    });
+    eventually("the index is complete again", LONG, || fleet.path("state/jobs/complete").exists().then_some(()));
+    assert_eq!(views(&fleet), before, "by the new index");
     assert_eq!((files(&host.join("journal"), ".gz"), files(&host.join("logs"), ".gz")), (0, 0));
 
     // Another process is at it: this server does nothing.

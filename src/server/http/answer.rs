@@ -11,8 +11,8 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 
 use crate::protocol::{ProblemBody, ProblemEntry};
-use crate::server::app::FindError;
 use crate::server::decide::Refusal;
+use crate::server::find_job::FindError;
 use crate::server::slot::WriteError;
 
 /// Whole or streamed; a stream that fails just ends.
@@ -162,20 +162,17 @@ impl From<Refusal> for Problem {
     }
 }
 
-impl From<FindError> for Problem {
-    fn from(error: FindError) -> Self {
-        match error {
-            FindError::File(error) => Self::from(error),
-            FindError::NotYet => Self::unavailable(
-                "job-index-incomplete",
-                "the index of jobs is being made after a start and does not have this one yet: ask again in some seconds",
-            ),
-        }
-    }
-}
-
 impl From<crate::file_error::FileError> for Problem {
     fn from(error: crate::file_error::FileError) -> Self {
         Self::from(WriteError::from(&error))
+    }
+}
+
+impl From<FindError> for Problem {
+    fn from(error: FindError) -> Self {
+        match error {
+            FindError::File(error) => error.into(),
+            FindError::NotYet(_) => Self::unavailable("not-indexed-yet", error.to_string()),
+        }
     }
 }

@@ -18,6 +18,7 @@ use crate::server::access::{Operator, Role, operator_of, sha256_hex};
 use crate::server::app::{App, blocking};
 use crate::server::decide::{JobDecision, JobRequest, Refusal, decide_abandon, decide_cancel, decide_job};
 use crate::server::events_in::read_snapshots;
+use crate::server::find_job::find_job;
 use crate::server::history::{self, JobFilter};
 use crate::server::host::{Host, append_facts};
 use crate::server::{job_log, view};
@@ -303,7 +304,7 @@ pub async fn job_of(app: &Arc<App>, request: &Request, operator: &Operator) -> R
     };
     app.shared.servers.sync().await;
     let finder = Arc::clone(app);
-    let found = blocking(move || finder.find_job(id)).await?;
+    let found = blocking(move || find_job(&finder, id)).await?;
     found.filter(|(host, _)| operator.may_see(&host.name)).ok_or_else(|| no_such_job(id))
 }
 

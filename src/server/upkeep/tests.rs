@@ -3,17 +3,22 @@
 use std::fs;
 use std::path::PathBuf;
 
+use chrono::TimeDelta;
+
 use super::*;
-use crate::job::{Job, JobStatus};
-use crate::journal::line::{Line, NewLine};
+use crate::job::Job;
+use crate::journal::line::Line;
 use crate::journal::{Fold, Journal};
 use crate::protocol::Envelope;
 use crate::protocol::job_options::JobKind;
 use crate::protocol::text::Span;
-use crate::server::fact::{Fact, JobExpired, JobQueued, agent_line};
+use crate::server::fact::{Fact, JobQueued, agent_line};
+use crate::server::find_job::find_job;
 use crate::server::folded::{at, finished, id, operator};
-use crate::server::history::JobFilter;
+use crate::server::history::{self, JobFilter};
 use crate::server::host_state::HostState;
+use crate::server::index_upkeep;
+use crate::server::job_index::{Hint, JobIndex, Made};
 
 const DAY: u64 = 86_400;
 
@@ -26,29 +31,26 @@ fn rules(keep_days: u64, compress_days: u64) -> KeepRules {
     KeepRules { keep: span(keep_days), logs_keep: span(90), compress_after: Some(span(compress_days)) }
 }
 
-fn queued(job_id: JobId) -> Fact {
-    Fact::JobQueued(JobQueued {
-        job_id,
-        kind: JobKind::Backup,
-        options: serde_json::json!({}),
-        actor: operator(),
-        schedule_id: None,
-        scheduled_at: None,
-        idempotency: None,
-    })
-}
-
 /// A host's directory in a state directory, with a job in each of the months July to November.
-fn five_months() -> (tempfile::TempDir, PathBuf) {
+pub(in crate::server) fn five_months() -> (tempfile::TempDir, PathBuf) {
     let state = tempfile::tempdir().expect("a temporary directory");
     let dir = state.path().join("hosts/web-1/journal");
     let mut journal = Journal::<HostState>::open(&dir).expect("open");
     for month in 7..=11 {
         let job: JobId = id(month);
+        let queued = JobQueued {
+            job_id: job,
+            kind: JobKind::Backup,
+            options: serde_json::json!({}),
+            actor: operator(),
+            schedule_id: None,
+            scheduled_at: None,
+            idempotency: None,
+        };
         let time = at(&format!("2026-{month:02}-05T12:00:00Z"));
         let mut batch = journal.begin(time).expect("begin");
         let start = time + TimeDelta::seconds(1);
-        batch.append(start, &queued(job).to_new_line(start));
+        batch.append(start, &Fact::JobQueued(queued).to_new_line(start));
         let new = finished(job, "succeeded").to_new_line(start);
         let envelope = Envelope { seq: u64::from(month), ts: new.ts, kind: new.kind, payload: new.payload };
         batch.append(start + TimeDelta::seconds(1), &agent_line(id(1), &envelope));
@@ -212,20 +214,21 @@ fn the_index_is_made_complete_and_can_be_deleted() {
     let (state, dir) = five_months();
     keep(&dir, &rules(730, 30));
     let app = App::open(state.path()).expect("open");
-    let found = |job: u8| app.find_job(id(job)).expect("find").map(|(host, job)| (host.name.to_string(), job.id));
+    let found = |job: u8| find_job(&app, id(job)).expect("find").map(|(host, job)| (host.name.to_string(), job.id));
     let index = JobIndex::of(state.path());
-    assert_eq!(index.find(id(7)), []);
+    assert_eq!(index.find(id(7)).hints, []);
     assert_eq!(found(7), Some(("web-1".to_owned(), id(7))), "before the first upkeep history is read");
-    run_once(&app).expect("upkeep").expect("nobody else is at it");
+    index_upkeep::complete_once(&app).expect("index").expect("nobody else is at it");
     assert!(index.is_complete(app.ready_at));
-    assert_eq!(index.find(id(7)), [Hint { host: "web-1".to_owned(), seq: 2 }]);
+    assert_eq!(index.find(id(7)).hints, [Hint { host: "web-1".to_owned(), seq: 2 }]);
     assert_eq!((found(7), found(99)), (Some(("web-1".to_owned(), id(7))), None));
     // The control: a hint leads there without history being read; a false one to nothing.
     fs::remove_dir_all(state.path().join("jobs")).expect("delete");
     index
         .add_missing(vec![Made { id: id(7), hint: Hint { host: "web-1".to_owned(), seq: 5 }, year: 2026 }])
         .expect("add");
-    index.set_complete(clock::now()).expect("set");
+    index.begin_completing(clock::now()).expect("begin");
+    assert!(index.end_completing().expect("end"));
     assert_eq!(found(7), None);
     fs::remove_dir_all(state.path().join("jobs")).expect("delete");
     assert_eq!(found(7), Some(("web-1".to_owned(), id(7))));
@@ -254,45 +257,4 @@ fn a_job_is_read_from_where_it_was_made_as_from_the_list() {
         assert!(state.job(job.id).is_none_or(|known| *known == job), "as the state has it");
         assert_eq!(history::job_at(&dir, u64::MAX, job.id, job.queued_seq + 1).expect("read"), None);
     }
-}
-
-/// A journal with a job that expired the next day, more than a thousand other lines, and the agent's own word on it after so
-/// many days.
-fn expired_job(days: i64) -> (tempfile::TempDir, PathBuf) {
-    let state = tempfile::tempdir().expect("a temporary directory");
-    let dir = state.path().join("hosts/web-1/journal");
-    let mut journal = Journal::<HostState>::open(&dir).expect("open");
-    let began = at("2026-01-05T12:00:00Z");
-    let mut append = |at: DateTime<Utc>, lines: Vec<NewLine>| {
-        let mut batch = journal.begin(at).expect("begin");
-        for line in &lines {
-            batch.append(at, line);
-        }
-        batch.commit().expect("commit");
-    };
-    append(began, vec![queued(id(1)).to_new_line(began)]);
-    let expired = began + TimeDelta::days(1);
-    append(expired, vec![Fact::JobExpired(JobExpired { job_id: id(1) }).to_new_line(expired)]);
-    append(expired, vec![Fact::JobExpired(JobExpired { job_id: id(2) }).to_new_line(expired); 3000]);
-    let told = began + TimeDelta::days(days);
-    let new = finished(id(1), "succeeded").to_new_line(told);
-    let envelope = Envelope { seq: 1, ts: new.ts, kind: new.kind, payload: new.payload };
-    append(told, vec![agent_line(id(1), &envelope)]);
-    (state, dir)
-}
-
-#[test]
-fn an_end_that_the_server_made_up_gives_way_to_the_agents_word_for_two_months() {
-    let status = |days| {
-        let (_state, dir) = expired_job(days);
-        history::job_at(&dir, u64::MAX, id(1), 1).expect("read").map(|job| job.status)
-    };
-    assert_eq!((status(31), status(90)), (Some(JobStatus::Succeeded), Some(JobStatus::Failed)));
-}
-
-#[test]
-fn a_look_up_in_history_ends_when_its_time_is_up() {
-    let (_state, dir) = expired_job(31);
-    let found = |may_go_on: bool| history::job_while(&dir, u64::MAX, id(1), || may_go_on).expect("read");
-    assert!(found(true).is_some() && found(false).is_none());
 }

@@ -1,0 +1,164 @@
+//! Edge. One job by its id, whichever host has it: by the index of jobs, by memory, and while the index is not complete by
+//! reading history, one search at a time and not for long. Does not make the index: `index_upkeep` does.
+
+use std::fmt;
+use std::sync::{Arc, TryLockError};
+use std::time::{Duration, Instant};
+
+use super::app::App;
+use super::history;
+use super::host::Host;
+use super::job_index::JobIndex;
+use crate::file_error::FileError;
+use crate::id::{HostName, JobId};
+use crate::job::Job;
+
+/// How long history is read for one request.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why it is not known whether there is a job.
+#[derive(Debug)]
+pub enum FindError {
+    File(FileError),
+    /// The index is being made, and history was not read to its end.
+    NotYet(JobId),
+}
+
+impl fmt::Display for FindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(error) => fmt::Display::fmt(error, f),
+            Self::NotYet(id) => write!(
+                f,
+                "whether there is a job {id} is not known yet: the index of jobs is being made from all history; ask again in some seconds"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for FindError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::File(error) => error.source(),
+            Self::NotYet(_) => None,
+        }
+    }
+}
+
+impl From<FileError> for FindError {
+    fn from(error: FileError) -> Self {
+        Self::File(error)
+    }
+}
+
+/// The host that has this job, and the job. A job that nobody has costs no history where the index is complete; where it is
+/// not, the index is asked for, and history is read for two seconds at most. May block: call off the reactor.
+pub fn find_job(app: &App, id: JobId) -> Result<Option<(Arc<Host>, Job)>, FindError> {
+    let index = JobIndex::of(&app.state_dir.path);
+    let found = index.find(id);
+    for hint in &found.hints {
+        let Some(host) = hint.host.parse().map_or(Ok(None), |name| host_with_journal(app, &name))? else { continue };
+        let durable = host.slot.durable();
+        let job = match durable.state.job(id) {
+            Some(job) => Some(job.clone()),
+            None => history::job_at(&host.journal_dir(), durable.head.seq, id, hint.seq)?,
+        };
+        if let Some(job) = job {
+            return Ok(Some((host, job)));
+        }
+    }
+    for host in app.hosts() {
+        let job = host.slot.durable().state.job(id).cloned();
+        if let Some(job) = job {
+            return Ok(Some((host, job)));
+        }
+    }
+    if found.is_whole && index.is_complete(app.ready_at) {
+        return Ok(None);
+    }
+    app.index_wanted.notify_one();
+    search_history(app, id, Instant::now() + PATIENCE)
+}
+
+/// The host, also one that another server made known.
+fn host_with_journal(app: &App, name: &HostName) -> Result<Option<Arc<Host>>, FileError> {
+    match app.host(name) {
+        None if app.state_dir.host_dir(name).join("journal").is_dir() => app.open_host(name).map(Some),
+        known => Ok(known),
+    }
+}
+
+/// Reads every host's history until the deadline, unless somebody is at it already: requests for jobs that nobody has must not
+/// take all threads and the disk.
+fn search_history(app: &App, id: JobId, deadline: Instant) -> Result<Option<(Arc<Host>, Job)>, FindError> {
+    let _search = match app.history_search.try_lock() {
+        Ok(search) => search,
+        Err(TryLockError::Poisoned(search)) => search.into_inner(),
+        Err(TryLockError::WouldBlock) => return Err(FindError::NotYet(id)),
+    };
+    // A job that ran has a log, which names its host without reading any history.
+    let log_of = |host: &HostName| app.state_dir.host_dir(host).join("logs").join(format!("{id}.jsonl"));
+    let (with_log, without): (Vec<_>, Vec<_>) = app.state_dir.hosts()?.into_iter().partition(|h| log_of(h).exists());
+    for name in with_log.into_iter().chain(without) {
+        let Some(host) = host_with_journal(app, &name)? else { continue };
+        let head = host.slot.durable().head;
+        let (job, is_late) = history::job_by_reading(&host.journal_dir(), head.seq, id, Some(deadline))?;
+        if let Some(job) = job {
+            return Ok(Some((host, job)));
+        }
+        if is_late || Instant::now() > deadline {
+            return Err(FindError::NotYet(id));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::folded::id;
+    use crate::server::http::answer::Problem;
+    use crate::server::index_upkeep;
+    use crate::server::upkeep::tests::five_months;
+
+    #[test]
+    fn one_request_at_a_time_reads_history_and_the_others_are_to_ask_again() {
+        let (state, _dir) = five_months();
+        let app = App::open(state.path()).expect("open");
+        let search = app.history_search.lock().expect("free");
+        let refused = find_job(&app, id(99)).err().expect("somebody is at it");
+        assert!(matches!(refused, FindError::NotYet(job) if job == id(99)));
+        let answer = Problem::from(refused).into_answer();
+        assert_eq!(answer.status(), 503);
+        assert!(answer.headers().contains_key("retry-after"));
+        drop(search);
+        assert!(find_job(&app, id(99)).expect("nobody is at it").is_none());
+        // With the index nobody reads.
+        index_upkeep::complete_once(&app).expect("index").expect("nobody else is at it");
+        let _search = app.history_search.lock().expect("free");
+        assert!(find_job(&app, id(99)).expect("known").is_none());
+        assert!(find_job(&app, id(7)).expect("known").is_some());
+    }
+
+    #[test]
+    fn a_host_that_another_server_made_known_is_looked_at_too() {
+        let (state, dir) = five_months();
+        let name: HostName = "web-9".parse().expect("a name");
+        let app = App::open(state.path()).expect("open");
+        let later = dir.parent().expect("the host's").with_file_name("web-9");
+        std::fs::rename(dir.parent().expect("the host's"), &later).expect("a host that came later");
+        assert!(app.host(&name).is_none());
+        index_upkeep::complete_once(&app).expect("index").expect("nobody else is at it");
+        let (host, _) = find_job(&app, id(7)).expect("known").expect("by the index");
+        assert_eq!(host.name, name);
+    }
+
+    #[test]
+    fn history_is_not_read_beyond_the_deadline() {
+        let (state, _dir) = five_months();
+        let app = App::open(state.path()).expect("open");
+        let until = |deadline| search_history(&app, id(7), deadline);
+        assert!(matches!(until(Instant::now() - Duration::from_millis(1)), Err(FindError::NotYet(_))));
+        assert!(until(Instant::now() + PATIENCE).expect("in time").is_some(), "the control");
+    }
+}
