@@ -5,6 +5,7 @@
 use restic_manager::clock;
 use restic_manager::file_error::chain;
 use restic_manager::id::{JobId, StreamId};
+use restic_manager::protocol::UNSETTLED_JOBS_LIMIT;
 use restic_manager::protocol::agent_event::{AgentEvent, ConfigAck, JobFinished, JobOutcome, ScheduleAck};
 use restic_manager::protocol::command::CommandRun;
 use restic_manager::protocol::job_options::JobSpec;
@@ -62,6 +63,9 @@ pub(crate) fn take(agent: &Agent, id: JobId) {
 fn check(agent: &Agent, command: &CommandRun) -> Result<JobSpec, String> {
     if command.expires_at < agent.server_now() {
         return Err(format!("expired at {}", command.expires_at));
+    }
+    if agent.ledger.borrow().unsettled().len() > UNSETTLED_JOBS_LIMIT {
+        return Err(format!("more than {UNSETTLED_JOBS_LIMIT} jobs wait at the agent: let some of them end first"));
     }
     if !agent.spool.borrow().has_room_for_commands() {
         return Err("the agent's spool is full: the server must take its events first".to_owned());

@@ -23,6 +23,10 @@ pub const OLDEST_PROTOCOL_VERSION: u32 = 1;
 
 /// Largest request body, in bytes; a larger one is answered 413 and the agent halves its batch.
 pub const BODY_LIMIT_BYTES: usize = 256 * 1024;
+/// Largest hello, in bytes: it names every job whose end is not acknowledged, 39 bytes each.
+pub const HELLO_LIMIT_BYTES: usize = 4 * 1024 * 1024;
+/// An agent with so many of those takes no more commands; what it fires by itself meanwhile still has room in a hello.
+pub const UNSETTLED_JOBS_LIMIT: usize = 50_000;
 /// Largest single event line, in bytes, its newline included.
 pub const EVENT_LIMIT_BYTES: usize = 64 * 1024;
 

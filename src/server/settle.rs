@@ -1,6 +1,8 @@
 //! Pure. What agent and server make of each other's jobs when one of them knows less than it did: the agent's ledger was lost,
 //! it ran jobs by itself, or the server's state is an older copy. Does not decide new jobs.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
@@ -12,6 +14,9 @@ use crate::job::{Actor, ActorKind};
 use crate::protocol::agent_event::{Hello, JobFinished, JobStarted};
 use crate::protocol::job_options::JobKind;
 
+/// So many of a hello's `running_jobs` are kept for whoever reads the history.
+const KEPT_RUNNING_JOBS: usize = 100;
+
 /// hello is a fact when it says something new. Of the jobs that have not ended here:
 ///
 /// - One that the agent has ended, and had acknowledged, is told to it again, so that it tells the end again: our state is older
@@ -21,10 +26,12 @@ use crate::protocol::job_options::JobKind;
 pub fn decide_hello(state: &HostState, hello: &Hello, now: DateTime<Utc>) -> Vec<Fact> {
     let without_jobs = |hello: &Hello| Hello { running_jobs: Vec::new(), ended_jobs: Vec::new(), ..hello.clone() };
     let same = state.hello.as_ref().is_some_and(|known| without_jobs(known) == without_jobs(hello));
-    // What has ended is of use at this moment only.
-    let said = Hello { ended_jobs: Vec::new(), ..hello.clone() };
+    // What has ended, and all that runs, is of use at this moment only.
+    let running_jobs = hello.running_jobs.iter().copied().take(KEPT_RUNNING_JOBS).collect();
+    let said = Hello { ended_jobs: Vec::new(), running_jobs, ..hello.clone() };
     let mut facts = if same { Vec::new() } else { vec![Fact::Hello(said)] };
-    for job in state.jobs.values().filter(|job| !hello.running_jobs.contains(&job.id)) {
+    let known: HashSet<&JobId> = hello.running_jobs.iter().collect();
+    for job in state.jobs.values().filter(|job| !known.contains(&job.id)) {
         if hello.ended_jobs.contains(&job.id) {
             facts.push(dispatched(job.id, now));
         } else if job.accepted {

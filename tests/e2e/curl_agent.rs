@@ -31,6 +31,18 @@ fn an_agent_written_with_curl_runs_a_job_and_is_told_gaps_and_repetitions() {
     let mut old = hello(INSTANCE, STREAM);
     old["protocol_version"] = json!(0);
     assert_eq!(post("/v1/agents/web-1/hello", &old.to_string()).1["code"], "protocol-version");
+    // An agent with more jobs at hand than an ordinary body could name is not locked out; without any bound it would be a flood.
+    let with_jobs = |count: u32| {
+        let ids: Vec<String> = (0..count).map(|n| format!("{n:08x}-0000-4000-8000-000000000000")).collect();
+        let mut many = hello(INSTANCE, STREAM);
+        many["running_jobs"] = json!(ids);
+        post("/v1/agents/web-1/hello", &many.to_string())
+    };
+    assert_eq!(with_jobs(60_000).0, 200);
+    assert_eq!(with_jobs(120_000).1["code"], "body-too-large");
+    let lines = fleet.journal();
+    let kept = &lines.iter().rev().find(|line| line["type"] == "hello").expect("a line")["payload"];
+    assert_eq!(kept["running_jobs"].as_array().map(Vec::len), Some(100), "the history keeps some of them");
     let (code, greeted) = post("/v1/agents/web-1/hello", &hello(INSTANCE, STREAM).to_string());
     assert_eq!((code, &greeted["protocol_version"], &greeted["acked"]), (200, &json!(1), &json!({})), "{greeted}");
 

@@ -15,11 +15,14 @@ use crate::clock;
 use crate::id::{EnrollmentId, HostName, InstanceId, JobId, StreamId};
 use crate::protocol::agent_event::{Heartbeat, Hello};
 use crate::protocol::command::HelloAnswer;
-use crate::protocol::{Acknowledged, EVENT_LIMIT_BYTES, Envelope, PROTOCOL_VERSION, negotiate_version};
+use crate::protocol::{
+    Acknowledged, EVENT_LIMIT_BYTES, Envelope, HELLO_LIMIT_BYTES, PROTOCOL_VERSION, negotiate_version,
+};
 use crate::server::access::{sha256, sha256_hex};
 use crate::server::app::{App, blocking};
 use crate::server::decide::decide_enroll;
 use crate::server::fact::HostEnrolled;
+use crate::server::find_job::find_job;
 use crate::server::host::{Host, append_facts};
 use crate::server::settle::decide_hello;
 use crate::server::{credentials, events_in, job_log};
@@ -132,7 +135,7 @@ pub async fn enroll(app: &Arc<App>, mut request: Request) -> Result<Answer, Prob
 
 pub async fn hello(app: &Arc<App>, mut request: Request) -> Result<Answer, Problem> {
     let host = authorized_host(app, &request).await?;
-    let (hello, _) = request.json::<Hello>(ContentType::Any).await?;
+    let (hello, _) = request.json_up_to::<Hello>(ContentType::Any, HELLO_LIMIT_BYTES).await?;
     let Some(protocol_version) = negotiate_version(hello.protocol_version) else {
         return Err(Problem::new(
             StatusCode::UPGRADE_REQUIRED,
@@ -227,7 +230,7 @@ pub async fn log(app: &Arc<App>, mut request: Request) -> Result<Answer, Problem
     heard(&host, None, None).await;
     let known = host.slot.durable().state.job(job).is_some() || {
         let (app, id) = (Arc::clone(app), job);
-        let found = blocking(move || app.find_job(id)).await?;
+        let found = blocking(move || find_job(&app, id)).await?;
         found.is_some_and(|(owner, _)| owner.name == host.name)
     };
     if !known {

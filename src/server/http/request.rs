@@ -6,10 +6,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Limited};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
 use hyper::{Method, StatusCode};
 use serde::de::{DeserializeOwned, IgnoredAny};
+use tokio::sync::Semaphore;
 
 use super::answer::Problem;
 use super::connection::Handover;
@@ -18,6 +19,8 @@ use crate::server::access::presented_token;
 
 /// How long a body may take to arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
+/// Bodies above the usual limit that are taken in at once.
+static LARGE_BODIES: Semaphore = Semaphore::const_new(4);
 
 /// A request on its way to its handler.
 pub struct Request {
@@ -94,14 +97,25 @@ impl Request {
 
     /// The whole body; 413 past the limit, 408 past the deadline.
     pub async fn body(&mut self) -> Result<Bytes, Problem> {
+        self.body_up_to(BODY_LIMIT_BYTES).await
+    }
+
+    /// The same with another limit, in bytes. Few bodies above the usual one are taken in at a time; the others wait.
+    pub async fn body_up_to(&mut self, limit: usize) -> Result<Bytes, Problem> {
         let Some(body) = self.body.take() else { return Ok(Bytes::new()) };
-        let collected = tokio::time::timeout(BODY_DEADLINE, Limited::new(body, BODY_LIMIT_BYTES).collect()).await;
+        let is_large = body.size_hint().upper().is_none_or(|bytes| bytes > BODY_LIMIT_BYTES as u64);
+        let collected = tokio::time::timeout(BODY_DEADLINE, async {
+            // It is never closed.
+            let _turn = if is_large && limit > BODY_LIMIT_BYTES { LARGE_BODIES.acquire().await.ok() } else { None };
+            Limited::new(body, limit).collect().await
+        })
+        .await;
         match collected {
             Ok(Ok(collected)) => Ok(collected.to_bytes()),
             Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(Problem::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body-too-large",
-                format!("the body is larger than {BODY_LIMIT_BYTES} bytes: send less at a time"),
+                format!("the body is larger than {limit} bytes: send less at a time"),
             )),
             Ok(Err(error)) => Err(Problem::bad_request("body-unreadable", format!("the body did not arrive: {error}"))),
             Err(_) => {
@@ -113,6 +127,15 @@ impl Request {
 
     /// The body as JSON. `content_type` asks for `application/json`, which a browser cannot forge from another site.
     pub async fn json<T: DeserializeOwned>(&mut self, content_type: ContentType) -> Result<(T, Bytes), Problem> {
+        self.json_up_to(content_type, BODY_LIMIT_BYTES).await
+    }
+
+    /// The same with another limit of the body, in bytes.
+    pub async fn json_up_to<T: DeserializeOwned>(
+        &mut self,
+        content_type: ContentType,
+        limit: usize,
+    ) -> Result<(T, Bytes), Problem> {
         if content_type == ContentType::MustBeJson {
             let given = self.header(CONTENT_TYPE.as_str()).unwrap_or_default();
             let is_json = given.split(';').next().is_some_and(|t| t.trim().eq_ignore_ascii_case("application/json"));
@@ -124,7 +147,7 @@ impl Request {
                 ));
             }
         }
-        let bytes = self.body().await?;
+        let bytes = self.body_up_to(limit).await?;
         let parsed = serde_json::from_slice(&bytes).map_err(|error| json_problem("the body", &bytes, &error))?;
         Ok((parsed, bytes))
     }
