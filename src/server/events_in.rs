@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::decide::decide_fire;
@@ -22,15 +23,19 @@ use crate::journal::Batch;
 use crate::protocol::Envelope;
 use crate::protocol::agent_event::{AgentEvent, Snapshot, SnapshotsReport};
 
+/// Whose events they are, and what they are looked at with.
+pub struct Source<'a> {
+    pub host: &'a Host,
+    /// `None`: the configuration does not have the host.
+    pub content: Option<&'a HostContent>,
+    pub stream: StreamId,
+    /// The index of jobs counts where it is complete since then: the server's start.
+    pub indexed_since: DateTime<Utc>,
+}
+
 /// Appends what is new of `envelopes`. Returns the seq up to which the stream is in the journal.
-pub fn take(
-    batch: &mut Batch<'_, HostState>,
-    host: &Host,
-    content: Option<&HostContent>,
-    stream: StreamId,
-    envelopes: &[Envelope],
-) -> Result<u64, Problem> {
-    let mut acked = batch.state().streams.get(&stream).map_or(0, |mark| mark.seq);
+pub fn take(batch: &mut Batch<'_, HostState>, from: &Source<'_>, envelopes: &[Envelope]) -> Result<u64, Problem> {
+    let mut acked = batch.state().streams.get(&from.stream).map_or(0, |mark| mark.seq);
     // Everything is checked before anything is appended: a request is taken whole or not at all.
     let mut news = Vec::new();
     for (expected, envelope) in (acked + 1..).zip(envelopes.iter().filter(|envelope| envelope.seq > acked)) {
@@ -44,7 +49,7 @@ pub fn take(
         news.push((envelope, event));
     }
     for (envelope, event) in news {
-        take_one(batch, host, content, stream, envelope, event.as_ref())?;
+        take_one(batch, from, envelope, event.as_ref())?;
         acked = envelope.seq;
     }
     Ok(acked)
@@ -52,27 +57,26 @@ pub fn take(
 
 fn take_one(
     batch: &mut Batch<'_, HostState>,
-    host: &Host,
-    content: Option<&HostContent>,
-    stream: StreamId,
+    from: &Source<'_>,
     envelope: &Envelope,
     event: Option<&AgentEvent>,
 ) -> Result<(), Problem> {
+    let Source { host, content, stream, .. } = *from;
     let mut line = agent_line(stream, envelope);
     let mut consequences = Vec::new();
     match event {
         Some(AgentEvent::ScheduleFire(fire)) => {
             let memory = batch.state().schedules.get(&fire.schedule_id);
             let forgotten = memory.is_some_and(|m| m.forgotten_until >= Some(fire.scheduled_at.timestamp()));
-            let known = forgotten && knows(batch, host, fire.job_id)?;
+            let known = forgotten && knows(batch, from, fire.job_id)?;
             consequences = decide_fire(&host.name, batch.state(), content, fire, clock::now(), known);
         }
         Some(AgentEvent::JobStarted(started)) if batch.state().job(started.job_id).is_none() => {
-            let known = knows(batch, host, started.job_id)?;
+            let known = knows(batch, from, started.job_id)?;
             append_facts(batch, |state, _| decide_started(state, started, known).into_iter().collect());
         }
         Some(AgentEvent::JobFinished(finished)) if batch.state().job(finished.job_id).is_none() => {
-            let known = knows(batch, host, finished.job_id)?;
+            let known = knows(batch, from, finished.job_id)?;
             if let Some(fact) = decide_finished(batch.state(), finished, known) {
                 batch.append(line_time(), &fact.to_new_line(clock::now()));
             }
@@ -98,8 +102,8 @@ fn take_one(
 }
 
 /// Whether the files have this job although memory has not.
-fn knows(batch: &Batch<'_, HostState>, host: &Host, job: JobId) -> Result<bool, FileError> {
-    Ok(history::job(&host.journal_dir(), batch.head().seq, job)?.is_some())
+fn knows(batch: &Batch<'_, HostState>, from: &Source<'_>, job: JobId) -> Result<bool, FileError> {
+    history::is_known(&from.host.journal_dir(), batch.head().seq, job, from.indexed_since)
 }
 
 /// `hosts/<host>/snapshots.json`, and `snapshots.next.json` while pages arrive.

@@ -154,6 +154,22 @@ mod tests {
     }
 
     #[test]
+    fn whether_a_job_is_known_is_told_by_the_index_and_only_without_it_by_history() {
+        let (state, dir) = five_months();
+        let app = App::open(state.path()).expect("open");
+        let never = chrono::DateTime::<chrono::Utc>::MAX_UTC;
+        let known = |job: u8, since| history::is_known(&dir, u64::MAX, id(job), since).expect("read");
+        assert!(known(7, never) && !known(99, never), "by history");
+        index_upkeep::complete_once(&app).expect("index").expect("nobody else is at it");
+        assert!(known(7, app.ready_at) && known(7, never) && !known(99, app.ready_at));
+        // The control: an index that lacks a hint and passes for complete is believed, so nothing else was read.
+        for file in std::fs::read_dir(state.path().join("jobs/2026")).expect("a directory") {
+            std::fs::write(file.expect("a file").path(), "").expect("emptied");
+        }
+        assert!(!known(7, app.ready_at) && known(7, never));
+    }
+
+    #[test]
     fn history_is_not_read_beyond_the_deadline() {
         let (state, _dir) = five_months();
         let app = App::open(state.path()).expect("open");

@@ -127,6 +127,34 @@ pub fn job(journal: &Path, up_to_seq: u64, id: JobId) -> Result<Option<Job>, Fil
     job_by_reading(journal, up_to_seq, id, None).map(|(job, _)| job)
 }
 
+/// Whether there is such a job, without reading what became of it: by the index, and where that cannot tell (it is not complete
+/// since `indexed_since`) by the host's history.
+pub fn is_known(journal: &Path, up_to_seq: u64, id: JobId, indexed_since: DateTime<Utc>) -> Result<bool, FileError> {
+    if let Some(host) = journal.parent().and_then(Path::file_name).and_then(|name| name.to_str())
+        && let Some(index) = JobIndex::beside(journal)
+    {
+        let found = index.find(id);
+        for hint in found.hints.iter().filter(|hint| hint.host == host) {
+            if is_made_at(journal, up_to_seq, id, hint.seq)? {
+                return Ok(true);
+            }
+        }
+        if found.is_whole && index.is_complete(indexed_since) {
+            return Ok(false);
+        }
+    }
+    job_by_reading(journal, up_to_seq, id, None).map(|(job, _)| job.is_some())
+}
+
+fn is_made_at(journal: &Path, up_to_seq: u64, id: JobId, seq: u64) -> Result<bool, FileError> {
+    let mut is_made = false;
+    read::oldest_first_texts(journal, Start::Seq(seq), |text| {
+        is_made = line::peek(text).is_some_and(|p| p.seq <= up_to_seq && makes_job(&p) && job_of(&p) == Some(id));
+        Next::Stop
+    })?;
+    Ok(is_made)
+}
+
 /// One job by reading the host's history backwards, and whether the deadline cut that short.
 pub fn job_by_reading(
     journal: &Path,

@@ -217,9 +217,12 @@ pub async fn events(app: &Arc<App>, mut request: Request) -> Result<Answer, Prob
         return Err(Problem::conflict("not-current", "this instance has not said hello: POST hello first"));
     }
     let envelopes = envelopes(&request.body().await?)?;
-    let (writer, content) = (Arc::clone(&host), host.content());
-    let taken =
-        host.slot.write(move |batch| events_in::take(batch, &writer, content.as_deref(), stream, &envelopes)).await?;
+    let (writer, content, indexed_since) = (Arc::clone(&host), host.content(), app.ready_at);
+    let taken = host.slot.write(move |batch| {
+        let source = events_in::Source { host: &writer, content: content.as_deref(), stream, indexed_since };
+        events_in::take(batch, &source, &envelopes)
+    });
+    let taken = taken.await?;
     let acked = taken?;
     Ok(ok(&Acknowledged { acked, interval_ms: None }))
 }
