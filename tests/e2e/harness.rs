@@ -184,30 +184,26 @@ impl Fleet {
 
     /// The fleet with its server, and its agent enrolled and online.
     pub(crate) fn started() -> Self {
-        Self::started_with("restic")
+        Self::new().start("restic")
     }
 
-    /// The same with another restic.
-    pub(crate) fn started_with(restic: &str) -> Self {
-        let mut fleet = Self::new();
-        fleet.start_server();
-        fleet.enroll("agent");
-        fleet.permit_everything("agent", restic);
-        fleet.start_agent();
-        fleet
+    /// With its server, and its agent online, which runs this restic.
+    pub(crate) fn start(mut self, restic: &str) -> Self {
+        self.start_server();
+        self.enroll("agent");
+        self.permit_everything("agent", restic);
+        self.start_agent();
+        self
     }
 
     /// The same with a shell script in front of restic, and with its repository.
     pub(crate) fn started_with_script(script: &str) -> Self {
         use std::os::unix::fs::PermissionsExt;
-        let mut fleet = Self::new();
+        let fleet = Self::new();
         let restic = fleet.path("slow-restic");
         fleet.write("slow-restic", &format!("#!/bin/sh\n{script}\nexec restic \"$@\"\n"));
         fs::set_permissions(&restic, fs::Permissions::from_mode(0o755)).expect("chmod");
-        fleet.start_server();
-        fleet.enroll("agent");
-        fleet.permit_everything("agent", text(&restic));
-        fleet.start_agent();
+        let fleet = fleet.start(text(&restic));
         assert_eq!(fleet.run_job(r#"{"kind":"init"}"#)["status"], "succeeded");
         fleet
     }

@@ -7,7 +7,7 @@ use crate::harness::{Fleet, restics, text};
 #[test]
 fn all_six_kinds_and_restore_run_with_every_restic() {
     for restic in restics() {
-        let fleet = Fleet::started_with(&restic);
+        let fleet = Fleet::new().start(&restic);
         let succeed = |body: &str| {
             let job = fleet.run_job(body);
             assert_eq!(job["status"], "succeeded", "{restic}: {body}: {job}");

@@ -34,7 +34,7 @@ fn a_restic_that_is_missing_or_too_old_fails_the_job_with_the_command_that_helps
     let old = script(&scripts, "old", "echo restic 0.12.0 compiled with go1.15 on linux/amd64");
     let other = script(&scripts, "other", "echo borg 1.2.3");
     for (restic, word) in [("/nonexistent/restic", "/nonexistent/restic"), (&old, "0.12.0"), (&other, "borg 1.2.3")] {
-        let mut fleet = Fleet::started_with(restic);
+        let mut fleet = Fleet::new().start(restic);
         let host = fleet.get("/v1/hosts/web-1");
         assert_eq!((host.get("restic_version"), &host["online"]), (None, &json!(true)), "{restic}: {host}");
         let hello = fleet.journal().into_iter().rfind(|line| line["type"] == "hello").expect("a hello");
@@ -59,7 +59,7 @@ fn a_restic_that_is_missing_or_too_old_fails_the_job_with_the_command_that_helps
 fn a_restic_that_is_upgraded_while_the_agent_runs_needs_no_restart() {
     let scripts = tempfile::tempdir().expect("a temporary directory");
     let restic = script(&scripts, "restic", "echo restic 0.12.0 compiled with go1.15 on linux/amd64");
-    let fleet = Fleet::started_with(&restic);
+    let fleet = Fleet::new().start(&restic);
     failed(&fleet.run_job(r#"{"kind":"init"}"#));
     // As a package manager does it: the old file is not written to, since it may be running.
     script(&scripts, "new", "exec restic \"$@\"");
@@ -81,7 +81,7 @@ fn a_restic_that_dies_fails_its_job_with_the_signal_named_and_the_next_job_runs(
          restic \"$@\" & restic=$!; sleep 2; kill -9 $restic; kill -9 $$\nfi;; esac\nexec restic \"$@\"",
         text(&marker)
     );
-    let fleet = Fleet::started_with(&script(&scripts, "restic", &body));
+    let fleet = Fleet::new().start(&script(&scripts, "restic", &body));
     assert_eq!(fleet.run_job(r#"{"kind":"init"}"#)["status"], "succeeded");
     let job = fleet.run_job(r#"{"schedule_id":"data"}"#);
     let error = failed(&job);
@@ -94,7 +94,7 @@ fn a_restic_that_dies_fails_its_job_with_the_signal_named_and_the_next_job_runs(
 #[test]
 fn a_wrong_password_is_named_and_not_tried_again() {
     for restic in restics() {
-        let fleet = Fleet::started_with(&restic);
+        let fleet = Fleet::new().start(&restic);
         assert_eq!(fleet.run_job(r#"{"kind":"init"}"#)["status"], "succeeded");
         let cron = fleet.read("config/hosts/web-1.toml");
         fleet.write("config/hosts/web-1.toml", &(cron + "retries = 3\n"));
@@ -120,7 +120,7 @@ fn a_wrong_password_is_named_and_not_tried_again() {
 #[test]
 fn a_repository_that_is_not_there_is_never_made_by_anything_but_init() {
     for restic in restics() {
-        let fleet = Fleet::started_with(&restic);
+        let fleet = Fleet::new().start(&restic);
         for body in [r#"{"schedule_id":"data"}"#, r#"{"kind":"check"}"#, r#"{"kind":"prune"}"#, r#"{"kind":"unlock"}"#]
         {
             let job = fleet.run_job(body);
@@ -138,7 +138,7 @@ fn a_repository_that_is_not_there_is_never_made_by_anything_but_init() {
 #[test]
 fn sources_that_cannot_be_read_or_are_not_there_make_a_backup_incomplete() {
     for restic in restics() {
-        let fleet = Fleet::started_with(&restic);
+        let fleet = Fleet::new().start(&restic);
         assert_eq!(fleet.run_job(r#"{"kind":"init"}"#)["status"], "succeeded");
         let data = fleet.path("data");
         let backup =
