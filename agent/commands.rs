@@ -148,7 +148,10 @@ pub(crate) fn finish(agent: &Agent, mut finished: JobFinished) {
 /// The server has everything up to here: ends among it are settled.
 pub(crate) fn acknowledged(agent: &Agent, up_to: u64) {
     if !agent.spool.borrow().can_have_given(up_to) {
-        return begin_stream(agent, "another agent has written this one's event stream");
+        return begin_stream(
+            agent,
+            "another agent has written this one's event stream, or this directory is an older copy",
+        );
     }
     let settled = match agent.spool.borrow_mut().acknowledge(up_to) {
         Ok(settled) => settled,

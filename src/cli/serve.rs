@@ -17,6 +17,7 @@ use crate::server::decide::decide_tick;
 use crate::server::fleet::Fleet;
 use crate::server::fleet_loop;
 use crate::server::servers_loop;
+use crate::server::state_dir::StateDirError;
 use crate::server::{fleet::load::load, http, index_upkeep, upkeep};
 use crate::tls;
 
@@ -54,7 +55,15 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
         return Err(format!("{} is not a directory: name the configuration with --config DIR", config.display()));
     }
     let state = arguments.state.clone().unwrap_or_else(|| config.join(state_of(&config)));
-    let app = App::open(&state).map_err(|error| chain(&error))?;
+    let app = loop {
+        match App::open(&state) {
+            Err(StateDirError::File(error)) if error.is_disk_full() => {
+                tracing::error!("cannot start yet: {}: make room; the next try is in 5 s", chain(&error));
+                tokio::time::sleep(Duration::from_secs(5)).await;
+            }
+            opened => break opened.map_err(|error| chain(&error))?,
+        }
+    };
     tokio::spawn(servers_loop::run(Arc::clone(&app)));
     let (fleet, last) = fleet_loop::start(&app, &config).await.map_err(|error| error.to_string())?;
     let listen = arguments.listen.unwrap_or(fleet.settings.listen);

@@ -181,6 +181,13 @@ pub fn newest_at(dir: &Path, name: SegmentName) -> Result<Option<DateTime<Utc>>,
 }
 
 fn opening_of(text: &[u8]) -> Option<Opening> {
+    // As we write it. The state behind it may be megabytes, which are not parsed.
+    if let Some(peek) = line::peek(text).filter(|peek| peek.kind == super::segment::OPENED && !peek.is_agents)
+        && let Some(rest) = peek.payload.strip_prefix(b"{\"previous\":")
+    {
+        let previous = serde_json::Deserializer::from_slice(rest).into_iter::<PreviousSegment>().next()?.ok()?;
+        return Some(Opening { seq: peek.seq, at: peek.received_at()?, previous: Some(previous) });
+    }
     let line: Line = serde_json::from_slice(text).ok().filter(is_opening)?;
     let carry = serde_json::from_str::<Carry<serde::de::IgnoredAny>>(line.payload.get()).ok()?;
     Some(Opening { seq: line.seq, at: line.received_at, previous: carry.previous })

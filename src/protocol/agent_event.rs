@@ -41,7 +41,7 @@ pub struct Hello {
 }
 
 /// So many of the newest ended jobs are in a hello.
-pub const ENDED_JOBS_LIMIT: usize = 64;
+pub const ENDED_JOBS_LIMIT: usize = 1000;
 
 impl Hello {
     pub const TYPE: &str = "hello";

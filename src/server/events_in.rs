@@ -119,7 +119,8 @@ pub struct SnapshotsFile {
 /// Adds a page; the last one makes the report the host's present one. A page that came before changes nothing.
 fn keep_page(host_dir: &Path, report: &SnapshotsReport) -> Result<(), FileError> {
     let next = host_dir.join("snapshots.next.json");
-    let mut file = match read_snapshots(&next)? {
+    // Damaged pages are as good as none: the next report begins anew.
+    let mut file = match read_snapshots(&next).unwrap_or(None) {
         Some(file) if file.report_id == report.report_id => file,
         _ => SnapshotsFile { report_id: report.report_id, pages: report.pages, have: 0, snapshots: Vec::new() },
     };
@@ -136,11 +137,38 @@ fn keep_page(host_dir: &Path, report: &SnapshotsReport) -> Result<(), FileError>
     atomic_file::remove(&next)
 }
 
-/// A snapshots file, if it is there and whole.
+/// A snapshots file, if it is there. An error where it is damaged.
 pub fn read_snapshots(path: &Path) -> Result<Option<SnapshotsFile>, FileError> {
     match std::fs::read(path) {
-        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).map(Some).map_err(|error| FileError::of("read", path)(error.into()))
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(FileError::of("read", path)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_damaged_list_of_snapshots_is_told_as_damaged_and_the_next_report_replaces_it() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("snapshots.json");
+        assert!(read_snapshots(&path).expect("absent").is_none());
+        for file in ["snapshots.json", "snapshots.next.json"] {
+            std::fs::write(dir.path().join(file), "{x").expect("written");
+        }
+        assert!(read_snapshots(&path).is_err());
+        let page = |page: u32| -> SnapshotsReport {
+            let id = "00000000-0000-4000-8000-000000000001";
+            serde_json::from_value(json!({"report_id": id, "page": page, "pages": 2, "snapshots": []})).expect("a page")
+        };
+        keep_page(dir.path(), &page(1)).expect("kept");
+        keep_page(dir.path(), &page(2)).expect("kept");
+        assert_eq!(read_snapshots(&path).expect("whole").expect("there").have, 2);
     }
 }

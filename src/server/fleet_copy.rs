@@ -49,13 +49,16 @@ pub fn keep_adopted(fleet_dir: &Path, copy: &AdoptedCopy) -> Result<(), FileErro
     atomic_file::replace(&path, &bytes)
 }
 
-/// The copy; `None` where nothing was adopted yet.
+/// The copy; `None` where nothing was adopted yet, or it is damaged, which is told.
 pub fn read_adopted(fleet_dir: &Path) -> Result<Option<AdoptedCopy>, FileError> {
     let path = fleet_dir.join(ADOPTED);
     match std::fs::read(&path) {
         Ok(bytes) => {
-            let Written { hash, files } =
-                serde_json::from_slice(&bytes).map_err(|error| FileError::of("read", &path)(error.into()))?;
+            let Ok(Written { hash, files }) = serde_json::from_slice(&bytes)
+                .inspect_err(|error| tracing::error!("{} is damaged and not used: {error}", path.display()))
+            else {
+                return Ok(None);
+            };
             let files = files.into_iter().map(|(path, text)| (path.into_owned(), text.into())).collect();
             Ok(Some(AdoptedCopy { hash: hash.into_owned(), files }))
         }

@@ -37,8 +37,8 @@ const RETRY: Duration = Duration::from_secs(3);
 pub enum StartError {
     /// The configuration has errors and none was adopted before.
     Problems(Vec<Problem>),
-    /// The copy of what was adopted is gone from this directory of the state, or is another one's.
-    NoCopy(PathBuf),
+    /// The copy of what was adopted is gone from this directory of the state, or is another one's. And why it is needed.
+    NoCopy(PathBuf, Vec<Problem>),
     File(FileError),
     Write(WriteError),
 }
@@ -48,18 +48,25 @@ impl fmt::Display for StartError {
         match self {
             Self::Problems(problems) => {
                 f.write_str("the configuration has errors, and there is none that ran before:")?;
-                let errors = problems.iter().filter(|problem| problem.severity == Severity::Error);
-                errors.into_iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+                write_errors(f, problems)
             }
-            Self::NoCopy(dir) => write!(
-                f,
-                "{} lacks the configuration that was adopted last: mend the configuration directory, which is adopted then",
-                dir.join("adopted.json").display()
-            ),
+            Self::NoCopy(dir, problems) => {
+                write!(
+                    f,
+                    "{} lacks the configuration that was adopted last: mend the configuration directory, which is adopted then",
+                    dir.join("adopted.json").display()
+                )?;
+                write_errors(f, problems)
+            }
             Self::File(error) => f.write_str(&chain(error)),
             Self::Write(error) => error.fmt(f),
         }
     }
+}
+
+fn write_errors(f: &mut fmt::Formatter<'_>, problems: &[Problem]) -> fmt::Result {
+    let errors = problems.iter().filter(|problem| problem.severity == Severity::Error);
+    errors.into_iter().try_for_each(|problem| write!(f, "\n  {problem}"))
 }
 
 impl From<FileError> for StartError {
@@ -186,7 +193,7 @@ async fn reload(app: &Arc<App>, directory: &Path, last: &mut LastReload) -> Resu
             // Still under the lock, so that it is the one that the journal says.
             let place = fleet_dir.clone();
             let copy = blocking(move || fleet_tree::read_copy(&place, &adopted)).await?;
-            Some(copy.ok_or(StartError::NoCopy(fleet_dir))?)
+            Some(copy.ok_or_else(|| StartError::NoCopy(fleet_dir, tree.problems.clone()))?)
         }
     };
     drop(lock);

@@ -89,7 +89,10 @@ impl Servers {
             _lock: lock,
         });
         // Only a directory with this file counts, and the lock is held by now.
-        servers.write_about(&about)?;
+        servers.write_about(&about).inspect_err(|_| {
+            // On a full disk: whoever tries again leaves no row of these behind.
+            let _ = atomic_file::remove_dir(&dir);
+        })?;
         let begun = Instant::now();
         loop {
             let (living, _) = servers.look()?;

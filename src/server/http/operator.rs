@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::answer::{Answer, Problem, json, ok};
 use super::request::{ContentType, Request, shown};
 use crate::clock;
+use crate::file_error::chain;
 use crate::id::{HostName, JobId, ScheduleId};
 use crate::job::{Actor, ActorKind, Job, JobStatus};
 use crate::protocol::job_options::JobKind;
@@ -341,7 +342,12 @@ pub async fn abandon(app: &Arc<App>, request: Request) -> Result<Answer, Problem
 pub async fn snapshots(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
     let operator = authorized(app, &request, Role::Viewer)?;
     let host = host_of(app, &request, &operator).await?;
-    let file = blocking(move || read_snapshots(&host.dir.join("snapshots.json"))).await?;
+    let file = blocking(move || read_snapshots(&host.dir.join("snapshots.json"))).await.map_err(|error| {
+        let why = chain(&error);
+        tracing::error!("the list of snapshots is unknown until the agent's next report: {why}");
+        let detail = format!("the list is unknown until the agent's next report, which follows its next backup: {why}");
+        Problem::unavailable("snapshots-unknown", detail)
+    })?;
     let mut list = file.map(|file| file.snapshots).unwrap_or_default();
     list.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.time));
     let values = list.iter().map(|s| serde_json::to_value(s).unwrap_or_default()).collect();
