@@ -199,6 +199,16 @@ pub fn job_at(journal: &Path, up_to_seq: u64, id: JobId, seq: u64) -> Result<Opt
     Ok(found)
 }
 
+/// Whether the journal's line with this seq is the one with this checksum.
+pub fn has_line(journal: &Path, seq: u64, crc: u32) -> Result<bool, FileError> {
+    let mut has = false;
+    read::oldest_first_texts(journal, Start::Seq(seq), |text| {
+        has = line::peek(text).is_some_and(|peek| peek.seq == seq) && line::checksum(text) == Some(crc);
+        Next::Stop
+    })?;
+    Ok(has)
+}
+
 /// Calls `visit` with each job that was made after an instant (or ever), the seq of its first line and its year.
 pub fn jobs_made(
     journal: &Path,

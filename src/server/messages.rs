@@ -18,13 +18,15 @@ use crate::protocol::{Cursor, PollAnswer, PollMessage};
 pub struct PollQuestion {
     /// `None`: empty, unknown, or of another epoch.
     pub after: Option<Cursor>,
+    /// Its line was found in the files: memory has only the newest ones.
+    pub is_in_files: bool,
     pub schedule_version: u64,
     pub config_version: u64,
 }
 
 /// Whether the cursor names a line that is as it was. The head is one also when it is a segment's first line or the
 /// start, which the state does not remember: otherwise each answer would be a reset, and the agent would ask without pause.
-fn can_follow(state: &HostState, head: Head, cursor: Cursor, epoch: Epoch) -> bool {
+pub fn can_follow(state: &HostState, head: Head, cursor: Cursor, epoch: Epoch) -> bool {
     let line = (cursor.seq, cursor.crc);
     cursor.epoch == epoch && (line == (head.seq, head.crc) || state.lines.contains(&line))
 }
@@ -38,7 +40,7 @@ pub fn poll_answer(
     question: &PollQuestion,
     now: DateTime<Utc>,
 ) -> PollAnswer {
-    let followed = question.after.filter(|cursor| can_follow(state, head, *cursor, epoch));
+    let followed = question.after.filter(|cursor| question.is_in_files || can_follow(state, head, *cursor, epoch));
     let after = followed.map_or(0, |cursor| cursor.seq);
     let mut messages = Vec::new();
     if let Some(content) = content {

@@ -69,6 +69,12 @@ fn an_agent_written_with_curl_runs_a_job_and_is_told_gaps_and_repetitions() {
         json!({"seq": seq, "ts": "2026-11-23T00:00:00Z", "type": kind, "payload": payload}).to_string() + "\n"
     };
     let ack = |seq: u64| event(seq, "schedule.ack", json!({"version": 1, "applied_at": "2026-11-23T00:00:00Z"}));
+    // More lines than memory holds do not make the cursor an unknown one.
+    let others: String = (1..=200).map(ack).collect();
+    let (code, _) = post(&events.replace(STREAM, "00000000-0000-4000-8000-0000000000aa"), &others);
+    let followed = ask(&[&poll]).1;
+    assert_eq!((code, &followed["reset"], &followed["messages"]), (200, &Value::Null, &json!([])), "{followed}");
+
     let line = |seq: u64, words: &str| {
         let payload =
             json!({"job_id": id, "seq": seq, "ts": "2026-11-23T00:00:01Z", "stream": "stdout", "payload": words});

@@ -15,10 +15,11 @@ use super::request::Request;
 use crate::clock;
 use crate::id::{HostName, InstanceId};
 use crate::protocol::{Cursor, agent_path};
-use crate::server::app::App;
+use crate::server::app::{App, blocking};
+use crate::server::history;
 
 use crate::server::host::{Host, Parked};
-use crate::server::messages::{PollQuestion, empty_answer, is_news, poll_answer, superseded_answer};
+use crate::server::messages::{PollQuestion, can_follow, empty_answer, is_news, poll_answer, superseded_answer};
 use crate::server::versions::{AgentHas, decide_versions_of_agent};
 
 /// The poll wait that agents are told to ask for, in seconds: the poll is the heartbeat.
@@ -72,8 +73,10 @@ async fn ask(app: &Arc<App>, request: &Request) -> Result<Poll, Problem> {
         wait => wait.clamp(*WAIT_RANGE_SECS.start(), *WAIT_RANGE_SECS.end()),
     };
     let after = request.query.get("after").map(String::as_str).unwrap_or_default();
+    let cursor = after.parse::<Cursor>().ok();
     let question = PollQuestion {
-        after: after.parse::<Cursor>().ok(),
+        after: cursor,
+        is_in_files: is_in_files(app, &host, cursor).await,
         schedule_version: request.query("schedule_version")?.unwrap_or(0),
         config_version: request.query("config_version")?.unwrap_or(0),
     };
@@ -96,6 +99,21 @@ async fn ask(app: &Arc<App>, request: &Request) -> Result<Poll, Problem> {
         changed: host.slot.watch(),
         host,
     })
+}
+
+/// Whether the cursor's line is one of the files. Asked only for what memory has forgotten: an agent whose events come faster than
+/// its polls would else be told everything again, and answer all of that again.
+async fn is_in_files(app: &App, host: &Arc<Host>, cursor: Option<Cursor>) -> bool {
+    let Some(cursor) = cursor else { return false };
+    let durable = host.slot.durable();
+    let epoch = app.state_dir.epoch;
+    if cursor.epoch != epoch || cursor.seq > durable.head.seq || can_follow(&durable.state, durable.head, cursor, epoch)
+    {
+        return false;
+    }
+    let journal = host.journal_dir();
+    // A file that cannot be read is as good as none: the agent is told everything again, which is harmless.
+    blocking(move || history::has_line(&journal, cursor.seq, cursor.crc)).await.unwrap_or(false)
 }
 
 /// The answer, if there is one by now.

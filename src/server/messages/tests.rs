@@ -31,7 +31,7 @@ fn queue(job: JobId) -> Vec<Fact> {
 
 /// Up to date in versions, after a cursor.
 fn after(cursor: Option<Cursor>) -> PollQuestion {
-    PollQuestion { after: cursor, schedule_version: 1, config_version: 1 }
+    PollQuestion { after: cursor, is_in_files: false, schedule_version: 1, config_version: 1 }
 }
 
 fn ask(folded: &Folded, question: &PollQuestion) -> PollAnswer {
@@ -65,7 +65,7 @@ fn an_agent_behind_gets_settings_then_schedules_then_commands() {
     assert_eq!((update.version, update.repo_url), (1, content().config.repo_url.clone()));
     let only_settings = PollQuestion { schedule_version: 1, ..PollQuestion::default() };
     assert_eq!(kinds(&ask(&folded, &only_settings)), ["config.update", "command.run"]);
-    let ahead = PollQuestion { schedule_version: 2, config_version: 2, after: None };
+    let ahead = PollQuestion { schedule_version: 2, config_version: 2, ..PollQuestion::default() };
     assert_eq!(kinds(&ask(&folded, &ahead)), ["command.run"], "a lower version is never sent");
 }
 
