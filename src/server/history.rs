@@ -16,6 +16,7 @@ use crate::id::{JobId, ScheduleId};
 use crate::job::{Job, JobStatus};
 use crate::journal::line::{self, Line, Peek};
 use crate::journal::read::{self, Next, Start};
+use crate::journal::stored;
 use crate::protocol::job_options::JobKind;
 
 /// Which jobs are wanted.
@@ -199,13 +200,21 @@ pub fn job_at(journal: &Path, up_to_seq: u64, id: JobId, seq: u64) -> Result<Opt
     Ok(found)
 }
 
-/// Whether the journal's line with this seq is the one with this checksum.
+/// Whether the journal's line with this seq is the one with this checksum, be it a segment's first one.
 pub fn has_line(journal: &Path, seq: u64, crc: u32) -> Result<bool, FileError> {
+    let is_it = |text: &[u8]| line::peek(text).is_some_and(|peek| peek.seq == seq) && line::checksum(text) == Some(crc);
     let mut has = false;
     read::oldest_first_texts(journal, Start::Seq(seq), |text| {
-        has = line::peek(text).is_some_and(|peek| peek.seq == seq) && line::checksum(text) == Some(crc);
+        has = is_it(text);
         Next::Stop
     })?;
+    for name in stored::segments(journal)?.into_iter().rev() {
+        let first = stored::first_line(journal, name)?.unwrap_or_default();
+        has |= is_it(&first);
+        if has || line::peek(&first).is_some_and(|peek| peek.seq < seq) {
+            break;
+        }
+    }
     Ok(has)
 }
 

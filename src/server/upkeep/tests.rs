@@ -7,7 +7,7 @@ use chrono::TimeDelta;
 
 use super::*;
 use crate::job::Job;
-use crate::journal::line::Line;
+use crate::journal::line::{self, Line};
 use crate::journal::{Fold, Journal};
 use crate::protocol::Envelope;
 use crate::protocol::job_options::JobKind;
@@ -257,4 +257,26 @@ fn a_job_is_read_from_where_it_was_made_as_from_the_list() {
         assert!(state.job(job.id).is_none_or(|known| *known == job), "as the state has it");
         assert_eq!(history::job_at(&dir, u64::MAX, job.id, job.queued_seq + 1).expect("read"), None);
     }
+}
+
+#[test]
+fn every_line_of_the_files_is_found_by_its_checksum_a_segments_first_one_too() {
+    let (_state, dir) = five_months();
+    keep(&dir, &rules(730, 30));
+    let mut lines = 0;
+    for name in stored::segments(&dir).expect("segments") {
+        let mut segment = stored::Stored::open(&dir, name).expect("open").expect("there");
+        let (mut bytes, end) = (Vec::new(), segment.len());
+        segment.read(0, end, &mut bytes).expect("read");
+        for text in bytes.split(|byte| *byte == b'\n').filter(|text| !text.is_empty()) {
+            let (seq, crc) = (line::peek(text).expect("a line").seq, line::checksum(text).expect("a whole line"));
+            assert!(history::has_line(&dir, seq, crc).expect("read"), "{seq}");
+            assert!(
+                !history::has_line(&dir, seq, crc ^ 1).expect("read")
+                    && !history::has_line(&dir, 999, crc).expect("read")
+            );
+            lines += 1;
+        }
+    }
+    assert!(lines > 10, "{lines}");
 }
