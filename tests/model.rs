@@ -336,7 +336,7 @@ fn post(server: &mut Server, agent: &mut Agent, overlap: usize, most: usize, fat
 fn poll(server: &Server, agent: &mut Agent, fate: Fate) {
     let epoch = restic_manager::id::Epoch(Uuid::from_u64_pair(3, 3));
     let question =
-        PollQuestion { after: agent.cursor.parse().ok(), is_in_files: false, schedule_version: 1, config_version: 1 };
+        PollQuestion { after: agent.cursor.parse().ok(), is_known: false, schedule_version: 1, config_version: 1 };
     let head: Head = server.journal.head();
     let answer = poll_answer(server.journal.state(), head, Some(&content()), epoch, &question, start_of_time());
     if !matches!(fate, Fate::Answered) {

@@ -18,8 +18,8 @@ use crate::protocol::{Cursor, PollAnswer, PollMessage};
 pub struct PollQuestion {
     /// `None`: empty, unknown, or of another epoch.
     pub after: Option<Cursor>,
-    /// Its line was found in the files: memory has only the newest ones.
-    pub is_in_files: bool,
+    /// When the poll came its line was found, in memory or in the files; memory has only the newest ones.
+    pub is_known: bool,
     pub schedule_version: u64,
     pub config_version: u64,
 }
@@ -40,7 +40,7 @@ pub fn poll_answer(
     question: &PollQuestion,
     now: DateTime<Utc>,
 ) -> PollAnswer {
-    let followed = question.after.filter(|cursor| question.is_in_files || can_follow(state, head, *cursor, epoch));
+    let followed = question.after.filter(|cursor| question.is_known || can_follow(state, head, *cursor, epoch));
     let after = followed.map_or(0, |cursor| cursor.seq);
     let mut messages = Vec::new();
     if let Some(content) = content {

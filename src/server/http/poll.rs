@@ -76,7 +76,7 @@ async fn ask(app: &Arc<App>, request: &Request) -> Result<Poll, Problem> {
     let cursor = after.parse::<Cursor>().ok();
     let question = PollQuestion {
         after: cursor,
-        is_in_files: is_in_files(app, &host, cursor).await,
+        is_known: is_known(app, &host, cursor).await,
         schedule_version: request.query("schedule_version")?.unwrap_or(0),
         config_version: request.query("config_version")?.unwrap_or(0),
     };
@@ -101,14 +101,16 @@ async fn ask(app: &Arc<App>, request: &Request) -> Result<Poll, Problem> {
     })
 }
 
-/// Whether the cursor's line is one of the files. Asked only for what memory has forgotten: an agent whose events come faster than
-/// its polls would else be told everything again, and answer all of that again.
-async fn is_in_files(app: &App, host: &Arc<Host>, cursor: Option<Cursor>) -> bool {
+/// Whether the cursor's line is one of ours, by memory, or by the files for what memory has forgotten: an agent whose events come
+/// faster than its polls would else be told everything again, and answer all of that again.
+async fn is_known(app: &App, host: &Arc<Host>, cursor: Option<Cursor>) -> bool {
     let Some(cursor) = cursor else { return false };
     let durable = host.slot.durable();
     let epoch = app.state_dir.epoch;
-    if cursor.epoch != epoch || cursor.seq > durable.head.seq || can_follow(&durable.state, durable.head, cursor, epoch)
-    {
+    if can_follow(&durable.state, durable.head, cursor, epoch) {
+        return true;
+    }
+    if cursor.epoch != epoch || cursor.seq > durable.head.seq {
         return false;
     }
     let journal = host.journal_dir();

@@ -31,7 +31,7 @@ fn queue(job: JobId) -> Vec<Fact> {
 
 /// Up to date in versions, after a cursor.
 fn after(cursor: Option<Cursor>) -> PollQuestion {
-    PollQuestion { after: cursor, is_in_files: false, schedule_version: 1, config_version: 1 }
+    PollQuestion { after: cursor, is_known: false, schedule_version: 1, config_version: 1 }
 }
 
 fn ask(folded: &Folded, question: &PollQuestion) -> PollAnswer {
