@@ -33,6 +33,7 @@ pub(crate) async fn run(agent: Rc<Agent>) {
         while agent.hello_due.get() {
             agent.greeted.notified().await;
         }
+        let acked = agent.spool.borrow().acked();
         match send_all(&agent, batch_bytes).await {
             Ok(()) => {
                 backoff = Backoff::default();
@@ -54,13 +55,18 @@ pub(crate) async fn run(agent: Rc<Agent>) {
                 agent.hello_bell.notify_one();
             }
             Err(error) => {
+                if agent.spool.borrow().acked() > acked {
+                    // Something went through: this is not one more failure in a row, however much still waits.
+                    backoff = Backoff::default();
+                }
                 let pause = backoff.next(error.retry_after(), identity::random_unit());
                 agent.note_error(&format!(
                     "events wait in the spool: {}; next try in {} s",
                     chain(&error),
                     pause.as_secs()
                 ));
-                tokio::time::sleep(pause).await;
+                // A server that has just greeted us is there again.
+                let _ = tokio::time::timeout(pause, agent.greeted.notified()).await;
             }
         }
     }
