@@ -64,7 +64,7 @@ fn check(agent: &Agent, command: &CommandRun) -> Result<JobSpec, String> {
     if command.expires_at < agent.server_now() {
         return Err(format!("expired at {}", command.expires_at));
     }
-    if agent.ledger.borrow().unsettled().len() > UNSETTLED_JOBS_LIMIT {
+    if !agent.ledger.borrow().has_room_for_commands() {
         return Err(format!("more than {UNSETTLED_JOBS_LIMIT} jobs wait at the agent: let some of them end first"));
     }
     if !agent.spool.borrow().has_room_for_commands() {

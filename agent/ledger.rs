@@ -9,6 +9,7 @@ use restic_manager::append_file::{AppendFile, open_after_whole_lines};
 use restic_manager::atomic_file;
 use restic_manager::file_error::FileError;
 use restic_manager::id::JobId;
+use restic_manager::protocol::UNSETTLED_JOBS_LIMIT;
 #[cfg(test)]
 use restic_manager::protocol::agent_event::JobFinished;
 use restic_manager::protocol::command::CommandRun;
@@ -129,6 +130,11 @@ impl Ledger {
     /// Jobs whose end the server has not acknowledged, in order of receipt: hello's `running_jobs`.
     pub(crate) fn unsettled(&self) -> Vec<&LedgerJob> {
         self.state.jobs().filter(|job| !job.settled).collect()
+    }
+
+    /// Whether a command that is in here already may be taken: a hello must be able to name all of them.
+    pub(crate) fn has_room_for_commands(&self) -> bool {
+        self.state.jobs().filter(|job| !job.settled).count() <= UNSETTLED_JOBS_LIMIT
     }
 
     /// The newest jobs whose end the server has acknowledged, at most `limit`: hello's `ended_jobs`.

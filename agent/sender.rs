@@ -10,6 +10,7 @@ use restic_manager::file_error::chain;
 use restic_manager::http_client::ClientError;
 use restic_manager::id::JobId;
 use restic_manager::protocol::{Acknowledged, BODY_LIMIT_BYTES, agent_log_path, agent_path};
+use tokio::sync::Notify;
 
 use crate::backoff::Backoff;
 use crate::commands;
@@ -65,11 +66,15 @@ pub(crate) async fn run(agent: Rc<Agent>) {
                     chain(&error),
                     pause.as_secs()
                 ));
-                // A server that has just greeted us is there again.
-                let _ = tokio::time::timeout(pause, agent.greeted.notified()).await;
+                wait_for_next_try(&agent.greeted, pause).await;
             }
         }
     }
+}
+
+/// The pause after a failure. A server that greets us meanwhile is there again: that ends it.
+async fn wait_for_next_try(greeted: &Notify, pause: Duration) {
+    let _ = tokio::time::timeout(pause, greeted.notified()).await;
 }
 
 async fn send_all(agent: &Agent, batch_bytes: usize) -> Result<(), ClientError> {
@@ -175,4 +180,21 @@ async fn send_log(agent: &Agent, job: JobId, batch_bytes: usize) -> Result<(), C
 /// The last line that a job's log got, for the end of a job that the agent did not see through.
 pub(crate) fn last_log_seq(agent: &Agent, job: JobId) -> u64 {
     agent.log(job).map_or(0, |log| log.borrow().last_seq())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_greeting_ends_the_pause_between_tries_and_nothing_else_does() {
+        let greeted = Notify::new();
+        let long = tokio::time::timeout(Duration::from_millis(200), wait_for_next_try(&greeted, IDLE));
+        assert!(long.await.is_err(), "the server is not there");
+        greeted.notify_one();
+        tokio::time::timeout(Duration::from_secs(5), wait_for_next_try(&greeted, IDLE)).await.expect("it is greeted");
+        tokio::time::timeout(Duration::from_secs(5), wait_for_next_try(&greeted, Duration::from_millis(1)))
+            .await
+            .expect("the pause is over");
+    }
 }

@@ -1,5 +1,6 @@
 use super::*;
 use proptest::prelude::*;
+use restic_manager::protocol::HELLO_LIMIT_BYTES;
 use restic_manager::protocol::agent_event::JobOutcome;
 use serde_json::json;
 
@@ -69,6 +70,23 @@ fn write_history(ledger: &mut Ledger) {
 
 fn ids(jobs: &[&LedgerJob]) -> Vec<JobId> {
     jobs.iter().map(|job| job.id).collect()
+}
+
+#[test]
+fn there_is_room_for_as_many_commands_as_a_hello_can_name() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut ledger = open(dir.path());
+    let limit = UNSETTLED_JOBS_LIMIT as u128;
+    let commands: Vec<Command> = (1..=limit).map(run).collect();
+    ledger.receive(at(1), &commands, "c.1").expect("received");
+    assert!(ledger.has_room_for_commands());
+    let named = serde_json::to_string(&ids(&ledger.unsettled())).expect("JSON");
+    assert!(named.len() * 2 < HELLO_LIMIT_BYTES, "half of it is for what the agent fires by itself: {}", named.len());
+    ledger.receive(at(2), &[run(limit + 1)], "c.2").expect("received");
+    assert!(!ledger.has_room_for_commands());
+    ledger.record(at(3), id(1), end(1)).expect("recorded");
+    ledger.record(at(4), id(1), Stage::Settled).expect("recorded");
+    assert!(ledger.has_room_for_commands());
 }
 
 #[test]

@@ -68,15 +68,16 @@ fn take_one(
         Some(AgentEvent::ScheduleFire(fire)) => {
             let memory = batch.state().schedules.get(&fire.schedule_id);
             let forgotten = memory.is_some_and(|m| m.forgotten_until >= Some(fire.scheduled_at.timestamp()));
-            let known = forgotten && knows(batch, from, fire.job_id)?;
+            // One job for each due time, whatever becomes of the index, which is never synced: the files have the last word.
+            let known = forgotten && knows(batch, from, fire.job_id, None)?;
             consequences = decide_fire(&host.name, batch.state(), content, fire, clock::now(), known);
         }
         Some(AgentEvent::JobStarted(started)) if batch.state().job(started.job_id).is_none() => {
-            let known = knows(batch, from, started.job_id)?;
+            let known = knows(batch, from, started.job_id, Some(from.indexed_since))?;
             append_facts(batch, |state, _| decide_started(state, started, known).into_iter().collect());
         }
         Some(AgentEvent::JobFinished(finished)) if batch.state().job(finished.job_id).is_none() => {
-            let known = knows(batch, from, finished.job_id)?;
+            let known = knows(batch, from, finished.job_id, Some(from.indexed_since))?;
             if let Some(fact) = decide_finished(batch.state(), finished, known) {
                 batch.append(line_time(), &fact.to_new_line(clock::now()));
             }
@@ -101,9 +102,14 @@ fn take_one(
     Ok(())
 }
 
-/// Whether the files have this job although memory has not.
-fn knows(batch: &Batch<'_, HostState>, from: &Source<'_>, job: JobId) -> Result<bool, FileError> {
-    history::is_known(&from.host.journal_dir(), batch.head().seq, job, from.indexed_since)
+/// Whether the files have this job although memory has not. `trusted_since` as for `history::is_known`.
+fn knows(
+    batch: &Batch<'_, HostState>,
+    from: &Source<'_>,
+    job: JobId,
+    trusted_since: Option<DateTime<Utc>>,
+) -> Result<bool, FileError> {
+    history::is_known(&from.host.journal_dir(), batch.head().seq, job, trusted_since)
 }
 
 /// `hosts/<host>/snapshots.json`, and `snapshots.next.json` while pages arrive.

@@ -157,16 +157,15 @@ mod tests {
     fn whether_a_job_is_known_is_told_by_the_index_and_only_without_it_by_history() {
         let (state, dir) = five_months();
         let app = App::open(state.path()).expect("open");
-        let never = chrono::DateTime::<chrono::Utc>::MAX_UTC;
-        let known = |job: u8, since| history::is_known(&dir, u64::MAX, id(job), since).expect("read");
-        assert!(known(7, never) && !known(99, never), "by history");
+        let known = |job: u8, trusted| history::is_known(&dir, u64::MAX, id(job), trusted).expect("read");
+        assert!(known(7, None) && !known(99, None), "by history");
         index_upkeep::complete_once(&app).expect("index").expect("nobody else is at it");
-        assert!(known(7, app.ready_at) && known(7, never) && !known(99, app.ready_at));
+        assert!(known(7, Some(app.ready_at)) && known(7, None) && !known(99, Some(app.ready_at)));
         // The control: an index that lacks a hint and passes for complete is believed, so nothing else was read.
         for file in std::fs::read_dir(state.path().join("jobs/2026")).expect("a directory") {
             std::fs::write(file.expect("a file").path(), "").expect("emptied");
         }
-        assert!(!known(7, app.ready_at) && known(7, never));
+        assert!(!known(7, Some(app.ready_at)) && known(7, None));
     }
 
     #[test]

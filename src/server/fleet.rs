@@ -1,5 +1,5 @@
 //! Pure. The fleet as checked: what every host should do, with its groups applied and every reference resolved.
-//! The road is `read_tree` (directory to texts), `load` (texts to `Fleet` and problems; `raw`, `settings`, `rules` and
+//! The road is `read_tree` (directory to texts), `load` (texts to `Fleet` and problems; `raw`, `settings`, `rules`, `remembered` and
 //! `effective` are its parts), `schedule_set` (what a host is sent). Nothing after `load` checks again.
 //! Does not watch the directory, and holds no secret: `secrets` reads one when a host is to be sent it.
 

@@ -17,11 +17,13 @@ use crate::parallel;
 use crate::problem::{Problem, Severity};
 use crate::protocol::command::ConfigUpdate;
 
-/// What all contents of one configuration share.
-#[derive(Debug, Clone)]
+/// What all contents of one configuration share. No `Debug`: the key is a secret.
 pub struct MadeFrom {
+    /// Of the hashes of settings; the state directory's.
     pub key: [u8; 32],
+    /// The git commit of the configuration, where it has one.
     pub commit: Option<String>,
+    /// When the configuration was adopted.
     pub adopted_at: Option<DateTime<Utc>>,
 }
 
@@ -105,7 +107,7 @@ impl Making<'_> {
                 (schedules.into(), hash, Arc::new(max_age.collect()))
             }
         };
-        let MadeFrom { commit, adopted_at, .. } = self.from.clone();
+        let (commit, adopted_at) = (self.from.commit.clone(), self.from.adopted_at);
         let content = HostContent {
             schedules,
             schedule_hash,

@@ -85,7 +85,12 @@ async fn give_all<'a>(
         });
     }
     while let Some(done) = writers.join_next().await {
-        done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+        match done.map_err(tokio::task::JoinError::try_into_panic) {
+            Ok(given) => given?,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            // The runtime is going down: the next start finds what is missing.
+            Err(Err(_)) => {}
+        }
     }
     Ok(())
 }

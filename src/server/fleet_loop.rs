@@ -1,4 +1,4 @@
-//! Edge. Keeps what runs equal to the configuration directory: watches it, reads it whole when anything changed, adopts it
+//! Edge. Keeps what runs equal to the configuration directory: watches it, looks at all of it when anything changed, adopts it
 //! when it has no error, and gives each host its content. Does not decide versions: `decide_versions` does, in each host's journal.
 
 use std::fmt;
@@ -142,17 +142,19 @@ pub async fn run(app: Arc<App>, directory: PathBuf, fleet: Arc<Fleet>, mut last:
     }
 }
 
-/// A good configuration that could not be adopted (a full disk, usually) does not run, and that is shown.
+/// What could not be adopted (on a full disk, usually) does not run, and that is shown.
 fn not_applied(app: &App, error: &StartError) {
     tracing::error!("the configuration was not applied, the next scan tries again: {error}");
-    let problem = Problem {
-        file: "state".to_owned(),
-        line: 0,
-        column: 0,
-        severity: Severity::Error,
-        message: format!("the files are good and do not run yet: {error}"),
+    let of_state =
+        |message: String| Problem { file: "state".to_owned(), line: 0, column: 0, severity: Severity::Error, message };
+    let problems = match error {
+        StartError::Problems(problems) => problems.clone(),
+        StartError::NoCopy(dir, problems) => {
+            [&problems[..], &[of_state(format!("{} lacks what was adopted last", dir.display()))]].concat()
+        }
+        error => vec![of_state(format!("the files are good and do not run yet: {error}"))],
     };
-    app.set_config(ConfigView { problems: vec![problem], runs: false, ..ConfigView::clone(&app.config()) });
+    app.set_config(ConfigView { problems, runs: false, ..ConfigView::clone(&app.config()) });
 }
 
 /// Reads the directory, adopts or rejects it, and gives the hosts what they should have. Returns what runs.

@@ -1,4 +1,4 @@
-//! Edge. Hints that the configuration or a secret may have changed. A hint is never the truth: whoever gets one reads everything
+//! Edge. Hints that the configuration or a secret may have changed. A hint is never the truth: whoever gets one looks at everything
 //! again. Does not read or debounce.
 
 use std::path::{Path, PathBuf};

@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 
-use super::fact::{Fact, agent_line};
+use super::fact::{Fact, JobQueued, agent_line};
 use super::host_content::HostContent;
 use super::host_state::HostState;
 use crate::id::{HostName, JobId, ScheduleId, StreamId};
@@ -13,6 +13,7 @@ use crate::journal::{Fold, Head};
 use crate::protocol::Envelope;
 use crate::protocol::agent_event::{AgentEvent, Hello};
 use crate::protocol::command::ConfigUpdate;
+use crate::protocol::job_options::JobKind;
 
 pub(crate) fn at(text: &str) -> DateTime<Utc> {
     text.parse().expect("an instant")
@@ -54,6 +55,19 @@ pub(crate) fn hello(instance: u8) -> Hello {
 /// An agent's event from its type and payload.
 pub(crate) fn event(kind: &str, payload: &Value) -> Fact {
     Fact::Agent(serde_json::from_value(json!({"type": kind, "payload": payload})).expect("an event"))
+}
+
+/// A backup that an operator asked for.
+pub(crate) fn queued(job_id: JobId) -> Fact {
+    Fact::JobQueued(JobQueued {
+        job_id,
+        kind: JobKind::Backup,
+        options: json!({}),
+        actor: operator(),
+        schedule_id: None,
+        scheduled_at: None,
+        idempotency: None,
+    })
 }
 
 pub(crate) fn started(job: JobId) -> Fact {

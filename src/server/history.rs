@@ -116,11 +116,9 @@ pub fn jobs(journal: &Path, up_to_seq: u64, filter: &JobFilter, limit: usize) ->
 
 /// One job, however old: from where the index says, else by reading the host's history backwards.
 pub fn job(journal: &Path, up_to_seq: u64, id: JobId) -> Result<Option<Job>, FileError> {
-    if let Some(host) = journal.parent().and_then(Path::file_name).and_then(|name| name.to_str())
-        && let Some(index) = JobIndex::beside(journal)
-    {
-        for hint in index.find(id).hints.iter().filter(|hint| hint.host == host) {
-            if let Some(job) = job_at(journal, up_to_seq, id, hint.seq)? {
+    if let Some((_, seqs, _)) = hinted(journal, id) {
+        for seq in seqs {
+            if let Some(job) = job_at(journal, up_to_seq, id, seq)? {
                 return Ok(Some(job));
             }
         }
@@ -128,23 +126,34 @@ pub fn job(journal: &Path, up_to_seq: u64, id: JobId) -> Result<Option<Job>, Fil
     job_by_reading(journal, up_to_seq, id, None).map(|(job, _)| job)
 }
 
-/// Whether there is such a job, without reading what became of it: by the index, and where that cannot tell (it is not complete
-/// since `indexed_since`) by the host's history.
-pub fn is_known(journal: &Path, up_to_seq: u64, id: JobId, indexed_since: DateTime<Utc>) -> Result<bool, FileError> {
-    if let Some(host) = journal.parent().and_then(Path::file_name).and_then(|name| name.to_str())
-        && let Some(index) = JobIndex::beside(journal)
-    {
-        let found = index.find(id);
-        for hint in found.hints.iter().filter(|hint| hint.host == host) {
-            if is_made_at(journal, up_to_seq, id, hint.seq)? {
+/// Whether there is such a job, without reading what became of it: by its hint, and where there is none by the host's history. An
+/// index that is complete since `trusted_since` is believed that there is no job; `None`: it is not asked for that.
+pub fn is_known(
+    journal: &Path,
+    up_to_seq: u64,
+    id: JobId,
+    trusted_since: Option<DateTime<Utc>>,
+) -> Result<bool, FileError> {
+    if let Some((index, seqs, is_whole)) = hinted(journal, id) {
+        for seq in seqs {
+            if is_made_at(journal, up_to_seq, id, seq)? {
                 return Ok(true);
             }
         }
-        if found.is_whole && index.is_complete(indexed_since) {
+        if is_whole && trusted_since.is_some_and(|since| index.is_complete(since)) {
             return Ok(false);
         }
     }
     job_by_reading(journal, up_to_seq, id, None).map(|(job, _)| job.is_some())
+}
+
+/// The index beside a host's journal, the seqs that it has for a job of that host, and whether all of it could be read.
+fn hinted(journal: &Path, id: JobId) -> Option<(JobIndex, Vec<u64>, bool)> {
+    let host = journal.parent().and_then(Path::file_name)?.to_str()?;
+    let index = JobIndex::beside(journal)?;
+    let found = index.find(id);
+    let seqs = found.hints.iter().filter(|hint| hint.host == host).map(|hint| hint.seq).collect();
+    Some((index, seqs, found.is_whole))
 }
 
 fn is_made_at(journal: &Path, up_to_seq: u64, id: JobId, seq: u64) -> Result<bool, FileError> {
@@ -208,14 +217,19 @@ pub fn has_line(journal: &Path, seq: u64, crc: u32) -> Result<bool, FileError> {
         has = is_it(text);
         Next::Stop
     })?;
+    if has {
+        return Ok(true);
+    }
     for name in stored::segments(journal)?.into_iter().rev() {
         let first = stored::first_line(journal, name)?.unwrap_or_default();
-        has |= is_it(&first);
-        if has || line::peek(&first).is_some_and(|peek| peek.seq < seq) {
+        if is_it(&first) {
+            return Ok(true);
+        }
+        if line::peek(&first).is_some_and(|peek| peek.seq < seq) {
             break;
         }
     }
-    Ok(has)
+    Ok(false)
 }
 
 /// Calls `visit` with each job that was made after an instant (or ever), the seq of its first line and its year.
@@ -259,8 +273,8 @@ mod tests {
 
     use super::*;
     use crate::journal::{Fold, Journal};
-    use crate::server::fact::{JobAndActor, JobQueued};
-    use crate::server::folded::{at, finished, id, operator};
+    use crate::server::fact::JobAndActor;
+    use crate::server::folded::{at, finished, id, operator, queued};
     use crate::server::host_state::HostState;
 
     /// A journal with these facts at these days, a batch for each.
@@ -274,18 +288,6 @@ mod tests {
             batch.commit().expect("commit");
         }
         dir
-    }
-
-    fn queued(job: JobId) -> Fact {
-        Fact::JobQueued(JobQueued {
-            job_id: job,
-            kind: JobKind::Backup,
-            options: serde_json::json!({}),
-            actor: operator(),
-            schedule_id: None,
-            scheduled_at: None,
-            idempotency: None,
-        })
     }
 
     fn abandoned(job: JobId) -> Fact {

@@ -25,10 +25,10 @@ const KEPT_RUNNING_JOBS: usize = 100;
 ///   whose end was not acknowledged. It is never run again under its id.
 pub fn decide_hello(state: &HostState, hello: &Hello, now: DateTime<Utc>) -> Vec<Fact> {
     let without_jobs = |hello: &Hello| Hello { running_jobs: Vec::new(), ended_jobs: Vec::new(), ..hello.clone() };
-    let same = state.hello.as_ref().is_some_and(|known| without_jobs(known) == without_jobs(hello));
     // What has ended, and all that runs, is of use at this moment only.
     let running_jobs = hello.running_jobs.iter().copied().take(KEPT_RUNNING_JOBS).collect();
     let said = Hello { ended_jobs: Vec::new(), running_jobs, ..hello.clone() };
+    let same = state.hello.as_ref().is_some_and(|known| without_jobs(known) == without_jobs(&said));
     let mut facts = if same { Vec::new() } else { vec![Fact::Hello(said)] };
     let known: HashSet<&JobId> = hello.running_jobs.iter().collect();
     for job in state.jobs.values().filter(|job| !known.contains(&job.id)) {

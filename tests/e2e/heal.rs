@@ -223,3 +223,21 @@ fn a_state_that_is_lost_wholly_begins_anew_with_the_next_enrollment() {
     no_job_ran_twice(&fleet);
     check_history(&fleet.path("state/hosts/web-1/journal"));
 }
+
+#[test]
+fn a_damaged_list_of_snapshots_is_unknown_and_not_empty_until_the_next_report() {
+    let fleet = started();
+    assert_eq!(fleet.run_job(&backup(&fleet).to_string())["status"], "succeeded");
+    let count = || {
+        let (code, body) = fleet.curl(&["/v1/hosts/web-1/snapshots"])?;
+        let body: Value = serde_json::from_str(&body).ok()?;
+        (code == 200).then(|| body["snapshots"].as_array().map(Vec::len))?
+    };
+    eventually("it is reported", Duration::from_secs(30), || count().filter(|count| *count == 1));
+    fleet.write("state/hosts/web-1/snapshots.json", "{x");
+    let (code, body) = fleet.curl(&["/v1/hosts/web-1/snapshots"]).expect("an answer");
+    assert_eq!(code, 503, "{body}");
+    assert!(body.contains("snapshots-unknown") && body.contains("next report"), "{body}");
+    assert_eq!(fleet.run_job(&backup(&fleet).to_string())["status"], "succeeded");
+    eventually("it is reported anew", Duration::from_secs(30), || count().filter(|count| *count == 2));
+}

@@ -346,7 +346,8 @@ pub async fn snapshots(app: &Arc<App>, request: Request) -> Result<Answer, Probl
         let why = chain(&error);
         tracing::error!("the list of snapshots is unknown until the agent's next report: {why}");
         let detail = format!("the list is unknown until the agent's next report, which follows its next backup: {why}");
-        Problem::unavailable("snapshots-unknown", detail)
+        // No Retry-After: nothing is gained by asking soon.
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "snapshots-unknown", detail)
     })?;
     let mut list = file.map(|file| file.snapshots).unwrap_or_default();
     list.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.time));

@@ -96,6 +96,12 @@ fn commands_come_in_the_order_of_their_lines_and_only_after_the_cursor() {
     assert_eq!((kinds(&later), later.reset), (vec!["command.run", "command.cancel"], false));
     let cancel: CommandCancel = serde_json::from_str(later.messages[1].payload.get()).expect("a cancel");
     assert_eq!(cancel.job_id, id(3));
+    // What memory has forgotten since the poll came: the edge's word counts.
+    folded.state.lines.clear();
+    let forgotten = ask(&folded, &after(Some(between)));
+    assert_eq!((kinds(&forgotten).len(), forgotten.reset), (4, true));
+    let known = ask(&folded, &PollQuestion { is_known: true, ..after(Some(between)) });
+    assert_eq!((kinds(&known), known.reset), (vec!["command.run", "command.cancel"], false));
     let up_to_date = ask(&folded, &after(Some(head(&folded))));
     assert!(!is_news(&up_to_date), "{up_to_date:?}");
     assert_eq!(up_to_date.cursor, head(&folded).to_string());

@@ -10,11 +10,10 @@ use crate::job::Job;
 use crate::journal::line::{self, Line};
 use crate::journal::{Fold, Journal};
 use crate::protocol::Envelope;
-use crate::protocol::job_options::JobKind;
 use crate::protocol::text::Span;
-use crate::server::fact::{Fact, JobQueued, agent_line};
+use crate::server::fact::agent_line;
 use crate::server::find_job::find_job;
-use crate::server::folded::{at, finished, id, operator};
+use crate::server::folded::{at, finished, id, queued};
 use crate::server::history::{self, JobFilter};
 use crate::server::host_state::HostState;
 use crate::server::index_upkeep;
@@ -38,19 +37,10 @@ pub(in crate::server) fn five_months() -> (tempfile::TempDir, PathBuf) {
     let mut journal = Journal::<HostState>::open(&dir).expect("open");
     for month in 7..=11 {
         let job: JobId = id(month);
-        let queued = JobQueued {
-            job_id: job,
-            kind: JobKind::Backup,
-            options: serde_json::json!({}),
-            actor: operator(),
-            schedule_id: None,
-            scheduled_at: None,
-            idempotency: None,
-        };
         let time = at(&format!("2026-{month:02}-05T12:00:00Z"));
         let mut batch = journal.begin(time).expect("begin");
         let start = time + TimeDelta::seconds(1);
-        batch.append(start, &Fact::JobQueued(queued).to_new_line(start));
+        batch.append(start, &queued(job).to_new_line(start));
         let new = finished(job, "succeeded").to_new_line(start);
         let envelope = Envelope { seq: u64::from(month), ts: new.ts, kind: new.kind, payload: new.payload };
         batch.append(start + TimeDelta::seconds(1), &agent_line(id(1), &envelope));
