@@ -38,6 +38,8 @@ pub struct Poll {
     config_hash: Option<Box<str>>,
     /// When the host was enrolled, as the journal says: while that is so, its credential is what it was.
     enrolled_at: Option<DateTime<Utc>>,
+    /// How often the agent had begun to use another credential: while that is so, its credential counts.
+    credentials_used: u32,
     deadline: Instant,
     changed: watch::Receiver<u64>,
 }
@@ -64,7 +66,8 @@ pub async fn commands(app: &Arc<App>, mut request: Request) -> Result<Answer, Pr
 async fn ask(app: &Arc<App>, request: &Request) -> Result<Poll, Problem> {
     // Before the credential is looked at, so that one that is revoked meanwhile is noticed.
     let name: HostName = request.parameter("host")?;
-    let enrolled_at = app.current_host(&name).await.and_then(|host| host.slot.durable().state.enrolled_at);
+    let before = app.current_host(&name).await.map(|host| host.slot.durable().state);
+    let (enrolled_at, credentials_used) = before.map_or((None, 0), |state| (state.enrolled_at, state.credentials_used));
     let host = authorized_host(app, request).await?;
     let instance: InstanceId = request.required_query("instance")?;
     let wait = match request.query::<u64>("wait")?.unwrap_or(WAIT_SECS) {
@@ -95,6 +98,7 @@ async fn ask(app: &Arc<App>, request: &Request) -> Result<Poll, Problem> {
         schedule_hash: text("schedule_hash"),
         config_hash: text("config_hash"),
         enrolled_at,
+        credentials_used,
         deadline,
         changed: host.slot.watch(),
         host,
@@ -127,10 +131,7 @@ async fn look(app: &App, poll: &mut Poll) -> Result<Option<Answer>, Problem> {
         poll.changed.mark_unchanged();
         let durable = host.slot.durable();
         let now = clock::now();
-        let after = || match (&question.after, &poll.strange_after) {
-            (Some(cursor), _) => cursor.to_string(),
-            (None, text) => text.as_deref().unwrap_or_default().to_owned(),
-        };
+        let after = || poll.after();
         if durable.state.is_in_conflict(now) {
             return Err(host_conflict());
         }
@@ -170,13 +171,26 @@ async fn look(app: &App, poll: &mut Poll) -> Result<Option<Answer>, Problem> {
 
 /// The same after a wait, in which the credential may have been revoked or replaced: that is a line of the journal, which wakes.
 pub async fn look_again(app: &App, poll: &mut Poll) -> Result<Option<Answer>, Problem> {
-    if poll.host.slot.durable().state.enrolled_at != poll.enrolled_at {
+    let state = poll.host.slot.durable().state;
+    if state.enrolled_at != poll.enrolled_at {
         return Err(not_authorized(&poll.host.name));
+    }
+    if state.credentials_used != poll.credentials_used {
+        // Its credential may be the one that counts no more: its agent polls again with the one that does.
+        return Ok(Some(ok(&empty_answer(app.state_dir.epoch, poll.after(), clock::now()))));
     }
     look(app, poll).await
 }
 
 impl Poll {
+    /// The cursor, as the agent wrote it.
+    fn after(&self) -> String {
+        match (&self.question.after, &self.strange_after) {
+            (Some(cursor), _) => cursor.to_string(),
+            (None, text) => text.as_deref().unwrap_or_default().to_owned(),
+        }
+    }
+
     /// Until there may be an answer: the host's bell, which also rings when the server stops (a bell more would be a third of
     /// a parked poll's memory), or the end of the wait. Cancel-safe.
     pub async fn wait(&mut self) {
