@@ -247,7 +247,7 @@ impl Fold for HostState {
             }
             Fact::HostRevoked(_) => self.enrolled_at = None,
             Fact::CredentialRotated(CredentialRotated { stage: RotationStage::Named, .. }) => {
-                self.credentials_named += 1
+                self.credentials_named += 1;
             }
             Fact::CredentialRotated(CredentialRotated { stage: RotationStage::Used, .. }) => self.credentials_used += 1,
             Fact::Hello(hello) => self.greet(hello, line),
