@@ -15,6 +15,7 @@ mod follow;
 #[allow(dead_code, reason = "shared with the bars")]
 mod harness;
 mod heal;
+mod keepalive;
 mod kinds;
 mod offline;
 mod parked;

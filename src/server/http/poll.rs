@@ -25,6 +25,8 @@ use crate::server::versions::{AgentHas, decide_versions_of_agent};
 /// The poll wait that agents are told to ask for, in seconds: the poll is the heartbeat.
 pub const WAIT_SECS: u64 = 30;
 const WAIT_RANGE_SECS: RangeInclusive<u64> = 5..=300;
+/// How often a poll may ask for a sign of life, in seconds: silent connections are cut after ten seconds here and there.
+const KEEPALIVE_RANGE_SECS: RangeInclusive<u64> = 2..=60;
 
 /// A poll, and all that its answer depends on. Kept small: ten thousand of them wait.
 pub struct Poll {
@@ -39,7 +41,15 @@ pub struct Poll {
     /// When the host was enrolled, as the journal says: while that is so, its credential is what it was.
     enrolled_at: Option<DateTime<Utc>>,
     deadline: Instant,
+    /// The next sign of life, where the agent asked for any.
+    beat: Option<Beat>,
     changed: watch::Receiver<u64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Beat {
+    next: Instant,
+    every_secs: u8,
 }
 
 /// The long poll: no side effects but the sign of life, so a proxy may repeat it.
@@ -86,6 +96,10 @@ async fn ask(app: &Arc<App>, request: &Request) -> Result<Poll, Problem> {
     let [.., high, low] = *uuid::Uuid::new_v4().as_bytes();
     let jitter = Duration::from_millis(u64::from(u16::from_be_bytes([high, low])) % 3000);
     let deadline = Instant::now() + Duration::from_secs(wait) + if wait == 0 { Duration::ZERO } else { jitter };
+    let beat = request.query::<u64>("keepalive")?.map(|secs| {
+        let secs = secs.clamp(*KEEPALIVE_RANGE_SECS.start(), *KEEPALIVE_RANGE_SECS.end());
+        Beat { next: Instant::now() + Duration::from_secs(secs), every_secs: u8::try_from(secs).unwrap_or(u8::MAX) }
+    });
     let place = host.park();
     Ok(Poll {
         place,
@@ -96,6 +110,7 @@ async fn ask(app: &Arc<App>, request: &Request) -> Result<Poll, Problem> {
         config_hash: text("config_hash"),
         enrolled_at,
         deadline,
+        beat,
         changed: host.slot.watch(),
         host,
     })
@@ -127,10 +142,7 @@ async fn look(app: &App, poll: &mut Poll) -> Result<Option<Answer>, Problem> {
         poll.changed.mark_unchanged();
         let durable = host.slot.durable();
         let now = clock::now();
-        let after = || match (&question.after, &poll.strange_after) {
-            (Some(cursor), _) => cursor.to_string(),
-            (None, text) => text.as_deref().unwrap_or_default().to_owned(),
-        };
+        let after = || after_of(question, poll.strange_after.as_deref());
         if durable.state.is_in_conflict(now) {
             return Err(host_conflict());
         }
@@ -168,6 +180,11 @@ async fn look(app: &App, poll: &mut Poll) -> Result<Option<Answer>, Problem> {
     }
 }
 
+/// The cursor as it was asked with.
+fn after_of(question: &PollQuestion, strange: Option<&str>) -> String {
+    question.after.map_or_else(|| strange.unwrap_or_default().to_owned(), |cursor| cursor.to_string())
+}
+
 /// The same after a wait, in which the credential may have been revoked or replaced: that is a line of the journal, which wakes.
 pub async fn look_again(app: &App, poll: &mut Poll) -> Result<Option<Answer>, Problem> {
     if poll.host.slot.durable().state.enrolled_at != poll.enrolled_at {
@@ -178,9 +195,24 @@ pub async fn look_again(app: &App, poll: &mut Poll) -> Result<Option<Answer>, Pr
 
 impl Poll {
     /// Until there may be an answer: the host's bell, which also rings when the server stops (a bell more would be a third of
-    /// a parked poll's memory), or the end of the wait. Cancel-safe.
+    /// a parked poll's memory), or the end of the wait; or until a sign of life is due. Cancel-safe.
     pub async fn wait(&mut self) {
-        let _ = timeout_at(self.deadline, self.changed.changed()).await;
+        let until = self.beat.map_or(self.deadline, |beat| beat.next.min(self.deadline));
+        let _ = timeout_at(until, self.changed.changed()).await;
+    }
+
+    /// Whether a sign of life is due; the next one is then an interval away.
+    pub fn takes_beat(&mut self) -> bool {
+        let now = Instant::now();
+        let Some(beat) = self.beat.as_mut().filter(|beat| beat.next <= now) else { return false };
+        beat.next = now + Duration::from_secs(beat.every_secs.into());
+        true
+    }
+
+    /// That there is nothing to say. For an answer that has begun, and so can be no problem any more: the agent asks again and
+    /// is told then.
+    pub fn nothing(&self, app: &App) -> Answer {
+        ok(&empty_answer(app.state_dir.epoch, after_of(&self.question, self.strange_after.as_deref()), clock::now()))
     }
 
     /// For logs.
