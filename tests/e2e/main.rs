@@ -23,3 +23,4 @@ mod restic_trouble;
 mod secrets;
 mod tls;
 mod upkeep;
+mod way;
