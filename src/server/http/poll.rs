@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use data_encoding::HEXLOWER;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
@@ -36,8 +37,8 @@ pub struct Poll {
     question: PollQuestion,
     /// The cursor as the agent wrote it, where it is none of ours.
     strange_after: Option<Box<str>>,
-    schedule_hash: Option<Box<str>>,
-    config_hash: Option<Box<str>>,
+    schedule_hash: Option<SmallHash>,
+    config_hash: Option<SmallHash>,
     /// When the host was enrolled, as the journal says: while that is so, its credential is what it was.
     enrolled_at: Option<DateTime<Utc>>,
     deadline: Instant,
@@ -50,6 +51,21 @@ pub struct Poll {
 struct Beat {
     next: Instant,
     every_secs: u8,
+}
+
+/// A hash that the agent sent, in half of its text's size and without an allocation. What is none of ours never equals one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct SmallHash([u8; 32]);
+
+impl SmallHash {
+    fn of(text: &str) -> Self {
+        let bytes = HEXLOWER.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+        Self(bytes.unwrap_or_default())
+    }
+
+    fn text(self) -> String {
+        HEXLOWER.encode(&self.0)
+    }
 }
 
 /// The long poll: no side effects but the sign of life, so a proxy may repeat it.
@@ -90,7 +106,7 @@ async fn ask(app: &Arc<App>, request: &Request) -> Result<Poll, Problem> {
         schedule_version: request.query("schedule_version")?.unwrap_or(0),
         config_version: request.query("config_version")?.unwrap_or(0),
     };
-    let text = |name: &str| request.query.get(name).filter(|text| !text.is_empty()).map(|text| text.as_str().into());
+    let hash = |name: &str| request.query.get(name).filter(|text| !text.is_empty()).map(|text| SmallHash::of(text));
     heard(&host, request.query("sent_at")?, Some(wait)).await;
     // So that a fleet that was cut off together does not poll together for ever.
     let [.., high, low] = *uuid::Uuid::new_v4().as_bytes();
@@ -106,8 +122,8 @@ async fn ask(app: &Arc<App>, request: &Request) -> Result<Poll, Problem> {
         instance,
         strange_after: question.after.is_none().then(|| after.into()),
         question,
-        schedule_hash: text("schedule_hash"),
-        config_hash: text("config_hash"),
+        schedule_hash: hash("schedule_hash"),
+        config_hash: hash("config_hash"),
         enrolled_at,
         deadline,
         beat,
@@ -157,13 +173,14 @@ async fn look(app: &App, poll: &mut Poll) -> Result<Option<Answer>, Problem> {
         }
         let content = host.content();
         if let Some(content) = &content {
+            let [schedule_hash, config_hash] =
+                [poll.schedule_hash, poll.config_hash].map(|hash| hash.map(SmallHash::text));
             let has = AgentHas {
-                schedule: poll.schedule_hash.as_deref().map(|hash| (question.schedule_version, hash)),
-                config: poll.config_hash.as_deref().map(|hash| (question.config_version, hash)),
+                schedule: schedule_hash.as_deref().map(|hash| (question.schedule_version, hash)),
+                config: config_hash.as_deref().map(|hash| (question.config_version, hash)),
             };
             if !decide_versions_of_agent(&durable.state, content, has).is_empty() {
-                let (content, schedule_hash, config_hash) =
-                    (Arc::clone(content), poll.schedule_hash.clone(), poll.config_hash.clone());
+                let content = Arc::clone(content);
                 let (schedule_version, config_version) = (question.schedule_version, question.config_version);
                 host.append(move |state, _| {
                     let schedule = schedule_hash.as_deref().map(|hash| (schedule_version, hash));
@@ -218,5 +235,19 @@ impl Poll {
     /// For logs.
     pub fn path(&self) -> String {
         agent_path(&self.host.name, "commands")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_of_ours_is_kept_and_anything_else_equals_none() {
+        let text = "0123456789abcdef".repeat(4);
+        assert_eq!(SmallHash::of(&text).text(), text);
+        for other in ["", "x", &text[1..], &text.to_uppercase(), "\u{e9}"] {
+            assert_eq!(SmallHash::of(other).text(), "0".repeat(64), "{other}");
+        }
     }
 }
