@@ -11,7 +11,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, Uri};
 use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::TokioExecutor;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
@@ -91,8 +91,8 @@ impl HttpClient {
         let base_url = checked_base_url(base_url).map_err(ClientError::BaseUrl)?;
         let connector = Connector::new(tls, proxies);
         let proxy = base_url.parse().ok().and_then(|uri| connector.proxy_for(&uri).cloned());
+        // Without a timer of the pool's: the limit is looked at when a connection is wanted, and an idle agent is woken less often.
         let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(2)
             .build(connector);
