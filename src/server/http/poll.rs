@@ -41,6 +41,8 @@ pub struct Poll {
     config_hash: Option<SmallHash>,
     /// When the host was enrolled, as the journal says: while that is so, its credential is what it was.
     enrolled_at: Option<DateTime<Utc>>,
+    /// How often the agent had begun to use another credential: while that is so, its credential counts.
+    credentials_used: u32,
     deadline: Instant,
     /// The next sign of life, where the agent asked for any.
     beat: Option<Beat>,
@@ -90,7 +92,8 @@ pub async fn commands(app: &Arc<App>, mut request: Request) -> Result<Answer, Pr
 async fn ask(app: &Arc<App>, request: &Request) -> Result<Poll, Problem> {
     // Before the credential is looked at, so that one that is revoked meanwhile is noticed.
     let name: HostName = request.parameter("host")?;
-    let enrolled_at = app.current_host(&name).await.and_then(|host| host.slot.durable().state.enrolled_at);
+    let before = app.current_host(&name).await.map(|host| host.slot.durable().state);
+    let (enrolled_at, credentials_used) = before.map_or((None, 0), |state| (state.enrolled_at, state.credentials_used));
     let host = authorized_host(app, request).await?;
     let instance: InstanceId = request.required_query("instance")?;
     let wait = match request.query::<u64>("wait")?.unwrap_or(WAIT_SECS) {
@@ -125,6 +128,7 @@ async fn ask(app: &Arc<App>, request: &Request) -> Result<Poll, Problem> {
         schedule_hash: hash("schedule_hash"),
         config_hash: hash("config_hash"),
         enrolled_at,
+        credentials_used,
         deadline,
         beat,
         changed: host.slot.watch(),
@@ -158,7 +162,7 @@ async fn look(app: &App, poll: &mut Poll) -> Result<Option<Answer>, Problem> {
         poll.changed.mark_unchanged();
         let durable = host.slot.durable();
         let now = clock::now();
-        let after = || after_of(question, poll.strange_after.as_deref());
+        let after = || poll.after();
         if durable.state.is_in_conflict(now) {
             return Err(host_conflict());
         }
@@ -197,20 +201,28 @@ async fn look(app: &App, poll: &mut Poll) -> Result<Option<Answer>, Problem> {
     }
 }
 
-/// The cursor as it was asked with.
-fn after_of(question: &PollQuestion, strange: Option<&str>) -> String {
-    question.after.map_or_else(|| strange.unwrap_or_default().to_owned(), |cursor| cursor.to_string())
-}
-
 /// The same after a wait, in which the credential may have been revoked or replaced: that is a line of the journal, which wakes.
 pub async fn look_again(app: &App, poll: &mut Poll) -> Result<Option<Answer>, Problem> {
-    if poll.host.slot.durable().state.enrolled_at != poll.enrolled_at {
+    let state = poll.host.slot.durable().state;
+    if state.enrolled_at != poll.enrolled_at {
         return Err(not_authorized(&poll.host.name));
+    }
+    if state.credentials_used != poll.credentials_used {
+        // Its credential may be the one that counts no more: its agent polls again with the one that does.
+        return Ok(Some(ok(&empty_answer(app.state_dir.epoch, poll.after(), clock::now()))));
     }
     look(app, poll).await
 }
 
 impl Poll {
+    /// The cursor, as the agent wrote it.
+    fn after(&self) -> String {
+        match (&self.question.after, &self.strange_after) {
+            (Some(cursor), _) => cursor.to_string(),
+            (None, text) => text.as_deref().unwrap_or_default().to_owned(),
+        }
+    }
+
     /// Until there may be an answer: the host's bell, which also rings when the server stops (a bell more would be a third of
     /// a parked poll's memory), or the end of the wait; or until a sign of life is due. Cancel-safe.
     pub async fn wait(&mut self) {
@@ -229,7 +241,7 @@ impl Poll {
     /// That there is nothing to say. For an answer that has begun, and so can be no problem any more: the agent asks again and
     /// is told then.
     pub fn nothing(&self, app: &App) -> Answer {
-        ok(&empty_answer(app.state_dir.epoch, after_of(&self.question, self.strange_after.as_deref()), clock::now()))
+        ok(&empty_answer(app.state_dir.epoch, self.after(), clock::now()))
     }
 
     /// For logs.
