@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::file_error::FileError;
@@ -66,14 +66,23 @@ impl std::error::Error for TlsError {
 }
 
 /// Whom a client trusts: the system's CAs and, if given, those in `ca_file`; or those in `ca_file` alone. A system
-/// without any CA is no problem with a `ca_file`.
+/// without any CA is no problem with a `ca_file`. Shows no certificate of its own.
 pub fn client_config(ca_file: Option<&Path>, only_that_ca: bool) -> Result<ClientConfig, TlsError> {
+    client_config_with(ca_file, only_that_ca, None)
+}
+
+/// The same with what the client shows a server that asks: its chain and its key.
+pub fn client_config_with(
+    ca_file: Option<&Path>,
+    only_that_ca: bool,
+    shown: Option<(&Path, &Path)>,
+) -> Result<ClientConfig, TlsError> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Other)?;
     if only_that_ca {
         let roots = roots(ca_file.ok_or(TlsError::NothingToPin)?)?;
-        return Ok(builder.with_root_certificates(roots).with_no_client_auth());
+        return show(builder.with_root_certificates(roots), shown);
     }
     let extra = match ca_file {
         // Through a root store, so that a bad certificate is reported with its file.
@@ -82,7 +91,16 @@ pub fn client_config(ca_file: Option<&Path>, only_that_ca: bool) -> Result<Clien
     };
     let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(extra, provider())
         .map_err(|source| TlsError::NoSystemTrust { source })?;
-    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
+    show(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)), shown)
+}
+
+fn show(
+    builder: rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>,
+    shown: Option<(&Path, &Path)>,
+) -> Result<ClientConfig, TlsError> {
+    let Some((certificate, key)) = shown else { return Ok(builder.with_no_client_auth()) };
+    let config = builder.with_client_auth_cert(certificates(certificate)?, private_key_in(key, &read(key)?)?);
+    config.map_err(|error| pair_error(certificate, key, &error))
 }
 
 /// A PEM file as it was read.
@@ -131,20 +149,10 @@ pub fn server_config_of(
     client_ca: Option<&PemFile>,
     ticket_key: TicketKey,
 ) -> Result<rustls::ServerConfig, TlsError> {
-    use rustls::pki_types::PrivateKeyDer;
     use rustls::server::WebPkiClientVerifier;
 
     let chain = certificates_in(&certificate.path, &certificate.bytes)?;
-    let private_key = PrivateKeyDer::from_pem_slice(&key.bytes).map_err(|error| {
-        let problem = match error {
-            pem::Error::NoItemsFound if has_pem(&key.bytes, "ENCRYPTED PRIVATE KEY") => {
-                "has an encrypted key: write it without a passphrase (openssl pkey), readable by its owner only".into()
-            }
-            pem::Error::NoItemsFound => describe_missing(&key.bytes, "private key"),
-            error => format!("is not proper PEM: {error}"),
-        };
-        TlsError::Unusable { path: key.path.clone(), problem }
-    })?;
+    let private_key = private_key_in(&key.path, &key.bytes)?;
     let builder = rustls::ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Other)?;
@@ -157,20 +165,38 @@ pub fn server_config_of(
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let mut config = builder.with_single_cert(chain, private_key).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => {
-            TlsError::KeyMismatch { certificate: certificate.path.clone(), key: key.path.clone() }
-        }
-        rustls::Error::InvalidCertificate(_) => unusable(&certificate.path, &error),
-        // Everything else is about the key: its kind is not supported, or it is no key.
-        error => {
-            TlsError::Unusable { path: key.path.clone(), problem: format!("has a key that cannot be used: {error}") }
-        }
-    })?;
+    let mut config = builder
+        .with_single_cert(chain, private_key)
+        .map_err(|error| pair_error(&certificate.path, &key.path, &error))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.ticketer = ticket_key;
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     Ok(config)
+}
+
+fn private_key_in(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(bytes).map_err(|error| {
+        let problem = match error {
+            pem::Error::NoItemsFound if has_pem(bytes, "ENCRYPTED PRIVATE KEY") => {
+                "has an encrypted key: write it without a passphrase (openssl pkey), readable by its owner only".into()
+            }
+            pem::Error::NoItemsFound => describe_missing(bytes, "private key"),
+            error => format!("is not proper PEM: {error}"),
+        };
+        TlsError::Unusable { path: path.to_owned(), problem }
+    })
+}
+
+/// Why a certificate and a key, each readable, cannot be used together.
+fn pair_error(certificate: &Path, key: &Path, error: &rustls::Error) -> TlsError {
+    match error {
+        rustls::Error::InconsistentKeys(_) => {
+            TlsError::KeyMismatch { certificate: certificate.to_owned(), key: key.to_owned() }
+        }
+        rustls::Error::InvalidCertificate(_) => unusable(certificate, error),
+        // Everything else is about the key: its kind is not supported, or it is no key.
+        _ => TlsError::Unusable { path: key.to_owned(), problem: format!("has a key that cannot be used: {error}") },
+    }
 }
 
 /// Passed explicitly: a process-wide default could be set by a dependency.

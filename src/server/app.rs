@@ -11,7 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::{Notify, watch};
 
 use super::access::{OperatorToken, Role, sha256};
-use super::fleet::settings::{IpRange, ServerSettings};
+use super::fleet::settings::ServerSettings;
 use super::fleet_state::FleetState;
 use super::host::Host;
 use super::host_state::HostState;
@@ -24,6 +24,7 @@ use super::state_dir::{StateDir, StateDirError};
 use crate::clock;
 use crate::file_error::FileError;
 use crate::id::HostName;
+use crate::ip_range::IpRange;
 use crate::journal::Journal;
 use crate::problem::Problem;
 

@@ -17,6 +17,7 @@ mod follow;
 #[allow(dead_code, reason = "shared with the bars")]
 mod harness;
 mod heal;
+mod keepalive;
 mod kinds;
 mod offline;
 mod parked;
@@ -25,3 +26,4 @@ mod secrets;
 mod tls;
 mod tls_files;
 mod upkeep;
+mod way;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::server::fleet::settings::IpRange;
+use crate::ip_range::IpRange;
 
 /// The client's address, by the values of all `X-Forwarded-For` headers in their order. Each proxy adds to the right what it
 /// saw, so from there the first that is no trusted proxy counts; what stands left of it may be made up. Where nothing can be

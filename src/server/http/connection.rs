@@ -24,7 +24,7 @@ use super::replay::Replay;
 use super::socket::Socket;
 use super::stage::{HEAD_LIMIT, Head, IDLE_LIMIT, Stage, head, idle_limit};
 use super::strangers::Stranger;
-use super::whole_answer::{Manner, bytes_of};
+use super::whole_answer::{Manner, beat, beginning, bytes_of, ending};
 use crate::clock;
 use crate::server::app::stopped;
 use crate::server::served_tls::CurrentTls;
@@ -138,6 +138,8 @@ struct Taken {
 struct Waiting {
     poll: Poll,
     manner: Manner,
+    /// The answer's head is written: signs of life were asked for.
+    has_begun: bool,
 }
 
 /// Where a handler leaves a poll that has to wait, for its connection's task to take.
@@ -149,7 +151,7 @@ pub struct Handover {
 impl Handover {
     /// Leaves the poll, and waits to be dropped: the connection is taken from hyper with nothing of the answer written.
     pub async fn park<T>(self, poll: Poll) -> T {
-        let waiting = Box::new(Waiting { poll, manner: self.manner });
+        let waiting = Box::new(Waiting { poll, manner: self.manner, has_begun: false });
         *self.shelf.lock().unwrap_or_else(PoisonError::into_inner) = Some(waiting);
         pending().await
     }
@@ -260,19 +262,31 @@ async fn parked(shared: &Arc<Shared>, taken: &mut Taken) -> bool {
 
 /// `None` when there is nothing to say yet.
 async fn answer_parked(shared: &Shared, taken: &mut Taken) -> Option<bool> {
-    let Waiting { poll, manner } = &mut *taken.waiting;
+    let Waiting { poll, manner, has_begun } = &mut *taken.waiting;
     let answer: Answer = match look_again(&shared.app, poll).await {
-        Ok(None) => return None,
+        Ok(None) if !poll.takes_beat() => return None,
+        Ok(None) => {
+            let mut bytes = if *has_begun { Vec::new() } else { beginning(manner, clock::now()) };
+            *has_begun = true;
+            bytes.extend_from_slice(beat(*manner));
+            return if write(&mut taken.socket, &bytes).await { None } else { Some(false) };
+        }
         Ok(Some(answer)) => answer,
+        Err(_) if *has_begun => poll.nothing(&shared.app),
         Err(problem) => problem.into_answer(),
     };
     tracing::debug!(path = %poll.path(), status = answer.status().as_u16(), "a parked poll is answered");
-    let bytes = bytes_of(super::finished(&shared.app, answer), manner, clock::now()).await;
+    let answer = super::finished(&shared.app, answer);
+    let bytes = if *has_begun { ending(answer, manner).await } else { bytes_of(answer, manner, clock::now()).await };
+    Some(write(&mut taken.socket, &bytes).await && manner.keep_alive)
+}
+
+async fn write(socket: &mut Socket, bytes: &[u8]) -> bool {
     let written = timeout(WRITE_LIMIT, async {
-        taken.socket.write_all(&bytes).await?;
-        taken.socket.flush().await
+        socket.write_all(bytes).await?;
+        socket.flush().await
     });
-    Some(matches!(written.await, Ok(Ok(()))) && manner.keep_alive)
+    matches!(written.await, Ok(Ok(())))
 }
 
 #[cfg(test)]
