@@ -126,6 +126,43 @@ fn silent_strangers_and_slow_heads_are_closed_after_fifteen_seconds_and_an_agent
     assert!(answered > 0, "it goes on");
 }
 
+/// A load balancer sees that it is to go elsewhere, and nobody's request is lost.
+#[cfg(unix)]
+#[test]
+fn a_server_that_stops_is_not_ready_takes_nobody_and_answers_what_has_begun() {
+    for tls in [false, true] {
+        let mut scene = Scene::new(tls);
+        let mut asks = scene.connect();
+        asks.send("GET /readyz HTTP/1.1\r\nhost: x\r\n");
+        let mut waits = scene.connect();
+        let (bearer, body) = (scene.fleet.bearer(), r#"{"kind":"check"}"#);
+        waits.send(&format!(
+            "POST /v1/hosts/web-1/jobs?wait=60 HTTP/1.1\r\nhost: x\r\n{bearer}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        ));
+        eventually("the job is queued", Duration::from_secs(10), || {
+            scene.fleet.journal().iter().any(|line| line["type"] == "job.queued").then_some(())
+        });
+        let port = scene.fleet.direct_port();
+        let mut server = scene.fleet.server.take().expect("a server");
+        let begun = Instant::now();
+        server.signal("TERM");
+        eventually("nobody is taken", Duration::from_secs(2), || {
+            TcpStream::connect(("127.0.0.1", port)).is_err().then_some(())
+        });
+        asks.send("\r\n");
+        let (head, body) = asks.answer();
+        assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("\r\nconnection: close"), "{head}");
+        assert_eq!(body["code"], "stopping");
+        let (head, body) = waits.answer();
+        assert!(head.starts_with("HTTP/1.1 201 ") && head.contains("\r\nconnection: close"), "{head}");
+        assert_eq!(body["status"], "queued", "{body}");
+        assert!(asks.has_ended() && waits.has_ended());
+        assert_eq!(server.wait(Duration::from_secs(10)), Some(0));
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    }
+}
+
 /// A client that only asks would else be kept, with its answers, for as long as it likes.
 #[cfg(target_os = "linux")]
 #[test]

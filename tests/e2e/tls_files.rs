@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sha2::Digest;
 
 use crate::bad_input::{INSTANCE, JSON, STREAM, hello};
-use crate::harness::{Answer, Fleet, Process, eventually, text};
+use crate::harness::{Answer, Fleet, Process, SERVER, eventually, text};
 use crate::parked::Scene;
 
 fn params(name: &str) -> CertificateParams {
@@ -73,9 +73,6 @@ fn becomes<T: PartialEq + std::fmt::Debug>(what: &str, wanted: &T, mut probe: im
 
 #[test]
 fn new_files_are_served_within_seconds_bad_ones_change_nothing_and_no_connection_is_lost() {
-    if crate::harness::are_two_servers() {
-        return;
-    }
     let scene = Scene::new(true);
     let fleet = &scene.fleet;
     let put = |pair: &(String, String)| {
@@ -154,7 +151,9 @@ impl Guarded {
         guarded.set_tls(more);
         let fleet = &mut guarded.fleet;
         let (config, state, log) = (fleet.path("config"), fleet.path("state"), fleet.path("server.log"));
-        fleet.server = Some(Process::serve(&config, &state, fleet.port, &log, &[("RUST_LOG", "debug")]));
+        let listen = format!("127.0.0.1:{}", fleet.port);
+        let arguments = ["serve", "--config", text(&config), "--state", text(&state), "--listen", &listen];
+        fleet.server = Some(Process::start(SERVER, &arguments, &log, &[("RUST_LOG", "debug")]));
         eventually("the server is ready", Duration::from_secs(20), || curl(fleet, &["/readyz"]));
         guarded
     }
@@ -234,9 +233,6 @@ fn agents_must_show_a_certificate_by_client_ca_and_operators_need_none() {
 /// Its agent cannot show on it what nobody has asked for: it has to come again.
 #[test]
 fn a_connection_from_before_client_ca_is_refused_and_closed() {
-    if crate::harness::are_two_servers() {
-        return;
-    }
     let scene = Scene::new(true);
     let fleet = &scene.fleet;
     let mut line = scene.connect();
