@@ -109,10 +109,13 @@ pub async fn enroll(app: &Arc<App>, mut request: Request) -> Result<Answer, Prob
     });
     let is_new = decided.await??;
     let (dir, hash) = (host.dir.clone(), body.credential_sha256);
-    // Said again by an agent that has named its next credential meanwhile, it changes nothing.
-    let kept = host.slot.write(move |batch| match batch.state().credentials_named {
-        0 => credentials::set_credential(&dir, &hash),
-        _ => Ok(()),
+    let kept = host.slot.write(move |batch| {
+        let state = batch.state();
+        // It may have been revoked or followed by another meanwhile; and said again by an agent that has named its next
+        // credential it changes nothing.
+        let is_last = state.enrollments.back().is_some_and(|last| last.credential_sha256 == hash);
+        let counts = state.enrolled_at.is_some() && is_last && state.credentials_named == 0;
+        if counts { credentials::set_credential(&dir, &hash) } else { Ok(()) }
     });
     kept.await??;
     host.forget_credential();
