@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests set their files and times up by hand, and start programs")]
 
+mod access;
 mod alternate;
 mod bad_input;
 mod checker;
@@ -19,6 +20,7 @@ mod kinds;
 mod offline;
 mod parked;
 mod restic_trouble;
+mod schema;
 mod secrets;
 mod tls;
 mod upkeep;
