@@ -45,9 +45,9 @@ fn request(operation: &Operation) -> Option<(&'static str, Option<Value>)> {
 }
 
 /// The credentials of web-1's agent, of web-1's agent before it was revoked, and of another host's.
-const OWN: &str = "rma_own-1234567890123456789012345678901234567890";
-const REVOKED: &str = "rma_revoked-123456789012345678901234567890123456";
-const FOREIGN: &str = "rma_foreign-123456789012345678901234567890123456";
+const OWN: &str = "the credential of web-1, which has an agent";
+const REVOKED: &str = "the credential of web-1 before that";
+const FOREIGN: &str = "the credential of web-2";
 
 /// Who asks, and what they have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

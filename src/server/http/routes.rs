@@ -189,7 +189,7 @@ mod tests {
             let path =
                 operation.path.replace("{host}", "web-1").replace("{job}", "0190b5a2-7c1e-4c3a-9f00-0123456789ab");
             let found = routes.at(&path).expect("the path is known").value.operation(&operation.method);
-            let found = found.ok().expect("and the method");
+            let found = found.map_err(Problem::into_answer).expect("and the method");
             assert!(std::ptr::eq(found, operation), "{} {path}", operation.method);
         }
     }
