@@ -24,6 +24,7 @@ fn request(operation: &Operation) -> Option<(&'static str, Option<Value>)> {
         ("GET", "/v1/agents/{host}/commands") => ("?wait=0&instance=11111111-1111-4111-8111-111111111111", None),
         ("POST", "/v1/agents/{host}/events") => (events, Some(Value::Null)),
         ("POST", "/v1/agents/{host}/jobs/{job}/log") => ("", Some(Value::Null)),
+        ("POST", "/v1/agents/{host}/credential") => ("", Some(json!({"credential_sha256": sha256("the next one")}))),
         ("GET", "/v1/hosts") => ("?limit=10", None),
         ("GET", "/v1/hosts/{host}") => ("", None),
         ("GET", "/v1/hosts/{host}/schedules") => ("", None),
@@ -39,6 +40,7 @@ fn request(operation: &Operation) -> Option<(&'static str, Option<Value>)> {
         ("GET", "/v1/config") => ("", None),
         ("POST", "/v1/config/reload") => ("", None),
         ("POST", "/v1/enrollment-tokens") => ("", Some(json!({"host": "web-1"}))),
+        ("GET", "/v1/audit") => ("?limit=10", None),
         ("GET", "/healthz" | "/readyz" | "/openapi.json") => ("", None),
         _ => return None,
     })
