@@ -1,0 +1,151 @@
+//! Rows in which something cuts what is silent for long, or forgets it: a poll is silent for 30 s. The agent learns what the way bears;
+//! then every command starts soon. These rows are long: by their names they begin first.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::alone::row;
+use crate::authority::CA_FILE;
+use crate::harness::eventually;
+use crate::judge::delays;
+use crate::proxies::{PLAIN, Rule, haproxy, nginx, squid};
+use crate::scene::{Scene, through_the_proxy};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Two polls that are cut, each after 48 s at most, with pauses between them.
+const LEARNING: Duration = Duration::from_secs(150);
+
+/// The agent's first steps: enrolled by the way that is written, at work, with one backup.
+fn begins(scene: &mut Scene<'_>, proxy: &str) {
+    scene.write_settings(proxy, CA_FILE);
+    scene.enroll();
+    scene.start_agent();
+    scene.agent_is_at_work(PATIENCE);
+    scene.back_up();
+}
+
+/// Waits until the agent asks for signs of life.
+fn learns(scene: &Scene<'_>) {
+    eventually("the agent asks for signs of life", LEARNING, || {
+        let learned: Value = serde_json::from_str(&scene.fleet.read("agent/poll_wait.json")).ok()?;
+        (learned["keepalive"] == true).then_some(())
+    });
+    assert!(!scene.fleet.read("server.log").is_empty());
+    eventually("and asks with them", PATIENCE, || {
+        scene.ask(&[], "/v1/hosts/web-1")["online"].as_bool().filter(|online| *online)
+    });
+    // The poll that asks for them is there after the pause that a cut is followed by.
+    std::thread::sleep(Duration::from_secs(6));
+}
+
+/// nginx's own timeouts: 60 s for a silent server.
+fn proxy_pass(more: &str) -> String {
+    format!("proxy_pass http://{PLAIN}; {more}")
+}
+
+#[test]
+fn a_nat_that_forgets_after_8_silent_seconds() {
+    row(a_nat_that_forgets_after_8_silent_seconds, &[], |space| {
+        let mut scene = Scene::new(space);
+        space.open_a_forgetful_nat(8);
+        begins(&mut scene, "");
+        // The control: what is posted to a poll that has been forgotten is late, or this row would show nothing.
+        std::thread::sleep(Duration::from_secs(12));
+        scene.quick_job();
+        let late = delays(&scene.fleet.journal(), &scene.jobs[scene.jobs.len() - 1..]);
+        assert!(late[0] > Duration::from_secs(2), "the NAT forgets: {late:?}");
+        learns(&scene);
+        scene.commands(&[12, 16]);
+        scene.ends_well();
+    });
+}
+
+#[test]
+fn a_proxy_that_cuts_after_8_silent_seconds() {
+    row(a_proxy_that_cuts_after_8_silent_seconds, &["squid"], |space| {
+        let mut scene = Scene::new(space);
+        let _squid = squid(space, &scene.fleet, Rule::Cut(8));
+        begins(&mut scene, &through_the_proxy(""));
+        learns(&scene);
+        scene.commands(&[12, 16]);
+        scene.ends_well();
+    });
+}
+
+#[test]
+fn a_proxy_that_cuts_after_8_silent_seconds_before_haproxy_as_shipped() {
+    row(a_proxy_that_cuts_after_8_silent_seconds_before_haproxy_as_shipped, &["squid", "haproxy"], |space| {
+        let mut scene = Scene::behind_a_reverse_proxy(space);
+        let _haproxy = haproxy(space, &scene.fleet, 50);
+        let _squid = squid(space, &scene.fleet, Rule::Cut(8));
+        begins(&mut scene, &through_the_proxy(""));
+        learns(&scene);
+        scene.commands(&[12, 16]);
+        scene.ends_well();
+    });
+}
+
+#[test]
+fn a_proxy_that_cuts_after_8_silent_seconds_before_nginx_as_shipped() {
+    row(a_proxy_that_cuts_after_8_silent_seconds_before_nginx_as_shipped, &["squid", "nginx"], |space| {
+        let mut scene = Scene::behind_a_reverse_proxy(space);
+        let _nginx = nginx(space, &scene.fleet, &proxy_pass(""));
+        let _squid = squid(space, &scene.fleet, Rule::Cut(8));
+        begins(&mut scene, &through_the_proxy(""));
+        learns(&scene);
+        scene.commands(&[12, 16]);
+        scene.ends_well();
+    });
+}
+
+#[test]
+fn haproxy_as_shipped() {
+    row(haproxy_as_shipped, &["squid", "haproxy"], |space| {
+        let mut scene = Scene::behind_a_reverse_proxy(space);
+        let _haproxy = haproxy(space, &scene.fleet, 50);
+        let _squid = squid(space, &scene.fleet, Rule::Anyone);
+        begins(&mut scene, &through_the_proxy(""));
+        // Longer than one poll.
+        scene.commands(&[9, 36]);
+        scene.ends_well();
+    });
+}
+
+#[test]
+fn haproxy_that_waits_10_seconds() {
+    row(haproxy_that_waits_10_seconds, &["squid", "haproxy"], |space| {
+        let mut scene = Scene::behind_a_reverse_proxy(space);
+        let _haproxy = haproxy(space, &scene.fleet, 10);
+        let _squid = squid(space, &scene.fleet, Rule::Anyone);
+        begins(&mut scene, &through_the_proxy(""));
+        learns(&scene);
+        scene.commands(&[12, 16]);
+        scene.ends_well();
+    });
+}
+
+#[test]
+fn nginx_as_shipped() {
+    row(nginx_as_shipped, &["squid", "nginx"], |space| {
+        let mut scene = Scene::behind_a_reverse_proxy(space);
+        let _nginx = nginx(space, &scene.fleet, &proxy_pass(""));
+        let _squid = squid(space, &scene.fleet, Rule::Anyone);
+        begins(&mut scene, &through_the_proxy(""));
+        scene.commands(&[9, 36]);
+        scene.ends_well();
+    });
+}
+
+#[test]
+fn nginx_that_waits_10_seconds() {
+    row(nginx_that_waits_10_seconds, &["squid", "nginx"], |space| {
+        let mut scene = Scene::behind_a_reverse_proxy(space);
+        let _nginx = nginx(space, &scene.fleet, &proxy_pass("proxy_read_timeout 10s;"));
+        let _squid = squid(space, &scene.fleet, Rule::Anyone);
+        begins(&mut scene, &through_the_proxy(""));
+        learns(&scene);
+        scene.commands(&[12, 16]);
+        scene.ends_well();
+    });
+}
