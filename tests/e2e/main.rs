@@ -15,6 +15,7 @@ mod follow;
 #[allow(dead_code, reason = "shared with the bars")]
 mod harness;
 mod heal;
+mod keepalive;
 mod kinds;
 mod offline;
 mod parked;
@@ -22,3 +23,4 @@ mod restic_trouble;
 mod secrets;
 mod tls;
 mod upkeep;
+mod way;
