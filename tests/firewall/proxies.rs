@@ -119,7 +119,7 @@ pub(crate) fn nginx(space: &Space, fleet: &Fleet, location: &str) -> Process {
         .map(|name| format!("{name}_temp_path {dir_text}/{name}; "))
         .concat();
     let configuration = format!(
-        "daemon off; user root; pid {dir_text}/pid; error_log {dir_text}/error.log;\n\
+        "daemon off; master_process off; user root; pid {dir_text}/pid; error_log {dir_text}/error.log;\n\
          events {{}}\n\
          http {{\n\
          access_log {dir_text}/access.log; {temporary}\n\

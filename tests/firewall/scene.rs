@@ -172,10 +172,14 @@ impl<'s> Scene<'s> {
         ended
     }
 
-    /// A repository and a backup.
+    /// A repository and a backup, with all that the agent does of itself after one.
     pub(crate) fn back_up(&mut self) {
         self.job(&json!({"kind": "init"}), "succeeded");
         self.job(&json!({"schedule_id": "data"}), "succeeded");
+        eventually("its snapshot is reported", Duration::from_secs(60), || {
+            let answer = self.ask(&[], "/v1/hosts/web-1/snapshots");
+            answer["snapshots"].as_array().is_some_and(|list| list.len() == 1).then_some(())
+        });
     }
 
     /// A command that is over soon: restic has nothing to back up there, and says so before it opens the repository.

@@ -97,9 +97,9 @@ impl Space {
         self.nft(
             Place::Edge,
             "table ip nat {
-                chain out { type nat hook postrouting priority 100; oifname \"to-server\" masquerade }
-                chain forget { type filter hook forward priority 0; ct state invalid drop }
-                chain hear { type filter hook input priority 0; ct state invalid drop }
+                chain out { type nat hook postrouting priority 100; oifname \"to-server\" masquerade; }
+                chain forget { type filter hook forward priority 0; ct state invalid drop; }
+                chain hear { type filter hook input priority 0; ct state invalid drop; }
             }",
         );
         self.set(Place::Edge, "net/netfilter/nf_conntrack_tcp_timeout_established", &seconds.to_string());
@@ -111,7 +111,7 @@ impl Space {
     pub(crate) fn swallow(&self) {
         self.nft(
             Place::Edge,
-            "table inet hole { chain in { type filter hook input priority 0; tcp dport 3128 drop } }",
+            "table inet hole { chain in { type filter hook input priority 0; tcp dport 3128 drop; } }",
         );
     }
 
