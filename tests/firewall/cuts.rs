@@ -25,18 +25,15 @@ fn begins(scene: &mut Scene<'_>, proxy: &str) {
     scene.back_up();
 }
 
-/// Waits until the agent asks for signs of life.
+/// Waits until a poll is parked that asks for signs of life.
 fn learns(scene: &Scene<'_>) {
-    eventually("the agent asks for signs of life", LEARNING, || {
+    eventually("the agent has learned to ask for signs of life", LEARNING, || {
         let learned: Value = serde_json::from_str(&scene.fleet.read("agent/poll_wait.json")).ok()?;
         (learned["keepalive"] == true).then_some(())
     });
-    assert!(!scene.fleet.read("server.log").is_empty());
-    eventually("and asks with them", PATIENCE, || {
-        scene.ask(&[], "/v1/hosts/web-1")["online"].as_bool().filter(|online| *online)
-    });
-    // The poll that asks for them is there after the pause that a cut is followed by.
-    std::thread::sleep(Duration::from_secs(6));
+    let parked = || scene.fleet.read("server.log").matches("a poll is parked").count();
+    let before = parked();
+    eventually("it asks for them", PATIENCE, || (parked() > before).then_some(()));
 }
 
 /// nginx's own timeouts: 60 s for a silent server.

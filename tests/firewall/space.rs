@@ -111,7 +111,9 @@ impl Space {
     pub(crate) fn swallow(&self) {
         self.nft(
             Place::Edge,
-            "table inet hole { chain in { type filter hook input priority 0; tcp dport 3128 drop; } }",
+            "table inet hole {
+                chain in { type filter hook input priority 0; tcp dport 3128 drop; }
+            }",
         );
     }
 
