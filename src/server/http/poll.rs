@@ -256,7 +256,6 @@ mod tests {
 
     #[test]
     fn a_hash_of_ours_is_kept_and_anything_else_equals_none() {
-        // As long as those of the schedule set and of the settings are: a longer or shorter one would never agree.
         let text = crate::server::fleet::schedule_set::schedule_hash(&[]);
         assert_eq!(SmallHash::of(&text).text(), text);
         for other in ["", "x", &text[1..], &text.to_uppercase(), "\u{e9}"] {
