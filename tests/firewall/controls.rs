@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 
 use crate::alone::row;
 use crate::authority::CA_FILE;
+use crate::checker::{check_history, segments};
 use crate::harness::text;
 use crate::judge::complaints;
 use crate::proxies::{Rule, squid};
-use crate::scene::Scene;
+use crate::scene::{Scene, through_the_proxy};
 use crate::space::{PROXY_ADDRESS, Place, SERVER_ADDRESS, SERVER_NAME, SERVER_PORT};
 
 #[test]
@@ -57,4 +58,31 @@ fn a_command_that_is_lost_or_run_twice_is_found() {
     }
     assert_eq!(complaints(&good, &ids[..1]).len(), 3, "b is nobody's");
     assert_eq!(complaints(&good[..3], &ids).len(), 3, "b is gone without a trace");
+}
+
+#[test]
+fn a_journal_with_a_line_lost_or_doubled_is_found() {
+    row(a_journal_with_a_line_lost_or_doubled_is_found, &["squid"], |space| {
+        let mut scene = Scene::new(space);
+        let _squid = squid(space, &scene.fleet, Rule::Anyone);
+        scene.write_settings(&through_the_proxy(""), CA_FILE);
+        scene.enroll();
+        scene.start_agent();
+        (0..3).for_each(|_| scene.quick_job());
+        scene.ends_well();
+        let journal = scene.fleet.path("state/hosts/web-1/journal");
+        let segment = segments(&journal).pop().expect("a segment");
+        let whole = std::fs::read_to_string(&segment).expect("read");
+        let lines: Vec<&str> = whole.split_inclusive('\n').collect();
+        let of = |kind: &str| lines.iter().position(|line| line.contains(kind)).expect("it is there");
+        for (kind, times) in [("job.started", 0), ("job.started", 2), ("job.finished", 0), ("job.finished", 2)] {
+            let at = of(&format!("\"{kind}\""));
+            let repeated = lines[at].repeat(times);
+            let doctored = [&lines[..at], &[&*repeated], &lines[at + 1..]].concat();
+            std::fs::write(&segment, doctored.concat()).expect("written");
+            assert_eq!(complaints(&scene.fleet.journal(), &scene.jobs).len(), 1, "{kind} {times} times");
+            let checked = std::panic::catch_unwind(|| check_history(&journal).lines);
+            assert!(checked.is_err(), "{kind} {times} times is nothing to the checker");
+        }
+    });
 }

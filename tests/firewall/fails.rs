@@ -8,8 +8,8 @@ use serde_json::Value;
 use crate::alone::row;
 use crate::authority::CA_FILE;
 use crate::harness::{eventually, text};
-use crate::proxies::{CERTIFICATES, PASSWORD, PLAIN, Rule, USERNAME, haproxy, nginx, squid};
-use crate::scene::{Scene, through_the_proxy};
+use crate::proxies::{CERTIFICATES, PASSWORD, PLAIN, Rule, USERNAME, haproxy, nginx, squid, tinyproxy};
+use crate::scene::{Scene, through_the_proxy, with_login};
 use crate::space::{PROXY_NAME, PROXY_PORT, Place, SERVER_NAME, SERVER_PORT};
 
 /// The first retry comes within 15 s, the next ones soon; nobody waits longer than this while the tests are at it.
@@ -51,6 +51,7 @@ fn fails_at(scene: &mut Scene<'_>, hop: &str, detail: &[&str], change: &[&str]) 
         let missing: Vec<_> = words.iter().filter(|part| !word(name).contains(**part)).collect();
         assert!(missing.is_empty() && !word(name).is_empty(), "{name} lacks {missing:?}: {told}");
     }
+    eprintln!("P16 {hop}: {}; change: {}", word("detail"), word("change"));
     let (code, printed) = scene.agent_prints("diagnose", &[]);
     let line = printed.lines().find(|line| line.contains("FAILED")).unwrap_or_default();
     assert!(line.starts_with(hop) && line.contains(&word("detail")), "{printed}");
@@ -128,12 +129,17 @@ fn a_proxy_whose_rules_deny_the_server() {
 
 #[test]
 fn a_proxy_that_does_not_get_to_the_server() {
-    row(a_proxy_that_does_not_get_to_the_server, &["squid"], |space| {
+    row(a_proxy_that_does_not_get_to_the_server, &["squid", "tinyproxy"], |space| {
         let mut scene = Scene::new(space);
         scene.enroll_beforehand();
-        let _squid = squid(space, &scene.fleet, Rule::Anyone);
-        scene.write_settings(&through_the_proxy(""), CA_FILE);
+        let first = tinyproxy(space, &scene.fleet);
+        scene.write_settings(&with_login(&scene), CA_FILE);
         scene.stop_server();
+        curl_meets(&scene, Some(&format!("{USERNAME}:{PASSWORD}@{PROXY_NAME}")), 56, "500");
+        fails_at(&mut scene, "connect", &["500", SERVER_NAME], &["server runs"]);
+        scene.forget_what_the_agent_said();
+        drop(first);
+        let _squid = squid(space, &scene.fleet, Rule::Anyone);
         curl_meets(&scene, PROXY, 56, "503");
         fails_at(&mut scene, "connect", &["503", SERVER_NAME], &["server runs"]);
         scene.start_server();
@@ -194,7 +200,7 @@ fn a_proxy_with_a_page_to_agree_to() {
         let in_the_way = squid(space, &scene.fleet, Rule::Portal);
         scene.write_settings(&through_the_proxy(""), CA_FILE);
         curl_meets(&scene, PROXY, 56, "302");
-        fails_at(&mut scene, "connect", &["302"], &[]);
+        fails_at(&mut scene, "connect", &["302"], &["captive portal"]);
         drop(in_the_way);
         let _squid = squid(space, &scene.fleet, Rule::Anyone);
         recovers(&mut scene);
@@ -244,10 +250,9 @@ fn a_reverse_proxy_without_its_server() {
         curl_meets(&scene, PROXY, 0, "502 Bad Gateway");
         fails_at(&mut scene, "server", &["502"], &["server behind that proxy runs"]);
         drop(in_front);
-        scene.agent = None;
+        scene.forget_what_the_agent_said();
         let _haproxy = haproxy(space, &scene.fleet, 50);
         curl_meets(&scene, PROXY, 0, "503 Service Unavailable");
-        std::fs::remove_file(scene.fleet.path("agent/status.json")).expect("the status of before");
         fails_at(&mut scene, "server", &["503"], &["server behind that proxy runs"]);
         scene.start_server();
         recovers(&mut scene);

@@ -11,7 +11,7 @@ use crate::checker::check_history;
 use crate::count;
 use crate::harness::{AGENT, Fleet, Process, SERVER, eventually, text};
 use crate::judge::{complaints, delays};
-use crate::proxies::PLAIN;
+use crate::proxies::{PASSWORD, PLAIN, USERNAME};
 use crate::space::{PROXY_NAME, PROXY_PORT, Place, SERVER_ADDRESS, SERVER_NAME, SERVER_PORT, Space};
 
 /// So late may a command start that is posted while a poll is parked.
@@ -145,6 +145,13 @@ impl<'s> Scene<'s> {
         });
     }
 
+    /// Ends the agent, and puts away what it said last.
+    pub(crate) fn forget_what_the_agent_said(&mut self) {
+        self.agent = None;
+        std::fs::remove_file(self.fleet.path("agent/status.json")).expect("the status of before");
+        std::fs::remove_file(self.fleet.path("agent.log")).expect("the log of before");
+    }
+
     /// A command of the agent's program other than `run`: its exit code, and what it printed as JSON.
     pub(crate) fn agent_says(&self, command: &str) -> (Option<i32>, Value) {
         let (code, printed) = self.agent_prints(command, &["--json"]);
@@ -197,7 +204,7 @@ impl<'s> Scene<'s> {
             let each = commands / (pauses.len() + 1);
             let pause = match number {
                 // All the lengths up to 20 s.
-                _ if is_full => u64::try_from(number * 8 % 21).expect("small"),
+                _ if is_full && !pauses.is_empty() => u64::try_from(number * 8 % 21).expect("small"),
                 0 => 0,
                 _ if number % each == 0 => pauses.get(number / each - 1).copied().unwrap_or_default(),
                 _ => 0,
@@ -229,4 +236,11 @@ impl<'s> Scene<'s> {
 /// `[proxy]` with what is at the edge, and these lines more.
 pub(crate) fn through_the_proxy(lines: &str) -> String {
     format!("[proxy]\nurl = \"http://{PROXY_NAME}:{PROXY_PORT}\"\n{lines}")
+}
+
+/// The same with the login that is wanted there.
+pub(crate) fn with_login(scene: &Scene<'_>) -> String {
+    scene.fleet.write("proxy-password", &format!("{PASSWORD}\n"));
+    let file = scene.fleet.path("proxy-password");
+    through_the_proxy(&format!("username = \"{USERNAME}\"\npassword_file = {file:?}\n"))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::alone::row;
 use crate::authority::{CA_FILE, PROXY_CA_FILE};
 use crate::proxies::{CERTIFICATES, PASSWORD, Rule, USERNAME, squid, tinyproxy};
-use crate::scene::{Scene, through_the_proxy};
+use crate::scene::{Scene, through_the_proxy, with_login};
 use crate::space::{PROXY_NAME, PROXY_PORT, SERVER_NAME};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,12 +30,6 @@ fn gets_through(scene: &mut Scene<'_>, way: &str) {
 /// The proxy, as the agent names it.
 fn the_proxy() -> String {
     format!("{PROXY_NAME}:{PROXY_PORT}")
-}
-
-fn with_login(scene: &Scene<'_>) -> String {
-    scene.fleet.write("proxy-password", &format!("{PASSWORD}\n"));
-    let file = scene.fleet.path("proxy-password");
-    through_the_proxy(&format!("username = \"{USERNAME}\"\npassword_file = {file:?}\n"))
 }
 
 #[test]
