@@ -46,19 +46,17 @@ pub(crate) fn row<T>(test: T, programs: &[&str], body: impl FnOnce(&Space)) {
         return left_out(name, reason);
     }
     let runs = RUNS.get_or_init(|| start_all(name));
-    let ended = runs.get(name).expect("it was asked for").wait();
-    match ended {
-        Ok(told) => told.lines().filter(|line| line.starts_with("P16")).for_each(|line| eprintln!("{line}")),
-        Err(told) => assert!(told.is_empty(), "{told}"),
-    }
+    let (is_well, told) = runs.get(name).expect("it was asked for").wait();
+    assert!(is_well, "{told}");
+    told.lines().filter(|line| line.starts_with("P16")).for_each(|line| eprintln!("{line}"));
 }
 
 static ALLOWED: OnceLock<Result<(), String>> = OnceLock::new();
 static RUNS: OnceLock<Runs> = OnceLock::new();
 static QUEUE: Mutex<Vec<&str>> = Mutex::new(Vec::new());
 
-/// What each row that was asked for printed, once it has ended: well or not.
-type Runs = BTreeMap<&'static str, OnceLock<Result<String, String>>>;
+/// Whether each row that was asked for ended well, once it has ended, and what it printed.
+type Runs = BTreeMap<&'static str, OnceLock<(bool, String)>>;
 
 /// `firewall::works::a_row` is what the compiler calls `a_row` of the module `works`, and libtest `works::a_row`.
 fn name_of<T>(_: &T) -> &'static str {
@@ -110,8 +108,8 @@ fn work() {
     }
 }
 
-fn run(name: &str) -> Result<String, String> {
-    let this = std::env::current_exe().map_err(|error| error.to_string())?;
+fn run(name: &str) -> (bool, String) {
+    let Ok(this) = std::env::current_exe() else { return (false, "this program is gone".to_owned()) };
     let mut alone = Command::new(ALONE[0]);
     alone.args(&ALONE[1..]).arg(this).args([name, "--exact", "--nocapture", "--test-threads=1"]).env(INSIDE, name);
     for name in PROXY_VARIABLES {
@@ -120,9 +118,12 @@ fn run(name: &str) -> Result<String, String> {
     if std::env::var_os("RESTIC_MANAGER_TEST_KEEP").is_none() {
         alone.env("TMPDIR", SCRATCH);
     }
-    let output = alone.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
-    let told = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    let is_well = output.status.success() && told[0].contains("1 passed");
-    let told = told.join("\n");
-    if is_well { Ok(told) } else { Err(format!("{name}: {}\n{told}", output.status)) }
+    match alone.stdin(Stdio::null()).output() {
+        Err(error) => (false, format!("{name}: {error}")),
+        Ok(output) => {
+            let told = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+            let is_well = output.status.success() && told[0].contains("1 passed");
+            (is_well, format!("{name}: {}\n{}", output.status, told.join("\n")))
+        }
+    }
 }

@@ -117,7 +117,13 @@ fn haproxy_that_waits_10_seconds() {
         let _squid = squid(space, &scene.fleet, Rule::Anyone);
         begins(&mut scene, &through_the_proxy(""));
         learns(&scene);
+        // What was learned outlives the agent: no poll is cut again.
+        scene.forget_what_the_agent_said();
+        scene.start_agent();
+        eventually("it is back", PATIENCE, || scene.fleet.read("agent.log").contains("connected").then_some(()));
         scene.commands(&[12, 16]);
+        let log = scene.fleet.read("agent.log");
+        assert!(!log.contains("ERROR") && !log.contains("how polls wait has changed"), "{log}");
         scene.ends_well();
     });
 }
