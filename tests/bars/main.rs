@@ -16,6 +16,7 @@ mod harness;
 mod behind_haproxy;
 mod faults;
 mod p10;
+mod p11;
 mod p1_kills;
 mod p1_order;
 mod p1_power;
