@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::alone::row;
 use crate::authority::CA_FILE;
+use crate::count;
 use crate::harness::eventually;
 use crate::judge::delays;
 use crate::proxies::{PLAIN, Rule, haproxy, nginx, squid};
@@ -92,6 +93,44 @@ fn a_proxy_that_cuts_after_8_silent_seconds_before_nginx_as_shipped() {
         begins(&mut scene, &through_the_proxy(""));
         learns(&scene);
         scene.commands(&[12, 16]);
+        scene.ends_well();
+    });
+}
+
+#[test]
+fn a_proxy_that_dies_again_and_again() {
+    row(a_proxy_that_dies_again_and_again, &["squid"], |space| {
+        let mut scene = Scene::new(space);
+        let mut proxy = Some(squid(space, &scene.fleet, Rule::Anyone));
+        begins(&mut scene, &through_the_proxy(""));
+        for round in 0..count(5, 60) {
+            // Before the command is delivered, amid that, or while it is told how it went.
+            let id = scene.post_quick_job();
+            std::thread::sleep(Duration::from_millis(u64::try_from(round * 7 % 60).expect("small")));
+            drop(proxy.take());
+            proxy = Some(squid(space, &scene.fleet, Rule::Anyone));
+            scene.ends_as(&id, "failed");
+        }
+        scene.ends_well();
+    });
+}
+
+#[test]
+fn a_proxy_that_is_out_of_reach_for_a_while() {
+    row(a_proxy_that_is_out_of_reach_for_a_while, &["squid"], |space| {
+        let mut scene = Scene::new(space);
+        let _squid = squid(space, &scene.fleet, Rule::Anyone);
+        begins(&mut scene, &through_the_proxy(""));
+        for seconds in [5, 20, 60].into_iter().take(count(2, 3)) {
+            space.swallow();
+            let id = scene.post_quick_job();
+            std::thread::sleep(Duration::from_secs(seconds));
+            let told = scene.fleet.journal();
+            let is_started = |line: &Value| line["type"] == "job.started" && line["payload"]["job_id"] == *id;
+            assert!(!told.iter().any(is_started), "nothing gets through");
+            space.swallow_no_more();
+            scene.ends_as(&id, "failed");
+        }
         scene.ends_well();
     });
 }

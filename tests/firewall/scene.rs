@@ -166,33 +166,43 @@ impl<'s> Scene<'s> {
         (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Posts a job and waits for its end, which is this.
-    pub(crate) fn job(&mut self, body: &Value, status: &str) -> Value {
+    fn post(&mut self, body: &Value) -> String {
         let job = self.ask(&["-d", &body.to_string()], "/v1/hosts/web-1/jobs");
         let id = job["id"].as_str().expect("an id").to_owned();
         self.jobs.push(id.clone());
+        id
+    }
+
+    /// Waits for a job's end, which is this.
+    pub(crate) fn ends_as(&self, id: &str, status: &str) {
         let ended = eventually("the job ends", Duration::from_secs(180), || {
             let job = self.ask(&[], &format!("/v1/jobs/{id}"));
             matches!(job["status"].as_str(), Some("succeeded" | "failed" | "cancelled")).then_some(job)
         });
         assert_eq!(ended["status"], status, "{ended}");
-        ended
     }
 
     /// A repository and a backup, with all that the agent does of itself after one.
     pub(crate) fn back_up(&mut self) {
-        self.job(&json!({"kind": "init"}), "succeeded");
-        self.job(&json!({"schedule_id": "data"}), "succeeded");
+        for job in [json!({"kind": "init"}), json!({"schedule_id": "data"})] {
+            let id = self.post(&job);
+            self.ends_as(&id, "succeeded");
+        }
         eventually("its snapshot is reported", Duration::from_secs(60), || {
             let answer = self.ask(&[], "/v1/hosts/web-1/snapshots");
             answer["snapshots"].as_array().is_some_and(|list| list.len() == 1).then_some(())
         });
     }
 
-    /// A command that is over soon: restic has nothing to back up there, and says so before it opens the repository.
-    pub(crate) fn quick_job(&mut self) {
+    /// Posts a command that is over soon: restic has nothing to back up there, and says so before it opens the repository.
+    pub(crate) fn post_quick_job(&mut self) -> String {
         let nowhere = self.fleet.path("nowhere");
-        self.job(&json!({"kind": "backup", "options": {"paths": [nowhere]}}), "failed");
+        self.post(&json!({"kind": "backup", "options": {"paths": [nowhere]}}))
+    }
+
+    pub(crate) fn quick_job(&mut self) {
+        let id = self.post_quick_job();
+        self.ends_as(&id, "failed");
     }
 
     /// Commands, each posted once the one before has ended and after a pause: of these the pauses of a short run, spread over it.
