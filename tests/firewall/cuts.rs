@@ -32,9 +32,15 @@ fn learns(scene: &Scene<'_>) {
         let learned: Value = serde_json::from_str(&scene.fleet.read("agent/poll_wait.json")).ok()?;
         (learned["keepalive"] == true).then_some(())
     });
-    let parked = || scene.fleet.read("server.log").matches("a poll is parked").count();
-    let before = parked();
-    eventually("it asks for them", PATIENCE, || (parked() > before).then_some(()));
+    another_poll_is_parked(scene, parked(scene));
+}
+
+fn parked(scene: &Scene<'_>) -> usize {
+    scene.fleet.read("server.log").matches("a poll is parked").count()
+}
+
+fn another_poll_is_parked(scene: &Scene<'_>, before: usize) {
+    eventually("another poll is parked", PATIENCE, || (parked(scene) > before).then_some(()));
 }
 
 /// nginx's own timeouts: 60 s for a silent server.
@@ -158,8 +164,9 @@ fn haproxy_that_waits_10_seconds() {
         learns(&scene);
         // What was learned outlives the agent: no poll is cut again.
         scene.forget_what_the_agent_said();
+        let before = parked(&scene);
         scene.start_agent();
-        eventually("it is back", PATIENCE, || scene.fleet.read("agent.log").contains("connected").then_some(()));
+        another_poll_is_parked(&scene, before);
         scene.commands(&[12, 16]);
         let log = scene.fleet.read("agent.log");
         assert!(!log.contains("ERROR") && !log.contains("how polls wait has changed"), "{log}");

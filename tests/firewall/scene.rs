@@ -222,9 +222,10 @@ impl<'s> Scene<'s> {
             std::thread::sleep(Duration::from_secs(pause));
             self.quick_job();
         }
-        let mut delays = delays(&self.fleet.journal(), &self.jobs[before..]);
-        delays.sort();
-        let (middle, longest) = (delays[delays.len() / 2], delays[delays.len() - 1]);
+        let delays = delays(&self.fleet.journal(), &self.jobs[before..]);
+        let mut sorted = delays.clone();
+        sorted.sort();
+        let (middle, longest) = (sorted[commands / 2], sorted[commands - 1]);
         eprintln!("P16 {commands} commands, from POST to start: middle {middle:?}, longest {longest:?}");
         assert!(longest < SOON, "each starts soon: {delays:?}");
     }
