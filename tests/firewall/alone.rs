@@ -33,8 +33,8 @@ const ALONE: [&str; 12] = [
 
 /// Runs `body` as the test `test` in a space of its own, or says in one line why it is left out; in CI that is a failure.
 /// `programs` are names to be found in PATH, or paths.
-pub(crate) fn row<T>(test: T, programs: &[&str], body: impl FnOnce(&Space)) {
-    let name = name_of(&test);
+pub(crate) fn row(test: impl Fn() + Copy, programs: &[&str], body: impl FnOnce(&Space)) {
+    let name = name_of(test);
     if std::env::var(INSIDE).is_ok_and(|inside| inside == name) {
         return body(&Space::new());
     }
@@ -59,7 +59,7 @@ static QUEUE: Mutex<Vec<&str>> = Mutex::new(Vec::new());
 type Runs = BTreeMap<&'static str, OnceLock<(bool, String)>>;
 
 /// `firewall::works::a_row` is what the compiler calls `a_row` of the module `works`, and libtest `works::a_row`.
-fn name_of<T>(_: &T) -> &'static str {
+fn name_of<T: Copy>(_: T) -> &'static str {
     let whole = std::any::type_name::<T>();
     whole.split_once("::").map_or(whole, |(_, name)| name)
 }
