@@ -9,6 +9,7 @@ mod clone;
 mod connections;
 mod crash;
 mod curl_agent;
+mod delivery;
 mod demo;
 mod edits;
 mod follow;
