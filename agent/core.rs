@@ -16,16 +16,22 @@ use restic_manager::protocol::EVENT_LIMIT_BYTES;
 use restic_manager::protocol::agent_event::{AgentEvent, CommandResult};
 use tokio::sync::Notify;
 
+use crate::identity::Identity;
+use crate::json_file;
 use crate::ledger::{Ledger, Stage};
 use crate::log_spool::LogSpool;
 use crate::make_room;
 use crate::policy::Policy;
+use crate::poll_wait::PollWait;
 use crate::received::Received;
 use crate::restic_version::ResticVersion;
 use crate::room::Room;
 use crate::scheduler::PendingFires;
 use crate::settings::AgentSettings;
 use crate::spool::{Spool, SpoolError};
+
+/// What was learned about polls.
+pub(crate) const POLL_WAIT_FILE: &str = "poll_wait.json";
 
 /// A job's log as runner and sender share it.
 pub(crate) type SharedLog = Rc<RefCell<LogSpool>>;
@@ -37,6 +43,13 @@ pub(crate) struct Agent {
     pub(crate) settings: AgentSettings,
     pub(crate) policy: Policy,
     pub(crate) client: HttpClient,
+    /// With the credential in use, and the ones before and after it.
+    pub(crate) identity: RefCell<Identity>,
+    /// When a credential could not be replaced: the next try waits.
+    pub(crate) rotation_failed: Cell<Option<tokio::time::Instant>>,
+    /// How long the server wants polls to wait, in seconds.
+    pub(crate) server_wait: Cell<u64>,
+    pub(crate) poll_wait: RefCell<PollWait>,
     pub(crate) instance: InstanceId,
     pub(crate) started: tokio::time::Instant,
     /// The host's own zone, an IANA name.
@@ -129,6 +142,23 @@ impl Agent {
             self.note_error(&format!("job {job}: {}", chain(error)));
         }
         recorded.is_ok()
+    }
+
+    /// What the connection to the server goes through, for people.
+    pub(crate) fn way(&self) -> String {
+        self.client.proxy().map_or("no proxy: directly".to_owned(), |proxy| format!("{proxy}, {}", proxy.origin()))
+    }
+
+    /// Lets something be learned about how long polls may wait, and keeps it. It is worth no error: it would be learned again.
+    pub(crate) fn learn(&self, learn: impl FnOnce(&mut PollWait, u64) -> bool) {
+        let mut learned = self.poll_wait.borrow_mut();
+        if !learn(&mut learned, self.server_wait.get()) {
+            return;
+        }
+        tracing::warn!("how polls wait has changed: {}", learned.describe(self.server_wait.get()));
+        if let Err(error) = json_file::write(&self.dir.join(POLL_WAIT_FILE), &*learned) {
+            tracing::warn!("how polls wait is not kept: {}", chain(&error));
+        }
     }
 
     /// Answers a command.

@@ -12,6 +12,7 @@ use restic_manager::id::HostName;
 use serde_json::{Value, json};
 
 use crate::identity::{self, Identity};
+use crate::settings::FirstSettings;
 use crate::{Directory, Failure, restic_probe, run, settings};
 
 #[derive(Debug, Args)]
@@ -28,6 +29,21 @@ pub(crate) struct EnrollArguments {
     /// A certificate authority beside the system's, PEM
     #[arg(long)]
     ca_file: Option<PathBuf>,
+    /// A certificate of this host's own, PEM, where the server wants one
+    #[arg(long, requires = "client_key")]
+    client_cert: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, requires = "client_cert")]
+    client_key: Option<PathBuf>,
+    /// The proxy through which the server is reached, http://host:port; default: the environment's HTTPS_PROXY
+    #[arg(long)]
+    proxy: Option<String>,
+    /// The name to log in at the proxy with
+    #[arg(long, requires = "proxy")]
+    proxy_username: Option<String>,
+    /// A file with the password that goes with it
+    #[arg(long, requires = "proxy_username")]
+    proxy_password_file: Option<PathBuf>,
     #[command(flatten)]
     directory: Directory,
 }
@@ -85,6 +101,14 @@ fn write_settings(dir: &Path, arguments: &EnrollArguments, host: &HostName, is_l
     }
     // Beside the agent's own files, wherever those are.
     let restore_root = std::path::absolute(dir.join("restore")).unwrap_or_else(|_| dir.join("restore"));
-    let text = settings::render(&arguments.server, host, arguments.ca_file.as_deref(), &restore_root);
+    let first = FirstSettings {
+        server: &arguments.server,
+        ca_file: arguments.ca_file.as_deref(),
+        client_certificate: arguments.client_cert.as_deref().zip(arguments.client_key.as_deref()),
+        proxy_url: arguments.proxy.as_deref(),
+        proxy_username: arguments.proxy_username.as_deref(),
+        proxy_password_file: arguments.proxy_password_file.as_deref(),
+    };
+    let text = settings::render(&first, host, &restore_root);
     Ok(atomic_file::replace(&path, text.as_bytes()).map_err(|error| chain(&error))?)
 }

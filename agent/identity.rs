@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
+use restic_manager::clock;
 use restic_manager::file_error::FileError;
 use restic_manager::id::{EnrollmentId, HostName};
 use restic_manager::protocol::agent_event::{Arch, Os};
@@ -28,6 +29,15 @@ pub(crate) struct Identity {
     /// The server has said yes. Before that, host and server may still be corrected.
     #[serde(default = "yes")]
     pub(crate) enrolled: bool,
+    /// Since when the credential is in use; files from before credentials replaced themselves do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) credential_since: Option<DateTime<Utc>>,
+    /// The one that is to replace it, and that the server may have heard of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) next_credential: Option<Secret>,
+    /// The one before it: a server whose state was restored from a backup knows that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) previous_credential: Option<Secret>,
 }
 
 impl Identity {
@@ -59,7 +69,16 @@ impl Identity {
         let credential = new_credential()?;
         let enrollment_id = EnrollmentId(uuid::Uuid::new_v4());
         let server = server.trim_end_matches('/').to_owned();
-        let identity = Self { enrollment_id, credential, host: host.clone(), server, enrolled: false };
+        let identity = Self {
+            enrollment_id,
+            credential,
+            host: host.clone(),
+            server,
+            enrolled: false,
+            credential_since: Some(clock::now()),
+            next_credential: None,
+            previous_credential: None,
+        };
         json_file::write(&path(dir), &identity).map_err(IdentityError::File)?;
         Ok(identity)
     }
@@ -69,10 +88,20 @@ impl Identity {
         json_file::write(&path(dir), &Self { enrolled: true, ..self }).map_err(IdentityError::File)
     }
 
+    /// Replaces the file; durable when this returns.
+    pub(crate) fn keep(&self, dir: &Path) -> Result<(), FileError> {
+        json_file::write(&path(dir), self)
+    }
+
     /// What the enroll request tells of the credential, in lower-case hexadecimal.
     pub(crate) fn credential_sha256(&self) -> String {
-        hex_sha256(self.credential.reveal().as_bytes())
+        secret_sha256(&self.credential)
     }
+}
+
+/// What the server is told of a credential.
+pub(crate) fn secret_sha256(secret: &Secret) -> String {
+    hex_sha256(secret.reveal().as_bytes())
 }
 
 /// Why there is no identity.
@@ -124,7 +153,7 @@ fn path(dir: &Path) -> PathBuf {
     dir.join("identity.json")
 }
 
-fn new_credential() -> Result<Secret, IdentityError> {
+pub(crate) fn new_credential() -> Result<Secret, IdentityError> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(IdentityError::NoRandomness)?;
     Ok(Secret::new(format!("rma_{}", data_encoding::BASE64URL_NOPAD.encode(&bytes))))

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 mod backoff;
 mod commands;
 mod core;
+mod diagnose;
 mod enroll;
 mod host_path;
 mod identity;
@@ -19,6 +20,7 @@ mod log_spool;
 mod make_room;
 mod policy;
 mod poll;
+mod poll_wait;
 mod received;
 mod repository_url;
 mod restic_args;
@@ -28,6 +30,7 @@ mod restic_probe;
 mod restic_run;
 mod restic_version;
 mod room;
+mod rotation;
 mod run;
 mod runner;
 mod scheduler;
@@ -48,11 +51,13 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Make this host's credential and enroll it with a one-time token
-    Enroll(enroll::EnrollArguments),
+    Enroll(Box<enroll::EnrollArguments>),
     /// Run the agent
     Run(Directory),
     /// What the agent knows: enrollment, versions applied, next fires, spool, last error
     Status(status::StatusArguments),
+    /// Try each hop on the way to the server and say which one fails and what to change
+    Diagnose(diagnose::DiagnoseArguments),
 }
 
 /// Where the agent keeps its files.
@@ -72,6 +77,7 @@ fn main() -> ExitCode {
         Command::Enroll(arguments) => enroll::run(&arguments),
         Command::Run(directory) => run::run(&directory.dir),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Diagnose(arguments) => diagnose::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

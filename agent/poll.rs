@@ -1,6 +1,6 @@
 //! Edge. The long poll: hello, then one request after the other, each answer applied before the next is asked.
 //! A command is in the ledger, durably, before the cursor moves. Only answers that prove to be the server's change anything.
-//! Does not run jobs or send events.
+//! Does not run jobs or send events, and what the way bears is `crate::poll_wait`'s to know.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use hyper::Method;
 use restic_manager::clock;
 use restic_manager::file_error::chain;
-use restic_manager::http_client::ClientError;
+use restic_manager::http_client::{ClientError, Patience};
 use restic_manager::id::JobId;
 use restic_manager::protocol::agent_event::{AgentEvent, ConfigAck, ENDED_JOBS_LIMIT, Hello, ScheduleAck};
 use restic_manager::protocol::command::{
@@ -21,26 +21,34 @@ use crate::commands;
 use crate::core::Agent;
 use crate::identity;
 use crate::ledger::Command;
+use crate::poll_wait::SHORTEST_SILENCE;
+use crate::rotation;
 
 /// Beyond the wait that was asked for, in seconds.
 const ANSWER_GRACE_SECS: u64 = 15;
 const HELLO_DEADLINE: Duration = Duration::from_secs(30);
+/// How much longer than its interval a sign of life may take.
+const KEEPALIVE_GRACE: u32 = 3;
+/// The longest pause after a cut that was to be expected.
+const CUT_PAUSE: Duration = Duration::from_secs(2);
 /// How long a superseded instance stays away.
 const SUPERSEDED_WAIT: Duration = Duration::from_secs(60);
 
 /// Polls until the agent stops.
 pub(crate) async fn run(agent: Rc<Agent>) {
     let mut backoff = Backoff::default();
-    let mut poll_wait = None;
+    let mut is_greeted = false;
     loop {
-        let result = match poll_wait {
-            Some(wait) if !agent.hello_due.get() => poll(&agent, wait).await,
-            _ => hello(&agent).await.map(|answer| {
+        let result = if is_greeted && !agent.hello_due.get() {
+            poll(&agent).await
+        } else {
+            hello(&agent).await.map(|answer| {
                 agent.hello_due.set(false);
                 agent.greeted.notify_one();
-                poll_wait = Some(answer.poll_wait.clamp(5, 300));
+                is_greeted = true;
+                agent.server_wait.set(answer.poll_wait.clamp(5, 300));
                 Outcome::Applied
-            }),
+            })
         };
         match result {
             Ok(Outcome::Applied) => {
@@ -48,7 +56,9 @@ pub(crate) async fn run(agent: Rc<Agent>) {
                 agent.last_contact.set(Some(clock::now()));
                 // Applied versions and fires show at once.
                 agent.status_bell.notify_one();
+                rotation::rotate_if_due(&agent).await;
             }
+            Ok(Outcome::Cut) => tokio::time::sleep(CUT_PAUSE.mul_f64(identity::random_unit())).await,
             Ok(Outcome::Superseded) => {
                 agent.note_error("another agent uses this host's identity: waiting 60 s; if this machine was cloned, enroll one of the two under its own name");
                 // A copy of this directory goes on with the same stream: what is told from here on must not pass for its.
@@ -60,16 +70,10 @@ pub(crate) async fn run(agent: Rc<Agent>) {
             }
             Err(error) => {
                 let code = if let ClientError::Problem { body, .. } = &error { body.code.as_str() } else { "" };
-                if matches!(code, "hello-first" | "not-current") {
-                    agent.hello_due.set(true);
+                if code == "unauthorized" {
+                    rotation::try_the_other(&agent);
                 }
-                let retry_after = match &error {
-                    ClientError::Problem { retry_after, .. } | ClientError::Intermediary { retry_after, .. } => {
-                        *retry_after
-                    }
-                    _ => None,
-                };
-                let pause = backoff.next(retry_after, identity::random_unit());
+                let pause = backoff.next(error.retry_after(), identity::random_unit());
                 agent.note_error(&format!("the server: {}; next try in {} s", chain(&error), pause.as_secs()));
                 tokio::time::sleep(pause).await;
                 agent.hello_due.set(true);
@@ -81,6 +85,8 @@ pub(crate) async fn run(agent: Rc<Agent>) {
 enum Outcome {
     Applied,
     Superseded,
+    /// By what stands between, as it does with each long poll here.
+    Cut,
 }
 
 async fn hello(agent: &Agent) -> Result<HelloAnswer, ClientError> {
@@ -114,17 +120,19 @@ async fn hello(agent: &Agent) -> Result<HelloAnswer, ClientError> {
     } else {
         commands::acknowledged(agent, acked);
     }
-    tracing::info!(host = %agent.host, "connected");
+    rotation::greeted(agent);
+    tracing::info!(host = %agent.host, through = %agent.way(), "connected");
     agent.send_bell.notify_one();
     Ok(answer)
 }
 
-async fn poll(agent: &Agent, wait: u64) -> Result<Outcome, ClientError> {
+async fn poll(agent: &Agent) -> Result<Outcome, ClientError> {
+    let ask = agent.poll_wait.borrow().ask(agent.server_wait.get());
     let query = {
         let received = agent.received.borrow();
         let ledger = agent.ledger.borrow();
         format!(
-            "{}?instance={}&after={}&schedule_version={}&schedule_hash={}&config_version={}&config_hash={}&wait={wait}&sent_at={}",
+            "{}?instance={}&after={}&schedule_version={}&schedule_hash={}&config_version={}&config_hash={}&wait={}{}&sent_at={}",
             agent_path(&agent.host, "commands"),
             agent.instance,
             ledger.cursor().unwrap_or_default(),
@@ -132,15 +140,39 @@ async fn poll(agent: &Agent, wait: u64) -> Result<Outcome, ClientError> {
             received.schedules().map_or("", |set| set.hash.as_str()),
             received.config().version,
             received.config().hash,
+            ask.wait_secs,
+            ask.keepalive_secs.map_or(String::new(), |every| format!("&keepalive={every}")),
             clock::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
         )
     };
     // The server adds up to 3 s to the wait.
-    let deadline = Duration::from_secs(wait + 3 + ANSWER_GRACE_SECS);
-    let request = agent.client.request(Method::GET, &query, &[], None, deadline);
-    let answer: PollAnswer = tokio::select! {
-        answer = request => answer?.json()?,
+    let whole = Duration::from_secs(ask.wait_secs + 3 + ANSWER_GRACE_SECS);
+    let idle = ask.keepalive_secs.map_or(whole, |every| Duration::from_secs(every) * KEEPALIVE_GRACE);
+    let began = tokio::time::Instant::now();
+    let request = agent.client.request(Method::GET, &query, &[], None, Patience { whole, idle });
+    let answer: Result<PollAnswer, ClientError> = tokio::select! {
+        answer = request => answer.and_then(|answer| answer.json()),
         () = agent.hello_bell.notified() => return Ok(Outcome::Applied),
+    };
+    let answer = match answer {
+        Ok(answer) => {
+            agent.learn(|learned, server_wait| {
+                learned.answered(began.elapsed());
+                learned.creep_back(server_wait, clock::now())
+            });
+            answer
+        }
+        Err(error @ ClientError::Problem { .. }) => return Err(error),
+        Err(error) => {
+            let after = began.elapsed();
+            let is_expected = agent.poll_wait.borrow().expects_cuts() && after >= SHORTEST_SILENCE;
+            agent.learn(|learned, _| learned.cut(ask, after, clock::now()));
+            if !is_expected {
+                return Err(error);
+            }
+            tracing::debug!("a poll was cut, as is usual here: {}", chain(&error));
+            return Ok(Outcome::Cut);
+        }
     };
     if answer.superseded {
         return Ok(Outcome::Superseded);

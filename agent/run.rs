@@ -14,19 +14,23 @@ use restic_manager::http_client::HttpClient;
 use restic_manager::id::{InstanceId, StreamId};
 use restic_manager::logging::{self, LogFormat};
 use restic_manager::protocol::command::Secret;
+use restic_manager::proxy::{Login, ProxyRules};
 use restic_manager::tls;
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
-use crate::core::Agent;
+use crate::core::{Agent, POLL_WAIT_FILE};
 use crate::identity::Identity;
 use crate::ledger::Ledger;
 use crate::policy::Policy;
 use crate::received::Received;
 use crate::scheduler::PendingFires;
-use crate::settings::{self, AgentSettings};
+use crate::settings::{self, AgentSettings, ProxySettings};
 use crate::spool::Spool;
-use crate::{Failure, commands, poll, restic_probe, runner, scheduler, sender, status};
+use crate::{Failure, commands, json_file, poll, restic_probe, runner, scheduler, sender, status};
+
+/// What polls wait until the server says otherwise, in seconds.
+pub(crate) const DEFAULT_WAIT_SECS: u64 = 30;
 
 /// Runs until a signal says stop.
 pub(crate) fn run(dir: &Path) -> Result<(), Failure> {
@@ -49,10 +53,30 @@ pub(crate) fn read_settings(dir: &Path) -> Result<AgentSettings, Failure> {
     })
 }
 
-/// The client of the server that agent.toml names.
+/// The client of the server that agent.toml names, by the way that agent.toml or the environment says.
 pub(crate) fn client(settings: &AgentSettings, credential: Option<&Secret>) -> Result<HttpClient, Failure> {
-    let tls = tls::client_config(settings.ca_file.as_deref(), settings.pin).map_err(|error| chain(&error))?;
-    Ok(HttpClient::new(&settings.server, credential, tls, false).map_err(|error| chain(&error))?)
+    let shown = settings.client_certificate.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()));
+    let tls = tls::client_config_with(settings.ca_file.as_deref(), settings.pin, shown);
+    let tls = tls.map_err(|error| chain(&error))?;
+    Ok(HttpClient::new(&settings.server, credential, tls, proxies(settings)?).map_err(|error| chain(&error))?)
+}
+
+fn proxies(settings: &AgentSettings) -> Result<ProxyRules, String> {
+    let Some(ProxySettings { proxy, login, direct }) = &settings.proxy else {
+        return ProxyRules::from_environment(|name| std::env::var(name).ok());
+    };
+    let mut proxy = proxy.clone();
+    if let Some((username, password_file)) = login {
+        let password = match password_file {
+            None => String::new(),
+            Some(path) => std::fs::read_to_string(path).map_err(|error| {
+                format!("password_file in [proxy] of agent.toml: {}", chain(&FileError::of("read", path)(error)))
+            })?,
+        };
+        let password = Secret::new(password.trim_end_matches(['\r', '\n']).to_owned());
+        proxy = proxy.with_login(Login { username: username.clone(), password });
+    }
+    Ok(ProxyRules::new(proxy, direct.clone()))
 }
 
 async fn serve(dir: &Path) -> Result<(), Failure> {
@@ -69,6 +93,7 @@ async fn serve(dir: &Path) -> Result<(), Failure> {
     let (received, damaged) = Received::open(dir).map_err(|error| chain(&error))?;
     damage.extend(damaged);
     let pending_fires = PendingFires::read(dir, &mut damage).map_err(|error| chain(&error))?;
+    let poll_wait = json_file::read(&dir.join(POLL_WAIT_FILE)).map_err(|error| chain(&error))?.or_tell(&mut damage);
     for text in &damage {
         tracing::error!("{text}");
     }
@@ -77,6 +102,10 @@ async fn serve(dir: &Path) -> Result<(), Failure> {
         host: identity.host.clone(),
         policy: Policy::clone(&settings.policy),
         client: client(&settings, Some(&identity.credential))?,
+        identity: RefCell::new(identity),
+        rotation_failed: Cell::new(None),
+        server_wait: Cell::new(DEFAULT_WAIT_SECS),
+        poll_wait: RefCell::new(poll_wait.unwrap_or_default()),
         settings,
         instance: InstanceId(uuid::Uuid::new_v4()),
         started: tokio::time::Instant::now(),

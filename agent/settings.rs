@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use restic_manager::id::HostName;
 use restic_manager::problem::{Problem, Severity};
 use restic_manager::protocol::text::Span;
-use restic_manager::toml_reader::{TableReader, read_document};
+use restic_manager::proxy::{DirectRule, Proxy};
+use restic_manager::toml_reader::{TableReader, read_document, shown};
 
 use crate::policy::{Hooks, Policy, RawPolicy};
 
 const DEFAULT_GRACE: Span = Span::from_secs(60);
+const DEFAULT_ROTATION: Span = Span::from_secs(90 * 86_400);
 
 /// agent.toml, checked.
 #[derive(Debug, Clone)]
@@ -22,12 +24,30 @@ pub(crate) struct AgentSettings {
     pub(crate) ca_file: Option<PathBuf>,
     /// Only `ca_file` is trusted.
     pub(crate) pin: bool,
+    /// What the agent shows a server that asks for a certificate: chain and key, PEM.
+    pub(crate) client_certificate: Option<(PathBuf, PathBuf)>,
+    /// `None`: as the environment says.
+    pub(crate) proxy: Option<ProxySettings>,
+    /// The agent's credential is replaced when it is this old; `None`: never.
+    pub(crate) rotate_after: Option<Span>,
     /// A path, or a name that is looked up in PATH.
     pub(crate) restic: String,
     /// How long a fire waits for the server's answer before a backup runs without it.
     pub(crate) offline_grace: Span,
     pub(crate) policy: Policy,
 }
+
+/// `[proxy]`.
+#[derive(Debug, Clone)]
+pub(crate) struct ProxySettings {
+    pub(crate) proxy: Proxy,
+    /// With the file that has the password.
+    pub(crate) login: Option<(String, Option<PathBuf>)>,
+    pub(crate) direct: Vec<DirectRule>,
+}
+
+/// Where `[proxy]` is, for whoever has to change it.
+const PROXY_ORIGIN: &str = "[proxy] of agent.toml";
 
 /// Reads agent.toml. The problems are sorted by place.
 pub(crate) fn parse(file: &str, text: &str) -> Result<AgentSettings, Vec<Problem>> {
@@ -56,16 +76,9 @@ fn read(table: &mut TableReader<'_>) -> Option<AgentSettings> {
     }
     let restic = table.string("restic").map_or("restic".to_owned(), |restic| restic.value);
     let offline_grace = table.parsed::<Span>("offline_grace").map_or(DEFAULT_GRACE, |grace| grace.value);
-    table.table("proxy", |proxy| {
-        let url = proxy.string("url");
-        for key in ["username", "password_file"] {
-            proxy.string(key);
-        }
-        proxy.strings("no_proxy");
-        if let Some(url) = url.filter(|url| !url.value.is_empty()) {
-            proxy.error(url.place, "proxies come with a later version: leave [proxy] out");
-        }
-    });
+    let client_certificate = read_client_certificate(table);
+    let rotate_after = table.parsed::<Rotation>("rotate_after").map_or(Some(DEFAULT_ROTATION), |after| after.value.0);
+    let proxy = table.table("proxy", read_proxy).and_then(|proxy| proxy.value);
     let policy = table.table("policy", policy);
     if let Some(place) = table.place_of("secrets") {
         table.table("secrets", TableReader::accept_anything);
@@ -87,10 +100,82 @@ fn read(table: &mut TableReader<'_>) -> Option<AgentSettings> {
         host: host?.value,
         ca_file,
         pin: tls.is_some_and(|tls| tls.value),
+        client_certificate,
+        proxy,
+        rotate_after,
         restic,
         offline_grace,
         policy: policy?,
     })
+}
+
+/// A length of time, or "never".
+struct Rotation(Option<Span>);
+
+impl std::str::FromStr for Rotation {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "never" {
+            return Ok(Self(None));
+        }
+        text.parse().map(|span| Self(Some(span))).map_err(|error| format!("{error}, or \"never\""))
+    }
+}
+
+fn read_client_certificate(table: &mut TableReader<'_>) -> Option<(PathBuf, PathBuf)> {
+    let [certificate, key] =
+        ["client_cert", "client_key"].map(|name| table.string(name).filter(|path| !path.value.is_empty()));
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Some((certificate.value.into(), key.value.into())),
+        (None, None) => None,
+        (Some(alone), None) => {
+            table.error(alone.place, "client_cert needs its key: set client_key");
+            None
+        }
+        (None, Some(alone)) => {
+            table.error(alone.place, "client_key needs its certificate: set client_cert");
+            None
+        }
+    }
+}
+
+fn read_proxy(table: &mut TableReader<'_>) -> Option<ProxySettings> {
+    let url = table.string("url").filter(|url| !url.value.is_empty());
+    let username = table.string("username").filter(|name| !name.value.is_empty());
+    let password_file = table.string("password_file").filter(|path| !path.value.is_empty());
+    let mut direct = Vec::new();
+    for entry in table.strings("no_proxy").map(|list| list.value).unwrap_or_default() {
+        match DirectRule::parse(&entry.value) {
+            Ok(rule) => direct.push(rule),
+            Err(problem) => table.error(entry.place, format!("proxy.no_proxy: {} {problem}", shown(&entry.value))),
+        }
+    }
+    if let (None, Some(file)) = (&username, &password_file) {
+        table.error(file.place, "proxy.password_file needs the name that goes with it: set username");
+    }
+    if let (Some(name), true) = (&username, username.as_ref().is_some_and(|name| name.value.contains(':'))) {
+        table.error(name.place, "proxy.username must not have a colon in it: the password goes into password_file");
+    }
+    let Some(url) = url else {
+        // An empty one switches the table off.
+        if table.place_of("url").is_none() {
+            table.missing("url", "url = \"http://proxy.corp:3128\"");
+        }
+        return None;
+    };
+    let proxy = match Proxy::parse(&url.value, PROXY_ORIGIN) {
+        Ok(proxy) if proxy.has_login() => {
+            table.error(url.place, "proxy.url has a login in it: write username and password_file instead");
+            return None;
+        }
+        Ok(proxy) => proxy,
+        Err(problem) => {
+            table.error(url.place, format!("proxy.url {problem}"));
+            return None;
+        }
+    };
+    let login = username.map(|name| (name.value, password_file.map(|file| PathBuf::from(file.value))));
+    Some(ProxySettings { proxy, login, direct })
 }
 
 fn policy(table: &mut TableReader<'_>) -> RawPolicy {
@@ -113,24 +198,52 @@ fn policy(table: &mut TableReader<'_>) -> RawPolicy {
     }
 }
 
+/// What an administrator says at enrollment.
+#[derive(Debug, Default)]
+pub(crate) struct FirstSettings<'a> {
+    pub(crate) server: &'a str,
+    pub(crate) ca_file: Option<&'a Path>,
+    pub(crate) client_certificate: Option<(&'a Path, &'a Path)>,
+    pub(crate) proxy_url: Option<&'a str>,
+    pub(crate) proxy_username: Option<&'a str>,
+    pub(crate) proxy_password_file: Option<&'a Path>,
+}
+
 /// agent.toml for a host that enrolls, with what an administrator may want to change as comments.
-pub(crate) fn render(server: &str, host: &HostName, ca_file: Option<&Path>, restore_root: &Path) -> String {
+pub(crate) fn render(first: &FirstSettings<'_>, host: &HostName, restore_root: &Path) -> String {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
-    let ca_file = match ca_file {
-        Some(path) => format!("ca_file = {}", quoted(&path.to_string_lossy())),
+    let path = |path: &Path| quoted(&path.to_string_lossy());
+    let ca_file = match first.ca_file {
+        Some(file) => format!("ca_file = {}", path(file)),
         None => "# ca_file = \"/etc/ssl/our-ca.pem\"   # trusted beside the system's; tls = \"pin\" trusts only it"
             .to_owned(),
     };
-    let restore_root = quoted(&restore_root.to_string_lossy());
-    let server = quoted(server);
-    let host = quoted(host.as_str());
+    let client_certificate = match first.client_certificate {
+        Some((certificate, key)) => format!("client_cert = {}\nclient_key = {}\n", path(certificate), path(key)),
+        None => String::new(),
+    };
+    let proxy = match first.proxy_url {
+        None => "# [proxy]                  # where only a proxy gets out; else HTTPS_PROXY and NO_PROXY of the environment\n\
+                 # url = \"http://proxy.corp:3128\""
+            .to_owned(),
+        Some(url) => {
+            let mut lines = vec!["[proxy]".to_owned(), format!("url = {}", quoted(url))];
+            lines.extend(first.proxy_username.map(|name| format!("username = {}", quoted(name))));
+            lines.extend(first.proxy_password_file.map(|file| format!("password_file = {}", path(file))));
+            lines.join("\n")
+        }
+    };
+    let (restore_root, server, host) = (path(restore_root), quoted(first.server), quoted(host.as_str()));
     format!(
         r#"# The restic-manager agent of this host. No server can change this file.
 server = {server}
 host = {host}
 {ca_file}
-# restic = "/usr/bin/restic"
+{client_certificate}# restic = "/usr/bin/restic"
 # offline_grace = "60s"      # a backup that is due runs without the server after this
+# rotate_after = "90d"       # the agent's credential replaces itself
+
+{proxy}
 
 # The limit of what any server can make this host do.
 [policy]
@@ -151,11 +264,45 @@ mod tests {
     #[test]
     fn what_enroll_writes_is_read_back() {
         let host = "web-1".parse().expect("a name");
-        let settings = parse("agent.toml", &render("http://127.0.0.1:8080", &host, None, Path::new("/srv/restore")))
-            .expect("no problems");
+        let first = FirstSettings { server: "http://127.0.0.1:8080", ..FirstSettings::default() };
+        let settings = parse("agent.toml", &render(&first, &host, Path::new("/srv/restore"))).expect("no problems");
         assert_eq!((settings.server.as_str(), settings.host), ("http://127.0.0.1:8080", host));
         assert_eq!(settings.offline_grace, DEFAULT_GRACE);
         assert!(settings.policy.permits_kind("forget").is_err());
+    }
+
+    #[test]
+    fn what_enroll_writes_of_a_proxy_is_read_back() {
+        let first = FirstSettings {
+            server: "https://backup.example.org",
+            ca_file: Some(Path::new("/ca.pem")),
+            client_certificate: Some((Path::new("/c.pem"), Path::new("/k.pem"))),
+            proxy_url: Some("http://proxy.corp:3128"),
+            proxy_username: Some("svc"),
+            proxy_password_file: Some(Path::new("/pw")),
+        };
+        let text = render(&first, &"web-1".parse().expect("a name"), Path::new("/srv/restore"));
+        let settings = parse("agent.toml", &text).expect("no problems");
+        let proxy = settings.proxy.expect("a proxy");
+        assert_eq!(format!("{:?}", proxy.proxy), "http://proxy.corp:3128 ([proxy] of agent.toml)");
+        assert_eq!(proxy.login, Some(("svc".to_owned(), Some("/pw".into()))));
+        assert_eq!(settings.client_certificate, Some(("/c.pem".into(), "/k.pem".into())));
+    }
+
+    #[test]
+    fn a_proxy_is_off_with_an_empty_url_and_every_slip_in_it_is_told() {
+        let head = "server = \"https://backup.example.org\"\nhost = \"web-1\"\n";
+        let parsed = |text: &str| parse("agent.toml", &format!("{head}{text}"));
+        assert!(parsed("[proxy]\nurl = \"\"\nusername = \"\"\nno_proxy = []\n").expect("fine").proxy.is_none());
+        assert_eq!(parsed("rotate_after = \"never\"\n").expect("fine").rotate_after, None);
+        let text = "client_cert = \"/c.pem\"\n[proxy]\nurl = \"http://u:s3cret@proxy\"\npassword_file = \"/pw\"\n\
+                    no_proxy = [\"a/b\", \"*.corp:8443\"]\n";
+        let shown: Vec<String> = parsed(text).expect_err("wrong").iter().map(ToString::to_string).collect();
+        let all = shown.join("\n");
+        for part in ["client_key", "password_file instead", "set username", "\"a/b\" is nothing to reach directly"] {
+            assert!(all.contains(part), "{part} is missing in:\n{all}");
+        }
+        assert!(shown.len() == 4 && !all.contains("s3cret"), "{all}");
     }
 
     #[test]

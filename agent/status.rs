@@ -40,6 +40,12 @@ struct Status {
     written_at: DateTime<Utc>,
     host: String,
     server: String,
+    /// The proxy, or that there is none.
+    #[serde(default)]
+    connected_through: String,
+    /// How polls wait, as learned.
+    #[serde(default)]
+    polls: String,
     agent_version: String,
     restic_version: Option<String>,
     last_contact: Option<DateTime<Utc>>,
@@ -88,6 +94,8 @@ fn status_of(agent: &Agent) -> Status {
         written_at: now,
         host: agent.host.to_string(),
         server: agent.settings.server.clone(),
+        connected_through: agent.way(),
+        polls: agent.poll_wait.borrow().describe(agent.server_wait.get()),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         restic_version: agent.restic.borrow().as_ref().ok().map(ToString::to_string),
         last_contact: agent.last_contact.get(),
@@ -162,6 +170,8 @@ pub(crate) fn run(arguments: &StatusArguments) -> Result<(), Failure> {
     let mut rows = vec![
         ("enrolled as", status.host.clone()),
         ("server", status.server.clone()),
+        ("connected through", status.connected_through.clone()),
+        ("each poll", status.polls.clone()),
         ("agent", format!("{alive}, version {}", status.agent_version)),
         ("restic", status.restic_version.clone().unwrap_or_else(|| "none that can be used".to_owned())),
         ("last contact", status.last_contact.map_or("never".to_owned(), at)),

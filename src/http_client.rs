@@ -1,49 +1,48 @@
-//! Edge. The HTTP client of the agent and of the command line: one server, one token, bounded in time and size.
-//! Tells the server's answers from those of whatever stands in between. Follows no redirect, repeats nothing, uses no
-//! proxy, and keeps no state but its connections.
+//! Edge. The HTTP client of the agent and of the command line: one server, one token, bounded in time and size; directly or
+//! through a proxy. Tells the server's answers from those of whatever stands in between. Follows no redirect, repeats
+//! nothing, and keeps no state but its connections.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::TokioExecutor;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
 use crate::protocol::command::Secret;
+use crate::proxy::{Proxy, ProxyRules, is_loopback};
+use connect::Connector;
 
+mod connect;
 mod error;
 mod lines;
+mod tunnel;
 
 pub use error::{ClientError, Hop};
 pub use lines::Lines;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Shorter than the server's 75 s, so that no request meets a connection that is just being closed.
 const POOL_IDLE: Duration = Duration::from_secs(20);
-const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
-/// Unacknowledged bytes for this long end a connection: the other side is gone.
-#[cfg(target_os = "linux")]
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Largest answer, in bytes, unless the caller says otherwise.
 const ANSWER_LIMIT_BYTES: usize = 16 * 1024 * 1024;
 
 /// Talks to one server. Clones share their connections.
 #[derive(Clone)]
 pub struct HttpClient {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: Client<Connector, Full<Bytes>>,
     /// Without a slash at its end.
     base_url: String,
-    /// "Bearer ...", marked as sensitive.
-    authorization: Option<HeaderValue>,
+    /// What connections to it go through.
+    proxy: Option<Proxy>,
+    /// "Bearer ...", marked as sensitive. Shared by clones: a new token is every clone's.
+    authorization: Arc<RwLock<Option<HeaderValue>>>,
     answer_limit: usize,
 }
 
@@ -65,41 +64,55 @@ pub struct Answer {
     pub headers: HeaderMap,
 }
 
+/// How long a request may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// From the request to the end of its answer.
+    pub whole: Duration,
+    /// The longest silence within the answer.
+    pub idle: Duration,
+}
+
+impl From<Duration> for Patience {
+    fn from(whole: Duration) -> Self {
+        Self { whole, idle: whole }
+    }
+}
+
 impl HttpClient {
-    /// `base_url` may have a path, under which the server is mounted. Plain http is for loopback addresses only, unless
-    /// `allow_plain`: the token would travel in clear text.
+    /// `base_url` may have a path, under which the server is mounted. Plain http is for loopback addresses only: the token would
+    /// travel in clear text.
     pub fn new(
         base_url: &str,
         token: Option<&Secret>,
         tls: rustls::ClientConfig,
-        allow_plain: bool,
+        proxies: ProxyRules,
     ) -> Result<Self, ClientError> {
-        let base_url = checked_base_url(base_url, allow_plain).map_err(ClientError::BaseUrl)?;
-        let authorization = match token {
-            None => None,
-            Some(token) => {
-                let value = HeaderValue::try_from(format!("Bearer {}", token.reveal()));
-                let mut value =
-                    value.map_err(|_| ClientError::Request("the token has characters that no token has"))?;
-                value.set_sensitive(true);
-                Some(value)
-            }
-        };
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        tcp.set_keepalive(Some(TCP_KEEPALIVE));
-        #[cfg(target_os = "linux")]
-        tcp.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
-        let connector =
-            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
+        let base_url = checked_base_url(base_url).map_err(ClientError::BaseUrl)?;
+        let connector = Connector::new(tls, proxies);
+        let proxy = base_url.parse().ok().and_then(|uri| connector.proxy_for(&uri).cloned());
+        // Without a timer of the pool's: the limit is looked at when a connection is wanted, and an idle agent is woken less often.
         let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(2)
             .build(connector);
-        Ok(Self { client, base_url, authorization, answer_limit: ANSWER_LIMIT_BYTES })
+        let made = Self { client, base_url, proxy, authorization: Arc::default(), answer_limit: ANSWER_LIMIT_BYTES };
+        token.map_or(Ok(()), |token| made.set_token(token))?;
+        Ok(made)
+    }
+
+    /// From now on requests, those of all clones, have this token.
+    pub fn set_token(&self, token: &Secret) -> Result<(), ClientError> {
+        let value = HeaderValue::try_from(format!("Bearer {}", token.reveal()));
+        let mut value = value.map_err(|_| ClientError::Request("the token has characters that no token has"))?;
+        value.set_sensitive(true);
+        *self.authorization.write().unwrap_or_else(PoisonError::into_inner) = Some(value);
+        Ok(())
+    }
+
+    /// The proxy that requests go through, if there is one.
+    pub fn proxy(&self) -> Option<&Proxy> {
+        self.proxy.as_ref()
     }
 
     /// With another limit for the size of answers, in bytes.
@@ -115,12 +128,13 @@ impl HttpClient {
         path_and_query: &str,
         headers: &[(&str, &str)],
         body: Option<(&str, Vec<u8>)>,
-        deadline: Duration,
+        deadline: impl Into<Patience>,
     ) -> Result<Answer, ClientError> {
-        let until = Instant::now() + deadline;
+        let patience = deadline.into();
+        let until = Instant::now() + patience.whole;
         let request = self.build(method, path_and_query, headers, body)?;
-        let response = self.send(request, until, deadline).await?;
-        self.read(response, until, deadline).await
+        let response = self.send(request, until, patience.whole).await?;
+        self.read(response, until, patience).await
     }
 
     /// GET, with an answer that must be ours.
@@ -158,7 +172,7 @@ impl HttpClient {
         if response.status().as_u16() == 200 && is_lines {
             return Ok(Lines::new(response.into_body(), idle));
         }
-        let answer = self.read(response, until, deadline).await?;
+        let answer = self.read(response, until, deadline.into()).await?;
         Err(answer.problem("it has no lines"))
     }
 
@@ -177,7 +191,8 @@ impl HttpClient {
         let map = request.headers_mut();
         map.insert(header::USER_AGENT, HeaderValue::from_static(concat!("restic-manager/", env!("CARGO_PKG_VERSION"))));
         map.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        map.extend(self.authorization.clone().map(|value| (header::AUTHORIZATION, value)));
+        let authorization = self.authorization.read().unwrap_or_else(PoisonError::into_inner).clone();
+        map.extend(authorization.map(|value| (header::AUTHORIZATION, value)));
         let content_type = body.as_ref().map(|(content_type, _)| ("content-type", *content_type));
         for (name, value) in headers.iter().copied().chain(content_type) {
             let pair = HeaderName::try_from(name).ok().zip(HeaderValue::try_from(value).ok());
@@ -199,29 +214,44 @@ impl HttpClient {
         let response = timeout_at(until, self.client.request(request)).await;
         response
             .map_err(|_| ClientError::Timeout { what: "no answer", after: deadline })?
-            .map_err(|error| ClientError::of_request(&self.base_url, error))
+            .map_err(|error| ClientError::of_request(&self.base_url, self.proxy(), error))
     }
 
     async fn read(
         &self,
         response: Response<Incoming>,
         until: Instant,
-        deadline: Duration,
+        patience: Patience,
     ) -> Result<Answer, ClientError> {
-        let (parts, body) = response.into_parts();
-        let body = timeout_at(until, Limited::new(body, self.answer_limit).collect()).await;
-        let body = body.map_err(|_| ClientError::Timeout { what: "no end of the answer", after: deadline })?;
-        let body = body.map_err(|source| {
-            if source.is::<LengthLimitError>() {
-                ClientError::TooLarge { limit: self.answer_limit }
-            } else {
-                ClientError::Unreachable { hop: Hop::Answer, server: self.base_url.clone(), source }
+        let (parts, mut incoming) = response.into_parts();
+        let mut body = Vec::new();
+        loop {
+            let silence = Instant::now() + patience.idle;
+            let frame = timeout_at(until.min(silence), incoming.frame()).await.map_err(|_| {
+                let is_over = silence >= until;
+                let (what, after) = if is_over {
+                    ("no end of the answer", patience.whole)
+                } else {
+                    ("the answer stopped: nothing", patience.idle)
+                };
+                ClientError::Timeout { what, after }
+            })?;
+            match frame {
+                None => break,
+                Some(Ok(frame)) => body.extend_from_slice(&frame.into_data().unwrap_or_default()),
+                Some(Err(error)) => {
+                    let (server, proxy) = (self.base_url.clone(), self.proxy.clone().map(Box::new));
+                    return Err(ClientError::Unreachable { hop: Hop::Answer, server, proxy, source: error.into() });
+                }
             }
-        })?;
+            if body.len() > self.answer_limit {
+                return Err(ClientError::TooLarge { limit: self.answer_limit });
+            }
+        }
         let seconds = parts.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
         Ok(Answer {
             status: parts.status.as_u16(),
-            body: body.to_bytes().into(),
+            body,
             content_type: content_type(&parts.headers),
             retry_after: seconds.map(Duration::from_secs),
             headers: parts.headers,
@@ -235,6 +265,13 @@ impl Answer {
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
         if !(200..300).contains(&self.status) || self.content_type != "application/json" {
             return Err(self.problem("it has no JSON"));
+        }
+        // Ours are never stored, and never packed since we do not ask for that.
+        if self.headers.contains_key(header::AGE) {
+            return Err(self.intermediary("it comes from a cache"));
+        }
+        if self.headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+            return Err(self.intermediary("it was re-encoded on the way"));
         }
         serde_json::from_slice(&self.body).map_err(|error| self.intermediary(&format!("its JSON is not ours: {error}")))
     }
@@ -283,7 +320,7 @@ fn content_type(headers: &HeaderMap) -> String {
 }
 
 /// The URL to put paths after, or what is wrong with it. What was given may hold a password: it is not repeated.
-fn checked_base_url(text: &str, allow_plain: bool) -> Result<String, &'static str> {
+fn checked_base_url(text: &str) -> Result<String, &'static str> {
     let uri: Uri = text.parse().map_err(|_| "is not a URL such as https://backup.example.com")?;
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
         return Err("has to begin with https://, as https://backup.example.com does");
@@ -296,17 +333,14 @@ fn checked_base_url(text: &str, allow_plain: bool) -> Result<String, &'static st
     }
     match scheme {
         "https" => {}
-        "http" if allow_plain || is_loopback(authority.host()) => {}
+        "http" if is_loopback(authority.host()) => {}
         "http" => return Err("has to begin with https://: without TLS the token could be read on the way"),
         _ => return Err("has to begin with https://"),
     }
     Ok(format!("{scheme}://{authority}{}", uri.path().trim_end_matches('/')))
 }
 
-fn is_loopback(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    address.map_or_else(|_| host.eq_ignore_ascii_case("localhost"), |address| address.is_loopback())
-}
-
+#[cfg(all(test, feature = "server"))]
+mod proxy_tests;
 #[cfg(test)]
 mod tests;

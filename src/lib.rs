@@ -21,6 +21,7 @@ pub mod file_stamp;
 pub mod gzip_file;
 pub mod http_client;
 pub mod id;
+pub mod ip_range;
 pub mod job;
 pub mod journal;
 pub mod logging;
@@ -30,6 +31,7 @@ pub mod parallel;
 pub mod problem;
 pub mod process;
 pub mod protocol;
+pub mod proxy;
 pub mod retention;
 pub mod schedule;
 #[cfg(feature = "server")]

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod adoption;
 pub mod app;
+pub mod audit;
 pub mod bell;
 pub mod credentials;
 pub mod decide;
@@ -31,6 +32,7 @@ pub mod job_index;
 pub mod job_log;
 pub mod keep;
 pub mod messages;
+pub mod served_tls;
 pub mod servers;
 pub mod servers_loop;
 pub mod settle;

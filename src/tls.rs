@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::file_error::FileError;
@@ -66,14 +66,23 @@ impl std::error::Error for TlsError {
 }
 
 /// Whom a client trusts: the system's CAs and, if given, those in `ca_file`; or those in `ca_file` alone. A system
-/// without any CA is no problem with a `ca_file`.
+/// without any CA is no problem with a `ca_file`. Shows no certificate of its own.
 pub fn client_config(ca_file: Option<&Path>, only_that_ca: bool) -> Result<ClientConfig, TlsError> {
+    client_config_with(ca_file, only_that_ca, None)
+}
+
+/// The same with what the client shows a server that asks: its chain and its key.
+pub fn client_config_with(
+    ca_file: Option<&Path>,
+    only_that_ca: bool,
+    shown: Option<(&Path, &Path)>,
+) -> Result<ClientConfig, TlsError> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Other)?;
     if only_that_ca {
         let roots = roots(ca_file.ok_or(TlsError::NothingToPin)?)?;
-        return Ok(builder.with_root_certificates(roots).with_no_client_auth());
+        return show(builder.with_root_certificates(roots), shown);
     }
     let extra = match ca_file {
         // Through a root store, so that a bad certificate is reported with its file.
@@ -82,58 +91,112 @@ pub fn client_config(ca_file: Option<&Path>, only_that_ca: bool) -> Result<Clien
     };
     let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(extra, provider())
         .map_err(|source| TlsError::NoSystemTrust { source })?;
-    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
+    show(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)), shown)
 }
 
-/// What a server shows: the chain in `certificate`, its own certificate first, and its key. With `client_ca`, only clients
-/// with a certificate from there get through.
+fn show(
+    builder: rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>,
+    shown: Option<(&Path, &Path)>,
+) -> Result<ClientConfig, TlsError> {
+    let Some((certificate, key)) = shown else { return Ok(builder.with_no_client_auth()) };
+    let config = builder.with_client_auth_cert(certificates(certificate)?, private_key_in(key, &read(key)?)?);
+    config.map_err(|error| pair_error(certificate, key, &error))
+}
+
+/// A PEM file as it was read.
+#[cfg(feature = "server")]
+pub struct PemFile {
+    pub path: PathBuf,
+    pub bytes: Vec<u8>,
+}
+
+#[cfg(feature = "server")]
+impl PemFile {
+    pub fn read(path: &Path) -> Result<Self, TlsError> {
+        Ok(Self { path: path.to_owned(), bytes: read(path)? })
+    }
+}
+
+/// What makes session tickets, and reads those that it made.
+#[cfg(feature = "server")]
+pub type TicketKey = Arc<dyn rustls::server::ProducesTickets>;
+
+/// A new key of tickets.
+#[cfg(feature = "server")]
+pub fn new_ticket_key() -> Result<TicketKey, TlsError> {
+    rustls::crypto::ring::Ticketer::new().map_err(TlsError::Other)
+}
+
+/// What a server shows: the chain in `certificate`, its own certificate first, and its key. With `client_ca`, clients are asked
+/// for a certificate; one that is not from there ends the handshake, and none at all does not: who needs one is the caller's to say.
 #[cfg(feature = "server")]
 pub fn server_config(
     certificate: &Path,
     key: &Path,
     client_ca: Option<&Path>,
 ) -> Result<rustls::ServerConfig, TlsError> {
-    use rustls::pki_types::PrivateKeyDer;
+    let (certificate, key) = (PemFile::read(certificate)?, PemFile::read(key)?);
+    let client_ca = client_ca.map(PemFile::read).transpose()?;
+    server_config_of(&certificate, &key, client_ca.as_ref(), new_ticket_key()?)
+}
+
+/// The same from what was read. Agents that come back need no full handshake while the ticket key is the one of before; then no
+/// sessions are kept here.
+#[cfg(feature = "server")]
+pub fn server_config_of(
+    certificate: &PemFile,
+    key: &PemFile,
+    client_ca: Option<&PemFile>,
+    ticket_key: TicketKey,
+) -> Result<rustls::ServerConfig, TlsError> {
     use rustls::server::WebPkiClientVerifier;
 
-    let chain = certificates(certificate)?;
-    let key_bytes = std::fs::read(key).map_err(|error| TlsError::File(FileError::of("read", key)(error)))?;
-    let private_key = PrivateKeyDer::from_pem_slice(&key_bytes).map_err(|error| {
-        let problem = match error {
-            pem::Error::NoItemsFound if has_pem(&key_bytes, "ENCRYPTED PRIVATE KEY") => {
-                "has an encrypted key: write it without a passphrase (openssl pkey), readable by its owner only".into()
-            }
-            pem::Error::NoItemsFound => describe_missing(&key_bytes, "private key"),
-            error => format!("is not proper PEM: {error}"),
-        };
-        TlsError::Unusable { path: key.to_owned(), problem }
-    })?;
+    let chain = certificates_in(&certificate.path, &certificate.bytes)?;
+    let private_key = private_key_in(&key.path, &key.bytes)?;
     let builder = rustls::ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Other)?;
     let builder = match client_ca {
         None => builder.with_no_client_auth(),
-        Some(path) => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(path)?), provider());
-            let verifier = verifier.build().map_err(|error| unusable(path, &error))?;
+        Some(PemFile { path, bytes }) => {
+            let roots = roots_of(path, certificates_in(path, bytes)?)?;
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+            let verifier = verifier.allow_unauthenticated().build().map_err(|error| unusable(path, &error))?;
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let mut config = builder.with_single_cert(chain, private_key).map_err(|error| match error {
+    let mut config = builder
+        .with_single_cert(chain, private_key)
+        .map_err(|error| pair_error(&certificate.path, &key.path, &error))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.ticketer = ticket_key;
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    Ok(config)
+}
+
+fn private_key_in(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(bytes).map_err(|error| {
+        let problem = match error {
+            pem::Error::NoItemsFound if has_pem(bytes, "ENCRYPTED PRIVATE KEY") => {
+                "has an encrypted key: write it without a passphrase (openssl pkey), readable by its owner only".into()
+            }
+            pem::Error::NoItemsFound => describe_missing(bytes, "private key"),
+            error => format!("is not proper PEM: {error}"),
+        };
+        TlsError::Unusable { path: path.to_owned(), problem }
+    })
+}
+
+/// Why a certificate and a key, each readable, cannot be used together.
+fn pair_error(certificate: &Path, key: &Path, error: &rustls::Error) -> TlsError {
+    match error {
         rustls::Error::InconsistentKeys(_) => {
             TlsError::KeyMismatch { certificate: certificate.to_owned(), key: key.to_owned() }
         }
-        rustls::Error::InvalidCertificate(_) => unusable(certificate, &error),
+        rustls::Error::InvalidCertificate(_) => unusable(certificate, error),
         // Everything else is about the key: its kind is not supported, or it is no key.
-        error => {
-            TlsError::Unusable { path: key.to_owned(), problem: format!("has a key that cannot be used: {error}") }
-        }
-    })?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // Agents that come back need no full handshake; the tickets' key lives as long as the server. Then no sessions are kept here.
-    config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(TlsError::Other)?;
-    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-    Ok(config)
+        _ => TlsError::Unusable { path: key.to_owned(), problem: format!("has a key that cannot be used: {error}") },
+    }
 }
 
 /// Passed explicitly: a process-wide default could be set by a dependency.
@@ -142,8 +205,12 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
+    roots_of(path, certificates(path)?)
+}
+
+fn roots_of(path: &Path, certificates: Vec<CertificateDer<'static>>) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
+    for certificate in certificates {
         roots.add(certificate).map_err(|error| unusable(path, &error))?;
     }
     Ok(roots)
@@ -151,11 +218,19 @@ fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
 
 /// At least one.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let bytes = std::fs::read(path).map_err(|error| TlsError::File(FileError::of("read", path)(error)))?;
-    let parsed: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&bytes).collect();
+    certificates_in(path, &read(path)?)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|error| TlsError::File(FileError::of("read", path)(error)))
+}
+
+/// The same of a file's bytes.
+fn certificates_in(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let parsed: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(bytes).collect();
     let problem = match parsed {
         Ok(certificates) if !certificates.is_empty() => return Ok(certificates),
-        Ok(_) => describe_missing(&bytes, "certificate"),
+        Ok(_) => describe_missing(bytes, "certificate"),
         Err(error) => format!("is not proper PEM: {error}"),
     };
     Err(TlsError::Unusable { path: path.to_owned(), problem })

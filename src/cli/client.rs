@@ -7,6 +7,7 @@ use clap::Args;
 use crate::file_error::{FileError, chain};
 use crate::http_client::HttpClient;
 use crate::protocol::command::Secret;
+use crate::proxy::ProxyRules;
 use crate::tls;
 
 #[derive(Debug, Clone, Args)]
@@ -47,6 +48,7 @@ impl ServerArguments {
         };
         let token = Secret::new(token.trim().to_owned());
         let tls = tls::client_config(self.ca_file.as_deref(), false).map_err(|error| chain(&error))?;
-        HttpClient::new(&self.url, Some(&token), tls, false).map_err(|error| chain(&error))
+        let proxies = ProxyRules::from_environment(|name| std::env::var(name).ok())?;
+        HttpClient::new(&self.url, Some(&token), tls, proxies).map_err(|error| chain(&error))
     }
 }

@@ -15,6 +15,7 @@ use crate::file_error::chain;
 use crate::http_client::HttpClient;
 use crate::process::{self, Exit, Program, Running};
 use crate::protocol::command::Secret;
+use crate::proxy::ProxyRules;
 use crate::tls;
 
 const HOST: &str = "demo-1";
@@ -189,13 +190,13 @@ async fn start(dir: &Path, port: u16) -> Result<(HttpClient, Programs), String> 
     let server = background(dir, own, serve.to_vec(), "server.log")?;
     let url = format!("http://{listen}");
     let plain = || tls::client_config(None, false).map_err(|error| chain(&error));
-    let anonymous = HttpClient::new(&url, None, plain()?, false).map_err(|error| chain(&error))?;
+    let anonymous = HttpClient::new(&url, None, plain()?, ProxyRules::none()).map_err(|error| chain(&error))?;
     until("the server answers", || async { anonymous.get_json::<Value>("/readyz", Duration::from_secs(2)).await.ok() })
         .await?;
     let token =
         std::fs::read_to_string(dir.join("state/admin-token")).map_err(|error| format!("no admin token: {error}"))?;
     let token = Secret::new(token.trim().to_owned());
-    let client = HttpClient::new(&url, Some(&token), plain()?, false).map_err(|error| chain(&error))?;
+    let client = HttpClient::new(&url, Some(&token), plain()?, ProxyRules::none()).map_err(|error| chain(&error))?;
 
     let answer: Value = post(&client, "/v1/enrollment-tokens", &json!({"host": HOST})).await?;
     let enrollment = answer["token"].as_str().unwrap_or_default();

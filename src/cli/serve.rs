@@ -14,12 +14,11 @@ use crate::logging::{self, LogFormat};
 use crate::server::app::{App, blocking, stopped};
 use crate::server::credentials;
 use crate::server::decide::decide_tick;
-use crate::server::fleet::Fleet;
 use crate::server::fleet_loop;
+use crate::server::served_tls;
 use crate::server::servers_loop;
 use crate::server::state_dir::StateDirError;
 use crate::server::{fleet::load::load, http, index_upkeep, upkeep};
-use crate::tls;
 
 #[derive(Debug, Args)]
 pub struct ServeArguments {
@@ -67,8 +66,8 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
     tokio::spawn(servers_loop::run(Arc::clone(&app)));
     let (fleet, last) = fleet_loop::start(&app, &config).await.map_err(|error| error.to_string())?;
     let listen = arguments.listen.unwrap_or(fleet.settings.listen);
-    let tls = tls_of(&fleet, &config)?;
-    if tls.is_none() && !listen.ip().is_loopback() && !fleet.settings.insecure_http {
+    let has_tls = app.tls.start().map_err(|error| chain(&error))?;
+    if !has_tls && !listen.ip().is_loopback() && !fleet.settings.insecure_http {
         return Err(format!(
             "will not listen on {listen} without TLS: set [tls] cert and key in server.toml, or insecure_http = true behind a TLS proxy"
         ));
@@ -78,11 +77,14 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
     let watched = Arc::clone(&app);
     tokio::spawn(fleet_loop::run(watched, config, fleet, last));
     tokio::spawn(tick(Arc::clone(&app)));
+    if has_tls {
+        tokio::spawn(served_tls::run(Arc::clone(&app)));
+    }
     tokio::spawn(upkeep::run(Arc::clone(&app)));
     tokio::spawn(index_upkeep::run(Arc::clone(&app)));
     tokio::spawn(signals(Arc::clone(&app)));
-    tracing::info!(%address, tls = tls.is_some(), state = %state.display(), "ready");
-    http::listener::serve(app, listener, tls.map(Arc::new)).await;
+    tracing::info!(%address, tls = has_tls, state = %state.display(), "ready");
+    http::listener::serve(app, listener).await;
     tracing::info!("stopped");
     Ok(())
 }
@@ -96,13 +98,6 @@ fn state_of(config: &Path) -> String {
 fn absolute(path: &Path) -> PathBuf {
     // Not canonical: a swapped symlink must stay one.
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
-}
-
-fn tls_of(fleet: &Fleet, config: &Path) -> Result<Option<rustls::ServerConfig>, String> {
-    let Some(settings) = &fleet.settings.tls else { return Ok(None) };
-    let client_ca = settings.client_ca.as_ref().filter(|path| !path.is_empty()).map(|path| config.join(path));
-    let tls = tls::server_config(&config.join(&settings.cert), &config.join(&settings.key), client_ca.as_deref());
-    tls.map(Some).map_err(|error| chain(&error))
 }
 
 /// Ends jobs that nobody took in time, dispatches what a crash left undispatched, and forgets expired tokens.

@@ -1,4 +1,4 @@
-//! Pure. Why a request has no answer of ours, in words for whoever has to mend it.
+//! Pure. Why a request has no answer of ours, in words for whoever has to mend it: which hop failed, how, and what to change.
 //! Does not decide what to do about it: callers back off, give up or ask.
 
 use std::error::Error;
@@ -6,19 +6,30 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use super::connect::{ConnectError, FailedAt};
+use super::tunnel::Refusal;
 use crate::protocol::ProblemBody;
+use crate::proxy::Proxy;
 
-/// How far a request came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How far a request came. In the order in which they are passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hop {
-    /// The server's name has no address.
+    /// The request could not be made.
+    Settings,
+    /// The name of the server, or of the proxy where there is one, has no address.
     Name,
     /// Nobody answers at that address.
     Tcp,
-    /// The connection broke before the answer began.
+    /// The proxy does not connect us to the server.
+    Tunnel,
+    /// No TLS with the server.
+    Tls,
+    /// The connection broke before the answer began, or it did not begin in time.
     Request,
-    /// The connection broke within the answer.
+    /// The connection broke within the answer, or the answer is not our server's.
     Answer,
+    /// Our server has spoken.
+    Server,
 }
 
 /// Only `Problem` proves that our server has spoken; nothing else may change what an agent believes.
@@ -31,12 +42,19 @@ pub enum ClientError {
     Unreachable {
         hop: Hop,
         server: String,
+        proxy: Option<Box<Proxy>>,
         source: Box<dyn Error + Send + Sync>,
+    },
+    /// The proxy said no.
+    Refused {
+        refusal: Refusal,
+        proxy: Box<Proxy>,
+        /// host:port of the server.
+        target: String,
     },
     /// The server, or whoever intercepts TLS, is not trusted, or speaks no TLS.
     Tls {
         server: String,
-        advice: &'static str,
         source: rustls::Error,
     },
     Timeout {
@@ -66,19 +84,37 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// Sorts out why hyper could not get an answer.
-    pub(super) fn of_request(server: &str, error: hyper_util::client::legacy::Error) -> Self {
-        if let Some(source) = find_rustls(&error) {
-            return Self::Tls { server: server.to_owned(), advice: advice(&source), source };
-        }
-        let hop = if !error.is_connect() {
-            Hop::Request
-        } else if crate::file_error::chain(&error).contains("dns error") {
-            Hop::Name
-        } else {
-            Hop::Tcp
+    /// Sorts out why hyper could not get an answer. `proxy`: what the connection went through.
+    pub(super) fn of_request(server: &str, proxy: Option<&Proxy>, error: hyper_util::client::legacy::Error) -> Self {
+        let server = server.to_owned();
+        let proxy = proxy.cloned().map(Box::new);
+        let Some(ConnectError { at, target }) = find_connect_error(&error) else {
+            return Self::Unreachable { hop: Hop::Request, server, proxy, source: Box::new(error) };
         };
-        Self::Unreachable { hop, server: server.to_owned(), source: Box::new(error) }
+        let (hop, text) = match at {
+            FailedAt::Name(text) => (Hop::Name, text),
+            FailedAt::Tcp(text) => (Hop::Tcp, text),
+            FailedAt::Tunnel(text) => (Hop::Tunnel, text),
+            FailedAt::TlsBroken(text) => (Hop::Tls, text),
+            FailedAt::Tls(source) => return Self::Tls { server, source: source.clone() },
+            FailedAt::Refused { refusal, proxy } => {
+                return Self::Refused { refusal: refusal.clone(), proxy: proxy.clone(), target: target.clone() };
+            }
+        };
+        Self::Unreachable { hop, server, proxy, source: text.clone().into() }
+    }
+
+    /// How far the request came.
+    pub fn hop(&self) -> Hop {
+        match self {
+            Self::BaseUrl(_) | Self::Request(_) => Hop::Settings,
+            Self::Unreachable { hop, .. } => *hop,
+            Self::Refused { .. } => Hop::Tunnel,
+            Self::Tls { .. } => Hop::Tls,
+            Self::Timeout { .. } => Hop::Request,
+            Self::Intermediary { .. } | Self::TooLarge { .. } => Hop::Answer,
+            Self::Problem { .. } => Hop::Server,
+        }
     }
 
     /// How long the other side wants to be left alone.
@@ -96,31 +132,81 @@ impl ClientError {
             _ => None,
         }
     }
+
+    /// What failed, without what to do about it.
+    pub fn headline(&self) -> String {
+        match self {
+            Self::BaseUrl(problem) => format!("the server's URL {problem}"),
+            Self::Request(problem) => (*problem).to_owned(),
+            Self::Unreachable { hop, server, proxy, .. } => unreachable_headline(*hop, server, proxy.as_deref()),
+            Self::Refused { refusal, proxy, target } => refusal.said(proxy, target),
+            Self::Tls { server, source } => format!("no TLS with {server}: {}", what_is_wrong(source)),
+            Self::Timeout { what, after } => format!("{what} within {} s", after.as_secs_f32()),
+            Self::Problem { status, body, .. } => {
+                let text = if body.detail.is_empty() { &body.title } else { &body.detail };
+                format!("{text} ({status} {})", body.code)
+            }
+            Self::Intermediary { status, content_type, excerpt, why, .. } => format!(
+                "the answer is not from restic-manager, {why} (status {status}, content type {content_type:?}): {excerpt:?}"
+            ),
+            Self::TooLarge { limit } => format!("the answer is larger than {limit} bytes"),
+        }
+    }
+
+    /// What to change, where the headline does not say it.
+    pub fn advice(&self) -> Option<String> {
+        let advice = match self {
+            Self::Unreachable { hop, proxy, .. } => return unreachable_advice(*hop, proxy.as_deref()),
+            Self::Refused { refusal, proxy, .. } => return Some(refusal.advice(proxy)),
+            Self::Tls { source, .. } => tls_advice(source)?,
+            Self::Intermediary { status: 200..400, .. } => {
+                "a login page (captive portal) or another program answers in the server's place: log in there, or mend the server's URL"
+            }
+            Self::Intermediary { status: 502..=504, .. } => {
+                "see that the server behind that proxy runs, and that the proxy waits for an answer longer than a poll lasts"
+            }
+            _ => return None,
+        };
+        Some(advice.to_owned())
+    }
+}
+
+fn unreachable_headline(hop: Hop, server: &str, proxy: Option<&Proxy>) -> String {
+    let through = proxy.map_or(String::new(), |proxy| format!(" through the proxy {proxy}"));
+    match (hop, proxy) {
+        (Hop::Name, Some(proxy)) => format!("cannot find the address of the proxy {proxy}"),
+        (Hop::Tcp, Some(proxy)) => format!("cannot connect to the proxy {proxy}"),
+        (Hop::Name, None) => format!("cannot find the address of {server}"),
+        (Hop::Tcp, None) => format!("cannot connect to {server}"),
+        (Hop::Tunnel, _) => format!("the way to {server}{through} ended before it was there"),
+        (Hop::Tls, _) => format!("no TLS with {server}{through}: the connection ended, or nothing came"),
+        (Hop::Answer | Hop::Server, _) => format!("the connection to {server}{through} broke within its answer"),
+        (Hop::Settings | Hop::Request, _) => format!("the connection to {server}{through} broke before an answer"),
+    }
+}
+
+fn unreachable_advice(hop: Hop, proxy: Option<&Proxy>) -> Option<String> {
+    let origin = proxy.map_or("", Proxy::origin);
+    Some(match (hop, proxy) {
+        (Hop::Name, Some(_)) => format!("mend the proxy's name in {origin}, or this host's DNS"),
+        (Hop::Tcp, Some(_)) => {
+            format!("see that the proxy runs and a firewall lets this host out to it, or mend its address in {origin}")
+        }
+        (Hop::Name, None) => "mend the server's name, or this host's DNS".to_owned(),
+        (Hop::Tcp, None) => {
+            "see that the server runs and that firewalls let this host out to it; where only a proxy gets out, name it in [proxy] of agent.toml or in HTTPS_PROXY"
+                .to_owned()
+        }
+        (Hop::Tunnel, _) => "see whether that is an HTTP proxy, and whether its log tells why".to_owned(),
+        (Hop::Tls, _) => "something on the way lets connections through but no TLS: see the firewall's or proxy's log, and that the server's port speaks TLS".to_owned(),
+        _ => return None,
+    })
 }
 
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BaseUrl(problem) => write!(f, "the server's URL {problem}"),
-            Self::Request(problem) => f.write_str(problem),
-            Self::Unreachable { hop, server, .. } => match hop {
-                Hop::Name => write!(f, "cannot find the address of {server}"),
-                Hop::Tcp => write!(f, "cannot connect to {server}"),
-                Hop::Request => write!(f, "the connection to {server} broke before an answer"),
-                Hop::Answer => write!(f, "the connection to {server} broke within its answer"),
-            },
-            Self::Tls { server, advice, .. } => write!(f, "no TLS with {server}: {advice}"),
-            Self::Timeout { what, after } => write!(f, "{what} within {} s", after.as_secs_f32()),
-            Self::Problem { status, body, .. } => {
-                let text = if body.detail.is_empty() { &body.title } else { &body.detail };
-                write!(f, "{text} ({status} {})", body.code)
-            }
-            Self::Intermediary { status, content_type, excerpt, why, .. } => write!(
-                f,
-                "the answer is not from restic-manager, {why} (status {status}, content type {content_type:?}): {excerpt:?}"
-            ),
-            Self::TooLarge { limit } => write!(f, "the answer is larger than {limit} bytes"),
-        }
+        f.write_str(&self.headline())?;
+        self.advice().map_or(Ok(()), |advice| write!(f, " ({advice})"))
     }
 }
 
@@ -134,12 +220,12 @@ impl Error for ClientError {
     }
 }
 
-/// The TLS error in a chain. I/O errors hide what they wrap from `source`.
-fn find_rustls(error: &(dyn Error + 'static)) -> Option<rustls::Error> {
+/// Our connector's error in hyper's. I/O errors hide what they wrap from `source`.
+fn find_connect_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e ConnectError> {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(found) = error.downcast_ref::<rustls::Error>() {
-            return Some(found.clone());
+        if let Some(found) = error.downcast_ref::<ConnectError>() {
+            return Some(found);
         }
         next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
             Some(inner) => Some(inner),
@@ -149,13 +235,11 @@ fn find_rustls(error: &(dyn Error + 'static)) -> Option<rustls::Error> {
     None
 }
 
-fn advice(error: &rustls::Error) -> &'static str {
+fn what_is_wrong(error: &rustls::Error) -> &'static str {
     use rustls::CertificateError as Bad;
     match error {
         rustls::Error::InvalidCertificate(bad) => match bad {
-            Bad::UnknownIssuer => {
-                "its certificate comes from a CA that is not trusted here; give that CA's certificate as ca_file"
-            }
+            Bad::UnknownIssuer => "its certificate comes from a CA that is not trusted here",
             Bad::Expired | Bad::ExpiredContext { .. } => "its certificate has expired, or this host's clock is wrong",
             Bad::NotValidYet | Bad::NotValidYetContext { .. } => {
                 "its certificate is not valid yet, or this host's clock is wrong"
@@ -164,7 +248,33 @@ fn advice(error: &rustls::Error) -> &'static str {
             _ => "its certificate is not accepted",
         },
         rustls::Error::InvalidMessage(_) => "what answers there does not speak TLS",
+        rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired) => {
+            "the server wants a certificate from us"
+        }
         rustls::Error::AlertReceived(_) => "the other side refuses the connection",
         _ => "the handshake failed",
     }
+}
+
+fn tls_advice(error: &rustls::Error) -> Option<&'static str> {
+    use rustls::CertificateError as Bad;
+    Some(match error {
+        rustls::Error::InvalidCertificate(bad) => match bad {
+            Bad::UnknownIssuer => {
+                "it is the server's own CA, or the one of a proxy that looks into TLS: give that CA's certificate as ca_file"
+            }
+            Bad::Expired | Bad::ExpiredContext { .. } | Bad::NotValidYet | Bad::NotValidYetContext { .. } => {
+                "compare this host's clock with the certificate's dates (openssl s_client), and set the clock or renew the certificate"
+            }
+            Bad::NotValidForName | Bad::NotValidForNameContext { .. } => {
+                "write the server's URL with a name that the certificate has, or give the server a certificate for this one"
+            }
+            _ => return None,
+        },
+        rustls::Error::InvalidMessage(_) => "mend the port in the server's URL, or have TLS set up there",
+        rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired) => {
+            "set client_cert and client_key in agent.toml"
+        }
+        _ => return None,
+    })
 }

@@ -47,6 +47,7 @@ impl Lines {
                     return self.fail(ClientError::Unreachable {
                         hop: Hop::Answer,
                         server: "the server".into(),
+                        proxy: None,
                         source,
                     });
                 }

@@ -17,12 +17,14 @@ use super::host::Host;
 use super::host_state::HostState;
 use super::in_flight;
 use super::keep::KeepRules;
+use super::served_tls::ServedTls;
 use super::servers::Servers;
 use super::slot::{Shared, Slot};
 use super::state_dir::{StateDir, StateDirError};
 use crate::clock;
 use crate::file_error::FileError;
 use crate::id::HostName;
+use crate::ip_range::IpRange;
 use crate::journal::Journal;
 use crate::problem::Problem;
 
@@ -54,6 +56,9 @@ pub struct App {
     hosts: RwLock<BTreeMap<HostName, Arc<Host>>>,
     tokens: RwLock<Arc<Vec<OperatorToken>>>,
     keep_rules: RwLock<KeepRules>,
+    trusted_proxies: RwLock<Arc<[IpRange]>>,
+    /// What TLS connections are shown.
+    pub tls: ServedTls,
     config: RwLock<Arc<ConfigView>>,
     /// Rings for `POST /v1/config/reload` and SIGHUP; the value counts requests.
     pub reload_wanted: watch::Sender<u64>,
@@ -84,6 +89,8 @@ impl App {
             hosts: RwLock::default(),
             tokens: RwLock::default(),
             keep_rules: RwLock::new(ServerSettings::default().keep_rules()),
+            trusted_proxies: RwLock::default(),
+            tls: ServedTls::default(),
             config: RwLock::default(),
             reload_wanted: watch::Sender::new(0),
             reloaded: watch::Sender::new(0),
@@ -228,6 +235,15 @@ impl App {
         }
         *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens);
         Ok(())
+    }
+
+    /// Whose word about a client's address counts.
+    pub fn trusted_proxies(&self) -> Arc<[IpRange]> {
+        Arc::clone(&self.trusted_proxies.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn set_trusted_proxies(&self, ranges: &[IpRange]) {
+        *self.trusted_proxies.write().unwrap_or_else(PoisonError::into_inner) = ranges.into();
     }
 
     pub fn config(&self) -> Arc<ConfigView> {

@@ -247,17 +247,15 @@ pub fn decide_tick(state: &HostState, now: DateTime<Utc>) -> Vec<Fact> {
     due.collect()
 }
 
-/// Enrolls the host with a token that was found good. The same agent asking again is told the same.
+/// Enrolls the host with a token that was found good. The same agent asking again is told the same, while what it enrolled is
+/// what counts: neither a revocation nor a later enrollment is undone by repeating the request of before.
 pub fn decide_enroll(state: &HostState, request: &HostEnrolled) -> Result<Option<Fact>, Refusal> {
-    match state.enrollments.iter().find(|known| known.token_sha256 == request.token_sha256) {
-        None => Ok(Some(Fact::HostEnrolled(request.clone()))),
-        Some(known)
-            if known.enrollment_id == request.enrollment_id && known.credential_sha256 == request.credential_sha256 =>
-        {
-            Ok(None)
-        }
-        Some(_) => Err(Refusal::TokenUsed),
-    }
+    let Some(known) = state.enrollments.iter().find(|known| known.token_sha256 == request.token_sha256) else {
+        return Ok(Some(Fact::HostEnrolled(request.clone())));
+    };
+    let is_same = known.enrollment_id == request.enrollment_id && known.credential_sha256 == request.credential_sha256;
+    let counts = state.enrolled_at.is_some() && state.enrollments.back() == Some(known);
+    if is_same && counts { Ok(None) } else { Err(Refusal::TokenUsed) }
 }
 
 #[cfg(test)]

@@ -30,6 +30,21 @@ pub struct HostRevoked {
     pub actor: Actor,
 }
 
+/// The agent changes its credential: it has named another, or has used that one, since when the one before counts no more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CredentialRotated {
+    /// The other one's.
+    pub credential_sha256: String,
+    pub stage: RotationStage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RotationStage {
+    Named,
+    Used,
+}
+
 /// An operator's key, so that a repeated request finds its job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Idempotency {
@@ -87,6 +102,7 @@ pub struct Versioned {
 pub enum Fact {
     HostEnrolled(HostEnrolled),
     HostRevoked(HostRevoked),
+    CredentialRotated(CredentialRotated),
     Hello(Hello),
     Agent(AgentEvent),
     JobQueued(JobQueued),
@@ -111,6 +127,7 @@ impl Fact {
         match line.kind.as_str() {
             "host.enrolled" => serde_json::from_str(payload).ok().map(Self::HostEnrolled),
             "host.revoked" => serde_json::from_str(payload).ok().map(Self::HostRevoked),
+            "host.credential_rotated" => serde_json::from_str(payload).ok().map(Self::CredentialRotated),
             Hello::TYPE => serde_json::from_str(payload).ok().map(Self::Hello),
             "job.queued" => serde_json::from_str(payload).ok().map(Self::JobQueued),
             "job.dispatched" => serde_json::from_str(payload).ok().map(Self::JobDispatched),
@@ -134,6 +151,7 @@ impl Fact {
         let (kind, payload) = match self {
             Self::HostEnrolled(payload) => ("host.enrolled", to_raw(payload)),
             Self::HostRevoked(payload) => ("host.revoked", to_raw(payload)),
+            Self::CredentialRotated(payload) => ("host.credential_rotated", to_raw(payload)),
             Self::Hello(payload) => (Hello::TYPE, to_raw(payload)),
             Self::Agent(event) => {
                 let value = serde_json::to_value(event).unwrap_or_default();

@@ -19,6 +19,7 @@ use super::fleet_install::install;
 use super::fleet_state::{ConfigAdopted, ConfigRejected, FleetState};
 use super::fleet_tree::{self, LastRead, Tree};
 use super::fleet_watch::{secret_roots, watch};
+use super::served_tls;
 use super::slot::{WriteError, line_time};
 use crate::clock;
 use crate::file_error::{FileError, chain};
@@ -136,6 +137,7 @@ pub async fn run(app: Arc<App>, directory: PathBuf, fleet: Arc<Fleet>, mut last:
                 rescan = RETRY;
             }
         }
+        served_tls::look(&app).await;
         // A replaced directory keeps the watch on the old one: look at what is there now.
         watcher = watch(&directory, &roots, sender.clone()).or(watcher);
         app.reloaded.send_modify(|count| *count += 1);
@@ -204,6 +206,8 @@ async fn reload(app: &Arc<App>, directory: &Path, last: &mut LastReload) -> Resu
     }
     let running = copy.as_ref().unwrap_or(&tree);
     app.set_keep_rules(running.fleet.settings.keep_rules());
+    app.set_trusted_proxies(&running.fleet.settings.trusted_proxies);
+    app.tls.want(running.fleet.settings.tls.as_ref(), directory);
     // Secrets lie beside the real directory, not beside the copy.
     let installed = match app.set_tokens(running.fleet.settings.tokens.clone()) {
         Ok(()) => install(app, directory, running, &mut last.contents).await,

@@ -248,18 +248,22 @@ pub fn jobs_made(
     })
 }
 
-/// The first `limit` lines received after an instant and before another, oldest first.
+/// The first `limit` wanted lines received after an instant and before another, oldest first.
 pub fn lines_between(
     journal: &Path,
     up_to_seq: u64,
     after: Option<DateTime<Utc>>,
     before: DateTime<Utc>,
     limit: usize,
+    is_wanted: impl Fn(&Line) -> bool,
 ) -> Result<Vec<Line>, FileError> {
     let mut lines = Vec::new();
     read::oldest_first(journal, after, |line| {
         if line.received_at >= before || line.seq > up_to_seq {
             return Next::Stop;
+        }
+        if !is_wanted(&line) {
+            return Next::Continue;
         }
         lines.push(line);
         if lines.len() == limit { Next::Stop } else { Next::Continue }
@@ -309,7 +313,8 @@ mod tests {
             let dir = journal(&facts);
             assert_eq!(first_job(dir.path()).status, status);
             let mut state = HostState::default();
-            let lines = lines_between(dir.path(), u64::MAX, None, at("2027-01-01T00:00:00Z"), 100).expect("lines");
+            let lines =
+                lines_between(dir.path(), u64::MAX, None, at("2027-01-01T00:00:00Z"), 100, |_| true).expect("lines");
             lines.iter().for_each(|line| state.apply(line));
             assert_eq!(state.job(id(1)).map(|job| job.status), Some(status));
         }

@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::fact::{Fact, Idempotency, JobQueued, Versioned};
+use super::fact::{CredentialRotated, Fact, Idempotency, JobQueued, RotationStage, Versioned};
 use super::job_fold::{apply_to_job, changed_job, queued_job};
 use crate::id::{InstanceId, JobId, ScheduleId, StreamId};
 use crate::job::{ActorKind, Job, JobStatus};
@@ -75,6 +75,9 @@ pub struct HostState {
     pub enrolled_at: Option<DateTime<Utc>>,
     /// Tokens that enrolled this host, with what they enrolled: a token serves once.
     pub enrollments: VecDeque<super::fact::HostEnrolled>,
+    /// Since the last of them: how often the agent named another credential, and how often it used one that it had named.
+    pub credentials_named: u32,
+    pub credentials_used: u32,
     pub hello: Option<Hello>,
     /// Instances that a newer one replaced.
     pub superseded: VecDeque<InstanceId>,
@@ -105,6 +108,14 @@ impl HostState {
     /// The job of this schedule that has not ended, if there is one.
     pub fn unfinished_of(&self, schedule: &ScheduleId) -> Option<&Job> {
         self.jobs.values().find(|job| job.schedule_id.as_ref() == Some(schedule))
+    }
+
+    /// Whether the machine that said hello last is another one than was enrolled, as far as both are known. A new board or a
+    /// moved disk is reason enough, so it is told and nothing more.
+    pub fn is_another_machine(&self) -> bool {
+        let enrolled = self.enrollments.back().and_then(|enrolled| enrolled.fingerprint.as_ref());
+        let now = self.hello.as_ref().and_then(|hello| hello.machine_fingerprint.as_ref());
+        enrolled.zip(now).is_some_and(|(enrolled, now)| enrolled != now)
     }
 
     /// Whether two machines have been using this host's identity in turns.
@@ -232,8 +243,13 @@ impl Fold for HostState {
                 while self.enrollments.len() > REMEMBERED_STREAMS {
                     self.enrollments.pop_front();
                 }
+                (self.credentials_named, self.credentials_used) = (0, 0);
             }
             Fact::HostRevoked(_) => self.enrolled_at = None,
+            Fact::CredentialRotated(CredentialRotated { stage: RotationStage::Named, .. }) => {
+                self.credentials_named += 1;
+            }
+            Fact::CredentialRotated(CredentialRotated { stage: RotationStage::Used, .. }) => self.credentials_used += 1,
             Fact::Hello(hello) => self.greet(hello, line),
             Fact::Agent(AgentEvent::ScheduleAck(ack)) => self.schedule_applied = ack.version,
             Fact::Agent(AgentEvent::ConfigAck(ack)) => self.config_applied = ack.version,

@@ -6,23 +6,30 @@ use std::sync::Arc;
 use hyper::body::Incoming;
 use hyper::{Method, StatusCode};
 use serde_json::json;
-use tokio_rustls::TlsAcceptor;
 
+use super::access::operator_of;
 use super::app::App;
 use answer::{Answer, Problem, ok};
 use connection::Handover;
+use peer::Peer;
 use request::{Request, shown};
 
 pub mod agent;
 pub mod answer;
+pub mod audit;
+pub mod client_address;
 pub mod connection;
+pub mod credential;
 pub mod enrollment;
 pub mod listener;
 pub mod operator;
+pub mod peer;
 pub mod poll;
 pub mod replay;
 pub mod request;
 pub mod socket;
+pub mod stage;
+pub mod strangers;
 pub mod streams;
 pub mod whole_answer;
 
@@ -35,6 +42,7 @@ enum Route {
     Commands,
     Events,
     AgentLog,
+    AgentCredential,
     Hosts,
     Host,
     Schedules,
@@ -50,17 +58,19 @@ enum Route {
     Config,
     Reload,
     EnrollmentTokens,
+    Audit,
     Healthz,
     Readyz,
 }
 
-const ROUTES: [(&str, Route); 23] = [
+const ROUTES: [(&str, Route); 25] = [
     ("/v1/enroll", Route::Enroll),
     ("/v1/agents/{host}/hello", Route::Hello),
     ("/v1/agents/{host}/heartbeat", Route::Heartbeat),
     ("/v1/agents/{host}/commands", Route::Commands),
     ("/v1/agents/{host}/events", Route::Events),
     ("/v1/agents/{host}/jobs/{job}/log", Route::AgentLog),
+    ("/v1/agents/{host}/credential", Route::AgentCredential),
     ("/v1/hosts", Route::Hosts),
     ("/v1/hosts/{host}", Route::Host),
     ("/v1/hosts/{host}/schedules", Route::Schedules),
@@ -76,6 +86,7 @@ const ROUTES: [(&str, Route); 23] = [
     ("/v1/config", Route::Config),
     ("/v1/config/reload", Route::Reload),
     ("/v1/enrollment-tokens", Route::EnrollmentTokens),
+    ("/v1/audit", Route::Audit),
     ("/healthz", Route::Healthz),
     ("/readyz", Route::Readyz),
 ];
@@ -89,6 +100,7 @@ async fn handle(app: &Arc<App>, route: Route, request: Request) -> Result<Answer
         (Route::Commands, &Method::GET) => poll::commands(app, request).await,
         (Route::Events, &Method::POST) => agent::events(app, request).await,
         (Route::AgentLog, &Method::POST) => agent::log(app, request).await,
+        (Route::AgentCredential, &Method::POST) => credential::rotate(app, request).await,
         (Route::Hosts, &Method::GET) => operator::hosts(app, request).await,
         (Route::Host, &Method::GET) => operator::host(app, request).await,
         (Route::Schedules, &Method::GET) => operator::schedules(app, request).await,
@@ -105,6 +117,7 @@ async fn handle(app: &Arc<App>, route: Route, request: Request) -> Result<Answer
         (Route::Config, &Method::GET) => streams::config(app, request).await,
         (Route::Reload, &Method::POST) => streams::reload(app, request).await,
         (Route::EnrollmentTokens, &Method::POST) => enrollment::enrollment_token(app, request).await,
+        (Route::Audit, &Method::GET) => audit::audit(app, request).await,
         (Route::Healthz, &Method::GET) => Ok(ok(&json!({"status": "ok"}))),
         (Route::Readyz, &Method::GET) if *app.stopping.borrow() => {
             Err(Problem::unavailable("stopping", "the server is stopping"))
@@ -118,6 +131,7 @@ async fn handle(app: &Arc<App>, route: Route, request: Request) -> Result<Answer
             | Route::Heartbeat
             | Route::Events
             | Route::AgentLog
+            | Route::AgentCredential
             | Route::Restore
             | Route::Cancel
             | Route::Abandon
@@ -144,12 +158,16 @@ fn routes() -> Routes {
 pub struct Shared {
     app: Arc<App>,
     routes: Routes,
-    acceptor: Option<TlsAcceptor>,
 }
 
 /// `handover`: where a poll may be left that has to wait.
-async fn answer_request(shared: &Shared, request: hyper::Request<Incoming>, handover: Option<Handover>) -> Answer {
-    let mut request = Request::new(request);
+async fn answer_request(
+    shared: &Shared,
+    request: hyper::Request<Incoming>,
+    handover: Option<Handover>,
+    peer: &Arc<Peer>,
+) -> Answer {
+    let mut request = Request::new(request, peer, &shared.app);
     let path = request.path.clone();
     let found = match shared.routes.at(&path) {
         Ok(found) => found,
@@ -159,7 +177,7 @@ async fn answer_request(shared: &Shared, request: hyper::Request<Incoming>, hand
     };
     request.parameters = found.params.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
     request.handover = handover;
-    let method = request.method.clone();
+    let (method, client, token) = (request.method.clone(), request.client, request.token());
     if !matches!(found.value, Route::Healthz | Route::Readyz) {
         shared.app.catch_up_configuration().await;
     }
@@ -167,7 +185,13 @@ async fn answer_request(shared: &Shared, request: hyper::Request<Incoming>, hand
         Ok(answer) => answer,
         Err(problem) => problem.into_answer(),
     };
-    tracing::debug!(%method, path = %shown(&path), status = answer.status().as_u16(), "answered");
+    tracing::debug!(%client, %method, path = %shown(&path), status = answer.status().as_u16(), "answered");
+    if answer.status() == StatusCode::FORBIDDEN
+        && let Some(operator) = token.and_then(|token| operator_of(&shared.app.tokens(), &token))
+    {
+        let (token, role) = (operator.name, operator.role);
+        tracing::warn!(%token, %role, %client, %method, path = %shown(&path), "refused: this token may not do that");
+    }
     finished(&shared.app, answer)
 }
 

@@ -86,6 +86,7 @@ pub fn host_view(
         "arch": hello.map(|h| h.arch),
         "clock_skew_ms": contact.clock_skew_ms,
         "conflict": state.is_in_conflict(now).then_some(true),
+        "fingerprint_changed": state.is_another_machine().then_some(true),
         "schedule": {
             "wanted": state.schedule_wanted.as_ref().map(|w| w.version),
             "applied": (state.schedule_applied > 0).then_some(state.schedule_applied),

@@ -16,6 +16,7 @@ mod follow;
 #[allow(dead_code, reason = "shared with the bars")]
 mod harness;
 mod heal;
+mod keepalive;
 mod kinds;
 mod offline;
 mod parked;
@@ -23,3 +24,4 @@ mod restic_trouble;
 mod secrets;
 mod tls;
 mod upkeep;
+mod way;

@@ -6,6 +6,7 @@ use super::*;
 use crate::job::JobStatus;
 use crate::protocol::agent_event::JobStarted;
 use crate::protocol::command::{ConfigUpdate, FireResult};
+use crate::server::fact::HostRevoked;
 use crate::server::folded::*;
 use crate::server::settle::decide_started;
 
@@ -323,5 +324,12 @@ fn a_token_enrolls_one_agent_however_often_that_asks() {
     assert_eq!(decide_enroll(&folded.state, &enrolled(2, "c")), Err(Refusal::TokenUsed));
     assert_eq!(decide_enroll(&folded.state, &enrolled(1, "d")), Err(Refusal::TokenUsed));
     let anew = HostEnrolled { token_sha256: "u".to_owned(), ..enrolled(2, "d") };
-    assert!(decide_enroll(&folded.state, &anew).is_ok_and(|fact| fact.is_some()), "a new token enrolls anew");
+    let anew = decide_enroll(&folded.state, &anew).expect("good").expect("a new token enrolls anew");
+    let mut revoked = Folded::of([Fact::HostEnrolled(enrolled(1, "c"))]);
+    revoked.add([Fact::HostRevoked(HostRevoked { actor: operator() })]);
+    let mut later = folded;
+    later.add([anew]);
+    for state in [&revoked.state, &later.state] {
+        assert_eq!(decide_enroll(state, &enrolled(1, "c")), Err(Refusal::TokenUsed), "a repetition undoes nothing");
+    }
 }

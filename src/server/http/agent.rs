@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use super::answer::{Answer, Problem, ok};
-use super::poll;
 use super::request::{ContentType, Request, json_problem, shown};
+use super::{audit, credential, poll};
 use crate::clock;
 use crate::id::{EnrollmentId, HostName, InstanceId, JobId, StreamId};
 use crate::protocol::agent_event::{Heartbeat, Hello};
@@ -20,7 +20,9 @@ use crate::protocol::{
 };
 use crate::server::access::{sha256, sha256_hex};
 use crate::server::app::{App, blocking};
-use crate::server::decide::decide_enroll;
+use crate::server::audit::Action;
+use crate::server::credentials::Standing;
+use crate::server::decide::{Refusal, decide_enroll};
 use crate::server::fact::HostEnrolled;
 use crate::server::find_job::find_job;
 use crate::server::host::{Host, append_facts};
@@ -33,19 +35,24 @@ const LOG_INTERVAL_MS: u64 = 2000;
 /// Finds the host and checks that the credential is its own.
 pub async fn authorized_host(app: &Arc<App>, request: &Request) -> Result<Arc<Host>, Problem> {
     let name: HostName = request.parameter("host")?;
+    request.check_certificate()?;
     let Some(credential) = request.token() else {
         return Err(Problem::unauthorized("the request has no credential: send Authorization: Bearer <credential>"));
     };
     let Some(host) = app.current_host(&name).await else { return Err(not_authorized(&name)) };
     let hash = sha256(credential.as_bytes());
     if host.was_let_in_lately(&hash) {
+        request.let_in();
         return Ok(host);
     }
     let (dir, hex) = (host.dir.clone(), sha256_hex(credential.as_bytes()));
-    if !with_small_file(move || credentials::has_hash(&dir, &hex)).await? {
-        return Err(not_authorized(&name));
+    match with_small_file(move || credentials::standing(&dir, &hex)).await? {
+        None => return Err(not_authorized(&name)),
+        Some(Standing::Present) => {}
+        Some(Standing::Next) => credential::use_next(app, request, &host, sha256_hex(credential.as_bytes())).await?,
     }
     host.let_in(hash);
+    request.let_in();
     Ok(host)
 }
 
@@ -92,13 +99,18 @@ struct EnrollAnswer {
     server_time: DateTime<Utc>,
 }
 
-pub async fn enroll(app: &Arc<App>, mut request: Request) -> Result<Answer, Problem> {
-    let (body, _) = request.json::<EnrollRequest>(ContentType::Any).await?;
-    let is_hash = body.credential_sha256.len() == 64
-        && body.credential_sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    if !is_hash {
-        return Err(Problem::unprocessable("invalid", "credential_sha256 is not 64 lower-case hex digits"));
+/// A credential's SHA-256 as agents send it.
+pub(super) fn check_hash(text: &str) -> Result<(), Problem> {
+    if text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return Ok(());
     }
+    Err(Problem::unprocessable("invalid", "credential_sha256 is not 64 lower-case hex digits"))
+}
+
+pub async fn enroll(app: &Arc<App>, mut request: Request) -> Result<Answer, Problem> {
+    request.check_certificate()?;
+    let (body, _) = request.json::<EnrollRequest>(ContentType::Any).await?;
+    check_hash(&body.credential_sha256)?;
     let refused = || {
         Problem::forbidden(
             "this enrollment token is unknown, expired, or for another host: ask for a new one with `restic-manager enroll HOST`",
@@ -110,6 +122,7 @@ pub async fn enroll(app: &Arc<App>, mut request: Request) -> Result<Answer, Prob
     if token.host != body.host || token.expires_at < clock::now() {
         return Err(refused());
     }
+    request.let_in();
     let host = app.current_host(&body.host).await.ok_or_else(refused)?;
     let enrolled = HostEnrolled {
         enrollment_id: body.enrollment_id,
@@ -117,19 +130,25 @@ pub async fn enroll(app: &Arc<App>, mut request: Request) -> Result<Answer, Prob
         credential_sha256: body.credential_sha256.clone(),
         fingerprint: body.fingerprint,
     };
-    let decided = host
-        .slot
-        .write(move |batch| {
-            let fact = decide_enroll(batch.state(), &enrolled)?;
-            append_facts(batch, |_, _| fact.into_iter().collect());
-            Ok::<_, crate::server::decide::Refusal>(())
-        })
-        .await?;
-    decided?;
+    let decided = host.slot.write(move |batch| {
+        let fact = decide_enroll(batch.state(), &enrolled)?;
+        let is_new = fact.is_some();
+        append_facts(batch, |_, _| fact.into_iter().collect());
+        Ok::<_, Refusal>(is_new)
+    });
+    let is_new = decided.await??;
     let (dir, hash) = (host.dir.clone(), body.credential_sha256);
-    blocking(move || credentials::set_credential(&dir, &hash)).await?;
+    // Said again by an agent that has named its next credential meanwhile, it changes nothing.
+    let kept = host.slot.write(move |batch| match batch.state().credentials_named {
+        0 => credentials::set_credential(&dir, &hash),
+        _ => Ok(()),
+    });
+    kept.await??;
     host.forget_credential();
-    tracing::info!(host = %host.name, "enrolled");
+    if is_new {
+        audit::changed_by_agent(app, request.client, &host.name, Action::HostEnroll).await?;
+        tracing::info!(host = %host.name, client = %request.client, "enrolled");
+    }
     Ok(ok(&EnrollAnswer { host: body.host, server_time: clock::now() }))
 }
 
@@ -154,6 +173,13 @@ pub async fn hello(app: &Arc<App>, mut request: Request) -> Result<Answer, Probl
     // After an outage everybody says what the journal has already: no thread and no lock is needed to find that.
     if !decide_hello(&host.slot.durable().state, &hello, now).is_empty() {
         host.append(move |state, _| decide_hello(state, &hello, now)).await?;
+        if host.slot.durable().state.is_another_machine() {
+            tracing::warn!(
+                host = %host.name,
+                client = %request.client,
+                "the agent runs on another machine than the one that was enrolled: if nobody moved it, revoke its credential"
+            );
+        }
     }
     let state = host.slot.durable().state;
     Ok(ok(&HelloAnswer {

@@ -6,7 +6,9 @@ use std::convert::Infallible;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
@@ -95,6 +97,16 @@ impl Problem {
         problem
     }
 
+    /// 401 to an agent whose connection has shown no certificate. The connection ends with it: the agent may have one that was
+    /// not asked for when it connected.
+    pub fn client_certificate() -> Self {
+        let detail = "agents of this server must show a client certificate signed by the authority in server.toml's [tls] client_ca, and \
+            this connection has shown none: give the agent its certificate and key";
+        let mut problem = Self::new(StatusCode::UNAUTHORIZED, "client-certificate", detail);
+        problem.headers.push((CONNECTION, HeaderValue::from_static("close")));
+        problem
+    }
+
     /// 405; `allowed` is the header's value: methods with commas between them.
     pub fn method_not_allowed(allowed: &'static str) -> Self {
         let detail = format!("this path takes {}", allowed.replace(", ", " or "));
@@ -119,6 +131,12 @@ impl Problem {
         let mut problem = Self::conflict("event-gap", format!("seq {got} came where {expected} is next"));
         problem.body.expected = Some(expected);
         problem
+    }
+
+    /// The same about what followed on something that is done and stays so.
+    pub fn after(mut self, done: &str) -> Self {
+        self.body.detail = format!("{done}, but then: {}", self.body.detail);
+        self
     }
 
     pub fn with_errors(mut self, errors: Vec<ProblemEntry>) -> Self {

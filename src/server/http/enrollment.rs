@@ -8,17 +8,21 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::answer::{Answer, Problem, json, ok};
+use super::audit;
 use super::operator::{authorized, host_of, no_such_host};
 use super::request::{ContentType, Request};
 use crate::clock;
+use crate::file_error::FileError;
 use crate::id::HostName;
 use crate::job::{Actor, ActorKind};
 use crate::protocol::text::Span;
 use crate::server::access::Role;
 use crate::server::app::{App, blocking};
+use crate::server::audit::Action;
 use crate::server::credentials::{self, EnrollmentToken};
 use crate::server::fact::{Fact, HostRevoked};
 use crate::server::fleet_state::EnrollmentTokenMade;
+use crate::server::host::append_facts;
 use crate::server::state_dir;
 
 /// Default and longest life of an enrollment token.
@@ -33,7 +37,16 @@ pub async fn revoke(app: &Arc<App>, request: Request) -> Result<Answer, Problem>
     blocking(move || credentials::revoke(&dir)).await?;
     host.forget_credential();
     let actor = Actor { kind: ActorKind::Operator, name: operator.name.clone() };
-    host.append(move |_, _| vec![Fact::HostRevoked(HostRevoked { actor })]).await?;
+    let dir = host.dir.clone();
+    let revoked = host.slot.write(move |batch| {
+        // Once more, in the order of the host's batches: an agent that was changing its credential may have written it again.
+        credentials::revoke(&dir)?;
+        append_facts(batch, |_, _| vec![Fact::HostRevoked(HostRevoked { actor })]);
+        Ok::<_, FileError>(())
+    });
+    revoked.await??;
+    host.forget_credential();
+    audit::changed(app, request.client, &operator, Action::CredentialRevoke, Some(&host.name), None).await?;
     tracing::warn!(host = %host.name, by = %operator.name, "credential revoked");
     host.slot.wake_everywhere();
     Ok(ok(&json!({"host": host.name, "revoked": true})))
@@ -72,7 +85,8 @@ pub async fn enrollment_token(app: &Arc<App>, mut request: Request) -> Result<An
     let kept = EnrollmentToken { host: body.host.clone(), expires_at };
     let (dir, text) = (app.state_dir.enrollments_dir(), token.clone());
     blocking(move || credentials::keep_token(&dir, &text, &kept)).await?;
-    let made = EnrollmentTokenMade { host: body.host.clone(), expires_at, by: operator.name };
+    let made = EnrollmentTokenMade { host: body.host.clone(), expires_at, by: operator.name.clone() };
     crate::server::fleet_loop::append_fleet(app, EnrollmentTokenMade::TYPE, made).await?;
+    audit::changed(app, request.client, &operator, Action::EnrollmentTokenCreate, Some(&body.host), None).await?;
     Ok(json(StatusCode::CREATED, &TokenAnswer { token, host: body.host, expires_at }))
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_rustls::TlsAcceptor;
 
+use super::strangers::{Strangers, fair_share};
 use super::{Shared, connection, socket};
 use crate::server::app::{App, stopped};
 
@@ -21,6 +21,7 @@ const BACKLOG: u32 = 65_535;
 const DRAIN_LIMIT: Duration = Duration::from_secs(9);
 /// Out of descriptors: when to try again, and how often to say so.
 const RETRY: Duration = Duration::from_millis(100);
+const SHORT_RETRY: Duration = Duration::from_millis(1);
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// Binds and listens.
@@ -34,13 +35,14 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Serves until `app.stopping` is true, then drains. The caller binds, so that tests use port 0.
-pub async fn serve(app: Arc<App>, listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>) {
+pub async fn serve(app: Arc<App>, listener: TcpListener) {
     let mut stopping = app.stopping.subscribe();
-    let shared =
-        Arc::new(Shared { app: Arc::clone(&app), routes: super::routes(), acceptor: tls.map(TlsAcceptor::from) });
+    let shared = Arc::new(Shared { app: Arc::clone(&app), routes: super::routes() });
+    let limit = fair_share();
+    let strangers = Strangers::new(limit);
     // Every connection holds a sender: when all are gone, so are the connections.
     let (open, mut all_closed) = mpsc::channel::<()>(1);
-    let mut said: Option<Instant> = None;
+    let (mut said, mut said_full) = (None, None);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -53,19 +55,29 @@ pub async fn serve(app: Arc<App>, listener: TcpListener, tls: Option<Arc<rustls:
                     continue;
                 }
                 let (shared, open) = (Arc::clone(&shared), open.clone());
-                tokio::spawn(async move {
-                    connection::run(shared, stream).await;
-                    drop(open);
+                let is_full = strangers.admit(|stranger| {
+                    let connection = async move {
+                        connection::run(shared, stream, stranger).await;
+                        drop(open);
+                    };
+                    tokio::spawn(connection).abort_handle()
                 });
+                if is_full && is_due(&mut said_full) {
+                    tracing::warn!(
+                        limit,
+                        "many connections on which nobody shows a token: the oldest are closed for new ones"
+                    );
+                }
             }
             Err(error) if is_of_one_client(&error) => {}
             Err(error) => {
                 // Out of descriptors, usually: they come back as connections end.
-                if said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
+                if is_due(&mut said) {
                     tracing::warn!(%error, "cannot accept clients at the moment: they wait");
-                    said = Some(Instant::now());
                 }
-                tokio::time::sleep(RETRY).await;
+                // Who has shown nothing goes first. Its descriptor is free in a moment.
+                let wait = if strangers.close_oldest() { SHORT_RETRY } else { RETRY };
+                tokio::time::sleep(wait).await;
             }
         }
     }
@@ -77,6 +89,15 @@ pub async fn serve(app: Arc<App>, listener: TcpListener, tls: Option<Arc<rustls:
     if tokio::time::timeout(DRAIN_LIMIT, all_closed.recv()).await.is_err() {
         tracing::warn!(connections = count.strong_count(), "closing connections that did not end by themselves");
     }
+}
+
+/// Whether it is time to say something again.
+fn is_due(said: &mut Option<Instant>) -> bool {
+    let is_due = said.is_none_or(|said| said.elapsed() >= SAY_EVERY);
+    if is_due {
+        *said = Some(Instant::now());
+    }
+    is_due
 }
 
 /// The client went away between its first packet and being accepted; the next one is not concerned.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::answer::{Answer, Problem, json, ok};
+use super::audit;
 use super::request::{ContentType, Request, shown};
 use crate::clock;
 use crate::file_error::chain;
@@ -17,6 +18,7 @@ use crate::job::{Actor, ActorKind, Job, JobStatus};
 use crate::protocol::job_options::JobKind;
 use crate::server::access::{Operator, Role, operator_of, sha256_hex};
 use crate::server::app::{App, blocking};
+use crate::server::audit::Action;
 use crate::server::decide::{JobDecision, JobRequest, Refusal, decide_abandon, decide_cancel, decide_job};
 use crate::server::events_in::read_snapshots;
 use crate::server::find_job::find_job;
@@ -36,6 +38,7 @@ pub fn authorized(app: &App, request: &Request, role: Role) -> Result<Operator, 
     };
     let operator = operator_of(&app.tokens(), &token)
         .ok_or_else(|| Problem::unauthorized("no operator has this token: see [[tokens]] in server.toml"))?;
+    request.let_in();
     // A browser sends a password that it knows (Basic) with any site's form, so changes are taken from our own pages only.
     if role > Role::Viewer && request.is_of_another_site() {
         return Err(Problem::forbidden(
@@ -90,7 +93,7 @@ fn show_host(app: &App, host: &Host) -> Value {
     view::host_view(&host.name, &state, host.content().as_deref(), &contact(app, host), clock::now())
 }
 
-fn page_limit(request: &Request) -> Result<usize, Problem> {
+pub(super) fn page_limit(request: &Request) -> Result<usize, Problem> {
     Ok(request.query::<usize>("limit")?.unwrap_or(DEFAULT_PAGE).clamp(1, LARGEST_PAGE))
 }
 
@@ -224,6 +227,7 @@ async fn start_job(
     (kind, schedule_id, options): (Option<String>, Option<ScheduleId>, Option<Value>),
     body: &[u8],
 ) -> Result<Answer, Problem> {
+    let is_restore = kind.as_deref() == Some("restore");
     let key = request.header("idempotency-key").map(str::to_owned);
     if key.as_ref().is_some_and(|key| key.is_empty() || key.len() > 255) {
         return Err(Problem::bad_request("bad-idempotency-key", "an Idempotency-Key has 1 to 255 characters"));
@@ -257,6 +261,10 @@ async fn start_job(
         })
         .await?;
     let (id, is_new) = decided?;
+    if is_new {
+        let action = if is_restore { Action::JobRestore } else { Action::JobCreate };
+        audit::changed(app, request.client, operator, action, Some(&host.name), Some(id)).await?;
+    }
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     wait_for_end(app, host, id, Duration::from_secs(wait)).await;
     let shown = shown_job(app, host, id).await?;
@@ -319,15 +327,16 @@ pub async fn job(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
 pub async fn cancel(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
     let operator = authorized(app, &request, Role::Operator)?;
     let (host, job) = job_of(app, &request, &operator).await?;
-    let actor = Actor { kind: ActorKind::Operator, name: operator.name };
+    let actor = Actor { kind: ActorKind::Operator, name: operator.name.clone() };
     host.append(move |state, _| decide_cancel(state, job.id, actor).into_iter().collect()).await?;
+    audit::changed(app, request.client, &operator, Action::JobCancel, Some(&host.name), Some(job.id)).await?;
     Ok(json(StatusCode::ACCEPTED, &shown_job(app, &host, job.id).await?))
 }
 
 pub async fn abandon(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
     let operator = authorized(app, &request, Role::Operator)?;
     let (host, job) = job_of(app, &request, &operator).await?;
-    let actor = Actor { kind: ActorKind::Operator, name: operator.name };
+    let actor = Actor { kind: ActorKind::Operator, name: operator.name.clone() };
     let in_contact = in_contact(app, &host);
     let decided = host.slot.write(move |batch| {
         let fact = decide_abandon(batch.state(), job.id, actor, in_contact)?;
@@ -335,6 +344,7 @@ pub async fn abandon(app: &Arc<App>, request: Request) -> Result<Answer, Problem
         Ok::<_, Refusal>(())
     });
     decided.await??;
+    audit::changed(app, request.client, &operator, Action::JobAbandon, Some(&host.name), Some(job.id)).await?;
     Ok(json(StatusCode::ACCEPTED, &shown_job(app, &host, job.id).await?))
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use data_encoding::HEXLOWER;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
@@ -25,6 +26,8 @@ use crate::server::versions::{AgentHas, decide_versions_of_agent};
 /// The poll wait that agents are told to ask for, in seconds: the poll is the heartbeat.
 pub const WAIT_SECS: u64 = 30;
 const WAIT_RANGE_SECS: RangeInclusive<u64> = 5..=300;
+/// How often a poll may ask for a sign of life, in seconds: silent connections are cut after ten seconds here and there.
+const KEEPALIVE_RANGE_SECS: RangeInclusive<u64> = 2..=60;
 
 /// A poll, and all that its answer depends on. Kept small: ten thousand of them wait.
 pub struct Poll {
@@ -34,12 +37,37 @@ pub struct Poll {
     question: PollQuestion,
     /// The cursor as the agent wrote it, where it is none of ours.
     strange_after: Option<Box<str>>,
-    schedule_hash: Option<Box<str>>,
-    config_hash: Option<Box<str>>,
+    schedule_hash: Option<SmallHash>,
+    config_hash: Option<SmallHash>,
     /// When the host was enrolled, as the journal says: while that is so, its credential is what it was.
     enrolled_at: Option<DateTime<Utc>>,
+    /// How often the agent had begun to use another credential: while that is so, its credential counts.
+    credentials_used: u32,
     deadline: Instant,
+    /// The next sign of life, where the agent asked for any.
+    beat: Option<Beat>,
     changed: watch::Receiver<u64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Beat {
+    next: Instant,
+    every_secs: u8,
+}
+
+/// A hash that the agent sent, in half of its text's size and without an allocation. What is none of ours never equals one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct SmallHash([u8; 32]);
+
+impl SmallHash {
+    fn of(text: &str) -> Self {
+        let bytes = HEXLOWER.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+        Self(bytes.unwrap_or_default())
+    }
+
+    fn text(self) -> String {
+        HEXLOWER.encode(&self.0)
+    }
 }
 
 /// The long poll: no side effects but the sign of life, so a proxy may repeat it.
@@ -64,7 +92,8 @@ pub async fn commands(app: &Arc<App>, mut request: Request) -> Result<Answer, Pr
 async fn ask(app: &Arc<App>, request: &Request) -> Result<Poll, Problem> {
     // Before the credential is looked at, so that one that is revoked meanwhile is noticed.
     let name: HostName = request.parameter("host")?;
-    let enrolled_at = app.current_host(&name).await.and_then(|host| host.slot.durable().state.enrolled_at);
+    let before = app.current_host(&name).await.map(|host| host.slot.durable().state);
+    let (enrolled_at, credentials_used) = before.map_or((None, 0), |state| (state.enrolled_at, state.credentials_used));
     let host = authorized_host(app, request).await?;
     let instance: InstanceId = request.required_query("instance")?;
     let wait = match request.query::<u64>("wait")?.unwrap_or(WAIT_SECS) {
@@ -80,22 +109,28 @@ async fn ask(app: &Arc<App>, request: &Request) -> Result<Poll, Problem> {
         schedule_version: request.query("schedule_version")?.unwrap_or(0),
         config_version: request.query("config_version")?.unwrap_or(0),
     };
-    let text = |name: &str| request.query.get(name).filter(|text| !text.is_empty()).map(|text| text.as_str().into());
+    let hash = |name: &str| request.query.get(name).filter(|text| !text.is_empty()).map(|text| SmallHash::of(text));
     heard(&host, request.query("sent_at")?, Some(wait)).await;
     // So that a fleet that was cut off together does not poll together for ever.
     let [.., high, low] = *uuid::Uuid::new_v4().as_bytes();
     let jitter = Duration::from_millis(u64::from(u16::from_be_bytes([high, low])) % 3000);
     let deadline = Instant::now() + Duration::from_secs(wait) + if wait == 0 { Duration::ZERO } else { jitter };
+    let beat = request.query::<u64>("keepalive")?.map(|secs| {
+        let secs = secs.clamp(*KEEPALIVE_RANGE_SECS.start(), *KEEPALIVE_RANGE_SECS.end());
+        Beat { next: Instant::now() + Duration::from_secs(secs), every_secs: u8::try_from(secs).unwrap_or(u8::MAX) }
+    });
     let place = host.park();
     Ok(Poll {
         place,
         instance,
         strange_after: question.after.is_none().then(|| after.into()),
         question,
-        schedule_hash: text("schedule_hash"),
-        config_hash: text("config_hash"),
+        schedule_hash: hash("schedule_hash"),
+        config_hash: hash("config_hash"),
         enrolled_at,
+        credentials_used,
         deadline,
+        beat,
         changed: host.slot.watch(),
         host,
     })
@@ -127,10 +162,7 @@ async fn look(app: &App, poll: &mut Poll) -> Result<Option<Answer>, Problem> {
         poll.changed.mark_unchanged();
         let durable = host.slot.durable();
         let now = clock::now();
-        let after = || match (&question.after, &poll.strange_after) {
-            (Some(cursor), _) => cursor.to_string(),
-            (None, text) => text.as_deref().unwrap_or_default().to_owned(),
-        };
+        let after = || poll.after();
         if durable.state.is_in_conflict(now) {
             return Err(host_conflict());
         }
@@ -145,13 +177,14 @@ async fn look(app: &App, poll: &mut Poll) -> Result<Option<Answer>, Problem> {
         }
         let content = host.content();
         if let Some(content) = &content {
+            let [schedule_hash, config_hash] =
+                [poll.schedule_hash, poll.config_hash].map(|hash| hash.map(SmallHash::text));
             let has = AgentHas {
-                schedule: poll.schedule_hash.as_deref().map(|hash| (question.schedule_version, hash)),
-                config: poll.config_hash.as_deref().map(|hash| (question.config_version, hash)),
+                schedule: schedule_hash.as_deref().map(|hash| (question.schedule_version, hash)),
+                config: config_hash.as_deref().map(|hash| (question.config_version, hash)),
             };
             if !decide_versions_of_agent(&durable.state, content, has).is_empty() {
-                let (content, schedule_hash, config_hash) =
-                    (Arc::clone(content), poll.schedule_hash.clone(), poll.config_hash.clone());
+                let content = Arc::clone(content);
                 let (schedule_version, config_version) = (question.schedule_version, question.config_version);
                 host.append(move |state, _| {
                     let schedule = schedule_hash.as_deref().map(|hash| (schedule_version, hash));
@@ -170,21 +203,63 @@ async fn look(app: &App, poll: &mut Poll) -> Result<Option<Answer>, Problem> {
 
 /// The same after a wait, in which the credential may have been revoked or replaced: that is a line of the journal, which wakes.
 pub async fn look_again(app: &App, poll: &mut Poll) -> Result<Option<Answer>, Problem> {
-    if poll.host.slot.durable().state.enrolled_at != poll.enrolled_at {
+    let state = poll.host.slot.durable().state;
+    if state.enrolled_at != poll.enrolled_at {
         return Err(not_authorized(&poll.host.name));
+    }
+    if state.credentials_used != poll.credentials_used {
+        // Its credential may be the one that counts no more: its agent polls again with the one that does.
+        return Ok(Some(ok(&empty_answer(app.state_dir.epoch, poll.after(), clock::now()))));
     }
     look(app, poll).await
 }
 
 impl Poll {
+    /// The cursor, as the agent wrote it.
+    fn after(&self) -> String {
+        match (&self.question.after, &self.strange_after) {
+            (Some(cursor), _) => cursor.to_string(),
+            (None, text) => text.as_deref().unwrap_or_default().to_owned(),
+        }
+    }
+
     /// Until there may be an answer: the host's bell, which also rings when the server stops (a bell more would be a third of
-    /// a parked poll's memory), or the end of the wait. Cancel-safe.
+    /// a parked poll's memory), or the end of the wait; or until a sign of life is due. Cancel-safe.
     pub async fn wait(&mut self) {
-        let _ = timeout_at(self.deadline, self.changed.changed()).await;
+        let until = self.beat.map_or(self.deadline, |beat| beat.next.min(self.deadline));
+        let _ = timeout_at(until, self.changed.changed()).await;
+    }
+
+    /// Whether a sign of life is due; the next one is then an interval away.
+    pub fn takes_beat(&mut self) -> bool {
+        let now = Instant::now();
+        let Some(beat) = self.beat.as_mut().filter(|beat| beat.next <= now) else { return false };
+        beat.next = now + Duration::from_secs(beat.every_secs.into());
+        true
+    }
+
+    /// That there is nothing to say. For an answer that has begun, and so can be no problem any more: the agent asks again and
+    /// is told then.
+    pub fn nothing(&self, app: &App) -> Answer {
+        ok(&empty_answer(app.state_dir.epoch, self.after(), clock::now()))
     }
 
     /// For logs.
     pub fn path(&self) -> String {
         agent_path(&self.host.name, "commands")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_of_ours_is_kept_and_anything_else_equals_none() {
+        let text = "0123456789abcdef".repeat(4);
+        assert_eq!(SmallHash::of(&text).text(), text);
+        for other in ["", "x", &text[1..], &text.to_uppercase(), "\u{e9}"] {
+            assert_eq!(SmallHash::of(other).text(), "0".repeat(64), "{other}");
+        }
     }
 }

@@ -1,23 +1,31 @@
 //! Edge. A stream with bytes that are read before its own: what was taken from it too early is put back in front. Also knows
-//! since when the other side takes nothing of what is written. Does not know HTTP.
+//! since when the other side takes nothing of what is written, and how often something came from it. Does not know HTTP.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-/// Since when writing stands still; `None`: everything that was written has gone out.
+/// What whoever watches a stream sees of it.
 #[derive(Debug, Default)]
 pub struct Stalled {
+    /// Since when writing stands still; `None`: everything that was written has gone out.
     since: Mutex<Option<Instant>>,
+    reads: AtomicU64,
 }
 
 impl Stalled {
     pub fn since(&self) -> Option<Instant> {
         *self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often something came, what was put back not counted.
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
     }
 
     fn note<T>(&self, polled: &Poll<T>) {
@@ -62,7 +70,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
         let this = &mut *self;
         let rest = this.before.get(this.read..).unwrap_or_default();
         if rest.is_empty() {
-            return Pin::new(&mut this.stream).poll_read(cx, buf);
+            let filled = buf.filled().len();
+            let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
+            if buf.filled().len() > filled {
+                this.stalled.reads.fetch_add(1, Ordering::Relaxed);
+            }
+            return polled;
         }
         let taken = rest.len().min(buf.remaining());
         buf.put_slice(&rest[..taken]);
@@ -138,6 +151,20 @@ mod tests {
         let mut replay = Replay::new(near, b"abcd".to_vec());
         replay.read_exact(&mut [0; 3]).await.expect("read");
         assert_eq!(replay.into_parts().1, b"d");
+    }
+
+    #[tokio::test]
+    async fn what_comes_is_counted_and_what_was_put_back_is_not() {
+        let (mut far, near) = duplex(64);
+        let mut replay = Replay::new(near, b"ab".to_vec());
+        let stalled = replay.stalled();
+        replay.read_exact(&mut [0; 2]).await.expect("read");
+        assert_eq!(stalled.reads(), 0);
+        far.write_all(b"c").await.expect("write");
+        replay.read_exact(&mut [0; 1]).await.expect("read");
+        drop(far);
+        assert_eq!(replay.read(&mut [0; 1]).await.expect("the end"), 0);
+        assert_eq!(stalled.reads(), 1);
     }
 
     #[tokio::test]

@@ -2,7 +2,9 @@
 //! Does not know routes.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Limited};
@@ -13,9 +15,12 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::sync::Semaphore;
 
 use super::answer::Problem;
+use super::client_address::client_address;
 use super::connection::Handover;
+use super::peer::Peer;
 use crate::protocol::BODY_LIMIT_BYTES;
 use crate::server::access::presented_token;
+use crate::server::app::App;
 
 /// How long a body may take to arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
@@ -30,20 +35,32 @@ pub struct Request {
     pub query: BTreeMap<String, String>,
     /// Where a poll that has to wait may be left; `None` where only hyper can answer.
     pub handover: Option<Handover>,
+    /// Whose request it is, as far as can be believed.
+    pub client: IpAddr,
+    /// TLS asks agents for a certificate, and this connection has shown none that counts now.
+    lacks_certificate: bool,
+    peer: Arc<Peer>,
     headers: hyper::HeaderMap,
     body: Option<Incoming>,
 }
 
 impl Request {
-    pub fn new(request: hyper::Request<Incoming>) -> Self {
+    pub fn new(request: hyper::Request<Incoming>, peer: &Arc<Peer>, app: &App) -> Self {
         let (parts, body) = request.into_parts();
         let query = parts.uri.query().map(parse_query).unwrap_or_default();
+        let forwarded = parts.headers.get_all("x-forwarded-for").into_iter();
+        // What is no text is no address either.
+        let forwarded = forwarded.map(|value| value.to_str().unwrap_or("?"));
+        let client_ca = app.tls.current().and_then(|tls| tls.client_ca);
         Self {
             method: parts.method,
             path: parts.uri.path().to_owned(),
             parameters: BTreeMap::new(),
             query,
             handover: None,
+            client: client_address(peer.address, forwarded, &app.trusted_proxies()),
+            lacks_certificate: client_ca.is_some() && peer.certified_by != client_ca,
+            peer: Arc::clone(peer),
             headers: parts.headers,
             body: Some(body),
         }
@@ -56,6 +73,16 @@ impl Request {
     /// The token that the request carries, wherever.
     pub fn token(&self) -> Option<String> {
         presented_token(self.header(AUTHORIZATION.as_str()), self.header("x-restic-manager-token"))
+    }
+
+    /// The token or credential that the request carries is valid: its connection is no stranger's any more.
+    pub fn let_in(&self) {
+        self.peer.let_in();
+    }
+
+    /// Refuses an agent that has shown no certificate where `client_ca` asks for one. Operators need none.
+    pub fn check_certificate(&self) -> Result<(), Problem> {
+        if self.lacks_certificate { Err(Problem::client_certificate()) } else { Ok(()) }
     }
 
     /// Whether a browser sends this for another site's page. Programs send neither header.

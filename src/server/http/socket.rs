@@ -1,6 +1,7 @@
 //! Edge. An accepted socket, with or without TLS, as small as it gets while nothing happens on it. Does not know HTTP.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -19,10 +20,41 @@ const USER_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub enum Socket {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<Encrypted>),
+}
+
+/// A connection with TLS.
+#[derive(Debug)]
+pub struct Encrypted {
+    stream: TlsStream<TcpStream>,
+    /// The number of the authority whose certificate the client has shown, if it has.
+    certified_by: Option<u64>,
 }
 
 impl Socket {
+    /// `client_ca`: the number of the authority by which the handshake took clients' certificates.
+    pub fn tls(stream: TlsStream<TcpStream>, client_ca: Option<u64>) -> Self {
+        let has_certificate = stream.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty());
+        Self::Tls(Box::new(Encrypted { stream, certified_by: client_ca.filter(|_| has_certificate) }))
+    }
+
+    /// The number of the authority whose certificate the client has shown, if it has.
+    pub fn certified_by(&self) -> Option<u64> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(encrypted) => encrypted.certified_by,
+        }
+    }
+
+    /// The address at the other end, while there is one.
+    pub fn peer_address(&self) -> Option<IpAddr> {
+        let stream = match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(encrypted) => encrypted.stream.get_ref().0,
+        };
+        stream.peer_addr().ok().map(|address| address.ip().to_canonical())
+    }
+
     /// The next byte of what the client sends, `None` when it sends no more. Cancel-safe.
     pub async fn byte(&mut self) -> Option<u8> {
         let mut byte = [0];
@@ -50,7 +82,7 @@ impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(encrypted) => Pin::new(&mut encrypted.stream).poll_read(cx, buf),
         }
     }
 }
@@ -59,7 +91,7 @@ impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(encrypted) => Pin::new(&mut encrypted.stream).poll_write(cx, bytes),
         }
     }
 
@@ -70,28 +102,28 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Tls(encrypted) => Pin::new(&mut encrypted.stream).poll_write_vectored(cx, slices),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Tls(encrypted) => encrypted.stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(encrypted) => Pin::new(&mut encrypted.stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(encrypted) => Pin::new(&mut encrypted.stream).poll_shutdown(cx),
         }
     }
 }

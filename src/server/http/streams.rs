@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::answer::{Answer, Problem, answer, full, ok};
+use super::audit;
 use super::operator::{authorized, job_of, no_such_host};
 use super::request::Request;
 use crate::id::{HostName, JobId};
@@ -20,6 +21,7 @@ use crate::protocol::Envelope;
 use crate::protocol::agent_event::{JobProgress, LogStream};
 use crate::server::access::Role;
 use crate::server::app::{App, blocking};
+use crate::server::audit::{Action, TYPE as AUDIT};
 use crate::server::host::Host;
 use crate::server::{history, job_log};
 
@@ -150,6 +152,8 @@ pub async fn events(app: &Arc<App>, request: Request) -> Result<Answer, Problem>
         "now" => Some(app.horizon().await - TimeDelta::microseconds(1)),
         text => Some(parse_cursor(text)?),
     };
+    // Who did what from where is the admins'.
+    let shows_audit = operator.role == Role::Admin;
     let deadline = Instant::now() + Duration::from_secs(wait);
     let mut changed = app.shared.any_changed.subscribe();
     let mut stopping = app.stopping.subscribe();
@@ -162,7 +166,7 @@ pub async fn events(app: &Arc<App>, request: Request) -> Result<Answer, Problem>
             // Nothing from here on can be among the first.
             let mut before = horizon;
             let mut collect = |host: Option<&HostName>, dir: &std::path::Path, seq: u64| {
-                for line in history::lines_between(dir, seq, after, before, limit)? {
+                for line in history::lines_between(dir, seq, after, before, limit, |line| shows_audit || line.kind != AUDIT)? {
                     let mut event = json!({"host": host, "seq": line.seq, "ts": line.ts, "received_at": line.received_at, "type": line.kind, "payload": line.payload});
                     if let (Some(map), None) = (event.as_object_mut(), host) {
                         map.remove("host");
@@ -241,9 +245,11 @@ pub async fn config(app: &Arc<App>, request: Request) -> Result<Answer, Problem>
 fn config_view(app: &App) -> Value {
     let state = app.fleet.durable().state;
     let view = app.config();
+    let of_tls = app.tls.problem();
     let problems: Vec<Value> = view
         .problems
         .iter()
+        .chain(of_tls.as_ref())
         .map(|p| json!({"file": p.file, "line": p.line, "column": p.column, "severity": if p.severity == crate::problem::Severity::Error { "error" } else { "warning" }, "message": p.message}))
         .collect();
     json!({
@@ -260,10 +266,11 @@ fn config_view(app: &App) -> Value {
 
 /// `POST /v1/config/reload`: reads the directory now and reports.
 pub async fn reload(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
-    authorized(app, &request, Role::Operator)?;
+    let operator = authorized(app, &request, Role::Operator)?;
     let mut reloaded = app.reloaded.subscribe();
     let before = *reloaded.borrow_and_update();
     app.reload_wanted.send_modify(|count| *count += 1);
+    audit::changed(app, request.client, &operator, Action::ConfigReload, None, None).await?;
     // One reload may be under way already; the one after it has seen everything.
     let done = tokio::time::timeout(Duration::from_secs(60), reloaded.wait_for(|count| *count > before)).await;
     if done.is_err() {

@@ -1,5 +1,5 @@
-//! Edge. A whole answer as bytes, as hyper would write it, for a connection that hyper does not have at the moment.
-//! Does not write streamed answers, and does not decide which answer it is.
+//! Edge. An answer as bytes, as hyper would write it, for a connection that hyper does not have at the moment: whole, or begun
+//! early and kept alive with newlines, which are nothing before JSON. Does not decide which answer it is.
 
 use chrono::{DateTime, Utc};
 use http_body_util::BodyExt;
@@ -60,10 +60,50 @@ pub async fn bytes_of(answer: Answer, manner: &mut Manner, now: DateTime<Utc>) -
         (_, false) => line(&[b"connection: close"]),
     }
     line(&[b"content-length: ", body.len().to_string().as_bytes()]);
-    line(&[b"date: ", now.format("%a, %d %b %Y %H:%M:%S GMT").to_string().as_bytes()]);
+    line(&[b"date: ", http_date(now).to_string().as_bytes()]);
     line(&[]);
     bytes.extend_from_slice(&body);
     bytes
+}
+
+/// The head of an answer whose body comes later, with signs of life before it: a JSON document, whatever it will be. An old
+/// client has to be told the end by the connection's.
+pub fn beginning(manner: &mut Manner, now: DateTime<Utc>) -> Vec<u8> {
+    let is_old = manner.version == Version::HTTP_10;
+    manner.keep_alive &= !is_old;
+    let version = if is_old { "1.0" } else { "1.1" };
+    let framing = if is_old { "" } else { "transfer-encoding: chunked\r\n" };
+    let connection = if manner.keep_alive || is_old { "" } else { "connection: close\r\n" };
+    // nginx would else keep the newlines to itself.
+    let head = format!(
+        "HTTP/{version} 200 OK\r\ncontent-type: application/json\r\ncache-control: no-store\r\nx-accel-buffering: no\r\n{framing}{connection}date: {}\r\n\r\n",
+        http_date(now)
+    );
+    head.into_bytes()
+}
+
+/// A sign of life within such an answer.
+pub fn beat(manner: Manner) -> &'static [u8] {
+    if manner.version == Version::HTTP_10 { b"\n" } else { b"1\r\n\n\r\n" }
+}
+
+/// The rest of such an answer. What its head would say of the connection can only be done.
+pub async fn ending(answer: Answer, manner: &mut Manner) -> Vec<u8> {
+    let (parts, body) = answer.into_parts();
+    let Ok(body) = body.collect().await;
+    let body = body.to_bytes();
+    manner.keep_alive &= !has(&parts.headers, "close");
+    if manner.version == Version::HTTP_10 {
+        return body.into();
+    }
+    let mut bytes = format!("{:x}\r\n", body.len()).into_bytes();
+    bytes.extend_from_slice(&body);
+    bytes.extend_from_slice(b"\r\n0\r\n\r\n");
+    bytes
+}
+
+fn http_date(now: DateTime<Utc>) -> impl std::fmt::Display {
+    now.format("%a, %d %b %Y %H:%M:%S GMT")
 }
 
 #[cfg(test)]
@@ -155,5 +195,29 @@ mod tests {
         let mut manner = Manner { version: Version::HTTP_11, keep_alive: true };
         let text = String::from_utf8(bytes_of(answer, &mut manner, DateTime::UNIX_EPOCH).await).expect("text");
         assert!(!manner.keep_alive && text.contains("\r\nconnection: close\r\n"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_begins_early_is_read_as_one_document() {
+        for (version, keep_alive) in [(Version::HTTP_11, true), (Version::HTTP_11, false), (Version::HTTP_10, true)] {
+            let mut manner = Manner { version, keep_alive };
+            let mut bytes = beginning(&mut manner, DateTime::UNIX_EPOCH);
+            bytes.extend_from_slice(beat(manner));
+            bytes.extend_from_slice(beat(manner));
+            bytes.extend(ending(ok(&serde_json::json!({"a": 1})), &mut manner).await);
+            assert_eq!(manner.keep_alive, keep_alive && version == Version::HTTP_11);
+            let (near, mut far) = tokio::io::duplex(4096);
+            tokio::spawn(async move {
+                use tokio::io::{AsyncReadExt, AsyncWriteExt};
+                far.read_u8().await.expect("a request");
+                far.write_all(&bytes).await.expect("written");
+            });
+            let (mut sender, connection) =
+                hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(near)).await.expect("a client");
+            tokio::spawn(connection);
+            let answer = sender.send_request(hyper::Request::new(Empty::<Bytes>::new())).await.expect("an answer");
+            let body = answer.into_body().collect().await.expect("a body").to_bytes();
+            assert_eq!(body, "\n\n{\"a\":1}\n", "{version:?}");
+        }
     }
 }

@@ -64,7 +64,7 @@ struct Views {
 
 fn views(dir: &Path) -> Views {
     let lines = |after| {
-        history::lines_between(dir, u64::MAX, after, now(), 1000)
+        history::lines_between(dir, u64::MAX, after, now(), 1000, |_| true)
             .expect("lines")
             .into_iter()
             .map(|line: Line| (line.seq, line.kind))
@@ -242,7 +242,10 @@ fn a_job_is_read_from_where_it_was_made_as_from_the_list() {
     for job in history::jobs(&dir, u64::MAX, &JobFilter::default(), 100).expect("jobs").0 {
         let at_hint = history::job_at(&dir, u64::MAX, job.id, job.queued_seq).expect("read");
         let mut state = HostState::default();
-        history::lines_between(&dir, u64::MAX, None, now(), 1000).expect("lines").iter().for_each(|l| state.apply(l));
+        history::lines_between(&dir, u64::MAX, None, now(), 1000, |_| true)
+            .expect("lines")
+            .iter()
+            .for_each(|l| state.apply(l));
         assert_eq!(at_hint.as_ref(), Some(&job));
         assert!(state.job(job.id).is_none_or(|known| *known == job), "as the state has it");
         assert_eq!(history::job_at(&dir, u64::MAX, job.id, job.queued_seq + 1).expect("read"), None);
