@@ -265,6 +265,22 @@ fn p13_a_server_with_a_strange_clock_and_the_largest_answers_are_withstood() {
             (!station.server.said_of(&id).is_empty()).then_some(())
         });
     }
+    // A cursor and hashes that no query could hold as they are.
+    for odd in ["a b&wait=0#\u{0}\n\u{1b}[2J\u{202e}%zz", &"long".repeat(50_000)] {
+        let config = json!({"version": 6 + odd.len(), "hash": odd, "repo_url": "/srv/other"});
+        let body =
+            poll_answer(0, &[message("config.update", &config.to_string())]).replace("\"c0\"", &json!(odd).to_string());
+        station.server.answer_with("commands", with_type("200 OK", "application/json", &body));
+        eventually("it is given", Duration::from_secs(60), || {
+            station.server.state().raw["commands"].is_empty().then_some(())
+        });
+        station.server.await_polls(Duration::from_secs(60));
+        let question = station.server.state().question.clone();
+        assert!(
+            question.contains(&format!("config_version={}&", 6 + odd.len())) && !question.contains("&wait=0"),
+            "{question}"
+        );
+    }
     // The most that an answer may have, in one command, and in many, whose content is not kept.
     let options = json!({"x": "y".repeat(15 << 20)});
     station.server.send([command(&uuid::Uuid::from_u128(10).to_string(), &json!("backup"), &options)]);

@@ -209,7 +209,7 @@ fn p13_no_hostile_schedule_starts_a_process_outside_the_policy() {
     station.server.await_polls(Duration::from_secs(30));
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(guilt(&dir), Vec::<String>::new());
-    for schedule in ["outside", "linked", "flags", "maintenance"] {
+    for schedule in ["outside", "linked", "flags", "maintenance", "hooked"] {
         assert!(!ran(schedule), "{schedule}");
     }
     check_unharmed(&mut station);

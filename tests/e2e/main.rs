@@ -16,6 +16,7 @@ mod follow;
 #[allow(dead_code, reason = "shared with the bars")]
 mod harness;
 mod heal;
+mod hostile_agent;
 mod keepalive;
 mod kinds;
 mod offline;

@@ -24,7 +24,7 @@ use crate::server::audit::Action;
 use crate::server::credentials::Standing;
 use crate::server::decide::{Refusal, decide_enroll};
 use crate::server::fact::HostEnrolled;
-use crate::server::find_job::find_job;
+use crate::server::find_job::{find_job, is_of_another_host};
 use crate::server::host::{Host, append_facts};
 use crate::server::settle::decide_hello;
 use crate::server::{credentials, events_in, job_log};
@@ -213,7 +213,7 @@ pub async fn heartbeat(app: &Arc<App>, mut request: Request) -> Result<Answer, P
 }
 
 /// The envelopes of an NDJSON body: each line's own error says which it is.
-fn envelopes(body: &[u8]) -> Result<Vec<Envelope>, Problem> {
+pub fn envelopes(body: &[u8]) -> Result<Vec<Envelope>, Problem> {
     let mut envelopes: Vec<Envelope> = Vec::new();
     for (index, line) in body.split(|b| *b == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
         if line.len() > EVENT_LIMIT_BYTES {
@@ -244,8 +244,11 @@ pub async fn events(app: &Arc<App>, mut request: Request) -> Result<Answer, Prob
     }
     let envelopes = envelopes(&request.body().await?)?;
     let (writer, content, indexed_since) = (Arc::clone(&host), host.content(), app.ready_at);
+    let everybody = Arc::clone(app);
     let taken = host.slot.write(move |batch| {
-        let source = events_in::Source { host: &writer, content: content.as_deref(), stream, indexed_since };
+        let is_of_another = |job: JobId| is_of_another_host(&everybody, job, &writer.name);
+        let content = content.as_deref();
+        let source = events_in::Source { host: &writer, content, stream, indexed_since, is_of_another: &is_of_another };
         events_in::take(batch, &source, &envelopes)
     });
     let taken = taken.await?;
