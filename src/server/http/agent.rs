@@ -16,7 +16,8 @@ use crate::id::{EnrollmentId, HostName, InstanceId, JobId, StreamId};
 use crate::protocol::agent_event::{Heartbeat, Hello};
 use crate::protocol::command::HelloAnswer;
 use crate::protocol::{
-    Acknowledged, EVENT_LIMIT_BYTES, Envelope, HELLO_LIMIT_BYTES, PROTOCOL_VERSION, negotiate_version,
+    Acknowledged, EVENT_LIMIT_BYTES, Envelope, HELLO_LIMIT_BYTES, NESTING_LIMIT, PROTOCOL_VERSION, is_too_deep,
+    negotiate_version,
 };
 use crate::server::access::{sha256, sha256_hex};
 use crate::server::app::{App, blocking};
@@ -225,6 +226,10 @@ pub fn envelopes(body: &[u8]) -> Result<Vec<Envelope>, Problem> {
         }
         let envelope: Envelope =
             serde_json::from_slice(line).map_err(|error| json_problem(&format!("line {}", index + 1), line, &error))?;
+        if is_too_deep(line) {
+            let detail = format!("line {} is nested more than {NESTING_LIMIT} deep", index + 1);
+            return Err(Problem::unprocessable("bad-event", detail));
+        }
         envelopes.push(envelope);
     }
     Ok(envelopes)
