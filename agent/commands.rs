@@ -90,6 +90,15 @@ pub(crate) fn permitted(agent: &Agent, spec: &JobSpec) -> Result<(), String> {
     agent.policy.permits_real(spec, real_path::real)
 }
 
+/// Rejects a command that cannot be read. Its id is used: should it come again, with other content, it is answered again.
+pub(crate) fn reject_unreadable(agent: &Agent, id: JobId, error: String) {
+    if agent.ledger.borrow().job(id).is_some() {
+        answer_again(agent, id);
+    } else if agent.record(id, Stage::Rejected { error: error.clone() }) {
+        agent.answer(id, Some(error));
+    }
+}
+
 fn answer_again(agent: &Agent, id: JobId) {
     let progress = agent.ledger.borrow().job(id).map(|job| job.progress.clone());
     match progress {

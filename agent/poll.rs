@@ -244,10 +244,8 @@ fn reject_unreadable(agent: &Agent, payload: &str, error: &str) {
     }
     agent.note_error(&format!("a command cannot be read: {error}"));
     if let Ok(IdOnly { job_id }) = serde_json::from_str(payload) {
-        agent.answer(
-            job_id,
-            Some(format!("this agent ({}) cannot read the command: {error}", env!("CARGO_PKG_VERSION"))),
-        );
+        let version = env!("CARGO_PKG_VERSION");
+        commands::reject_unreadable(agent, job_id, format!("this agent ({version}) cannot read the command: {error}"));
     }
 }
 
