@@ -20,6 +20,7 @@ mod hostile_commands;
 mod hostile_judge;
 mod hostile_server;
 mod p10;
+mod p11;
 mod p13;
 mod p1_kills;
 mod p1_order;

@@ -31,15 +31,23 @@ impl Reply {
     }
 }
 
+/// With TLS or without.
+pub(crate) trait Stream: Read + Write + Send + Sync {}
+impl<T: Read + Write + Send + Sync> Stream for T {}
+
 /// A connection that is kept.
-pub(crate) struct Connection(BufReader<TcpStream>);
+pub(crate) struct Connection(BufReader<Box<dyn Stream>>);
 
 impl Connection {
     pub(crate) fn new(port: u16) -> io::Result<Self> {
         let stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        Ok(Self(BufReader::new(stream)))
+        Ok(Self::over(stream))
+    }
+
+    pub(crate) fn over(stream: impl Stream + 'static) -> Self {
+        Self(BufReader::new(Box::new(stream)))
     }
 
     pub(crate) fn ask(&mut self, method: &str, path: &str, bearer: &str, body: &str) -> io::Result<Reply> {
@@ -270,13 +278,10 @@ impl Poster {
         let reply = connection.ask("POST", &path, &self.credential, &lines)?;
         if reply.status == 200 {
             let acked = reply.json()["acked"].as_u64().unwrap_or(0);
+            let sent = self.logged + count;
             // After an answer that was lost it has more.
-            if acked < self.logged + count {
-                self.findings.push(format!(
-                    "{}: log lines acked to {acked} and not {}",
-                    self.host,
-                    self.logged + count
-                ));
+            if acked < sent {
+                self.findings.push(format!("{}: log lines acked to {acked} and not {sent}", self.host));
             }
             self.logged = acked;
         } else {
@@ -370,14 +375,17 @@ fn due(number: u64) -> String {
     (first + minutes).to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
+/// Tells to stop, also when a test fails.
+pub(crate) struct StopAtLast<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for StopAtLast<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Does something while all of them post.
 pub(crate) fn while_posting<R>(posters: &mut [Poster], act: impl FnOnce() -> R) -> R {
-    struct StopAtLast<'a>(&'a AtomicBool);
-    impl Drop for StopAtLast<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::SeqCst);
-        }
-    }
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let at_last = StopAtLast(&stop);

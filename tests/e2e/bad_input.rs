@@ -8,7 +8,7 @@ use sha2::Digest;
 
 use crate::harness::{Answer, Fleet, eventually, text};
 
-const JSON: &str = "Content-Type: application/json";
+pub(crate) const JSON: &str = "Content-Type: application/json";
 const NO_JOB: &str = "/v1/jobs/0190b5a2-7c1e-4c3a-9f00-0123456789ab";
 pub(crate) const AGENT_LOG: &str = "/v1/agents/web-1/jobs/0190b5a2-7c1e-4c3a-9f00-0123456789ab/log";
 pub(crate) const INSTANCE: &str = "11111111-1111-4111-8111-111111111111";
@@ -91,7 +91,7 @@ pub(crate) fn enrolled_with_curl(fleet: &Fleet, host: &str) -> String {
 }
 
 /// What the enrollment of the `number`th agent gets.
-fn enroll(fleet: &Fleet, host: &str, token: &Value, number: u64, credential: &str) -> Answer {
+pub(crate) fn enroll(fleet: &Fleet, host: &str, token: &Value, number: u64, credential: &str) -> Answer {
     let sha256 = data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(credential.as_bytes()));
     let id = format!("33333333-3333-4333-8333-{number:012}");
     let body = json!({"token": token, "enrollment_id": id, "host": host, "credential_sha256": sha256});

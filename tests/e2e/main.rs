@@ -3,11 +3,13 @@
 #![allow(clippy::disallowed_methods, reason = "tests set their files and times up by hand, and start programs")]
 
 mod alternate;
+mod audit;
 mod bad_input;
 mod checker;
 mod clone;
 mod connections;
 mod crash;
+mod credentials;
 mod curl_agent;
 mod delivery;
 mod demo;
@@ -24,5 +26,6 @@ mod parked;
 mod restic_trouble;
 mod secrets;
 mod tls;
+mod tls_files;
 mod upkeep;
 mod way;

@@ -141,6 +141,11 @@ impl Scene {
         Line { stream, read: Vec::new() }
     }
 
+    /// The agent's credential.
+    pub(crate) fn credential(&self) -> &str {
+        self.bearer.rsplit(' ').next().unwrap_or_default()
+    }
+
     /// A poll's bytes; `line` is the HTTP version and any headers that follow.
     fn poll(&self, cursor: &str, wait: u64, line: &str) -> String {
         let Self { query, bearer, .. } = self;
@@ -150,7 +155,7 @@ impl Scene {
     }
 
     /// Sends a poll that has nothing to be told, and returns when it is parked.
-    fn park(&self, line: &mut Line, version: &str) {
+    pub(crate) fn park(&self, line: &mut Line, version: &str) {
         let before = self.count(PARKED);
         line.send(&self.poll(&self.cursor, 60, version));
         self.wait_for(PARKED, before + 1);

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
+use sha2::Digest;
 
 use crate::harness::{AGENT, Fleet, eventually, text};
 
@@ -84,4 +85,63 @@ fn status_says_what_the_agent_is_connected_through() {
     let status = eventually("the status", Duration::from_secs(20), || Some(status()).filter(|s| s.is_object()));
     assert_eq!(status["connected_through"], "no proxy: directly");
     assert!(status["polls"].as_str().is_some_and(|polls| polls.starts_with("waits 30 s")), "{status}");
+}
+
+#[test]
+fn a_credential_replaces_itself_and_the_one_before_counts_no_more() {
+    let mut fleet = Fleet::started();
+    let credential = |fleet: &Fleet| {
+        let identity: Value = serde_json::from_str(&fleet.read("agent/identity.json")).expect("JSON");
+        (identity["credential"].as_str().expect("a credential").to_owned(), identity)
+    };
+    let first = credential(&fleet).0;
+    let settings = fleet.read("agent/agent.toml");
+    fleet.write("agent/agent.toml", &settings.replace("host = ", "rotate_after = \"1s\"\nhost = "));
+    // Killed again and again while credentials follow each other every second: nobody is locked out.
+    for pause in [2100, 700, 1300, 900, 2600] {
+        fleet.agent = None;
+        fleet.start_agent();
+        std::thread::sleep(Duration::from_millis(pause));
+    }
+    fleet.write("agent/agent.toml", &settings);
+    fleet.agent = None;
+    fleet.start_agent();
+    assert_eq!(fleet.run_job(r#"{"kind":"init"}"#)["status"], "succeeded");
+    let (last, identity) = credential(&fleet);
+    assert!(last != first && identity["previous_credential"].is_string(), "{identity}");
+    let beat = |credential: &str| {
+        let bearer = format!("Authorization: Bearer {credential}");
+        let body = r#"{"sent_at":"2026-01-01T00:00:00Z"}"#;
+        fleet.ask(&bearer, &["-d", body, "/v1/agents/web-1/heartbeat"]).expect("an answer").code
+    };
+    assert_eq!((beat(&last), beat(&first)), (200, 401));
+    let log = fleet.read("agent.log") + &fleet.read("server.log");
+    assert!(!log.contains(&last) && !log.contains(&first), "no credential is in a log");
+}
+
+#[test]
+fn a_server_from_before_the_last_rotation_still_knows_its_agent() {
+    let mut fleet = Fleet::started();
+    let settings = fleet.read("agent/agent.toml");
+    fleet.write("agent/agent.toml", &settings.replace("host = ", "rotate_after = \"0s\"\nhost = "));
+    fleet.agent = None;
+    fleet.start_agent();
+    let previous = || {
+        let identity: Value = serde_json::from_str(&fleet.read("agent/identity.json")).ok()?;
+        identity["previous_credential"].as_str().map(str::to_owned)
+    };
+    eventually("a rotation", Duration::from_secs(20), previous);
+    fleet.write("agent/agent.toml", &settings);
+    fleet.agent = None;
+    fleet.start_agent();
+    // The last rotation is undone, as a restored backup of the state does.
+    fleet.agent = None;
+    fleet.server = None;
+    let identity: Value = serde_json::from_str(&fleet.read("agent/identity.json")).expect("JSON");
+    let previous = identity["previous_credential"].as_str().expect("one before");
+    let sha256 = data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(previous.as_bytes()));
+    fleet.write("state/hosts/web-1/credential.json", &format!("{{\"sha256\":[\"{sha256}\"]}}"));
+    fleet.start_server();
+    fleet.start_agent();
+    assert_eq!(fleet.run_job(r#"{"kind":"init"}"#)["status"], "succeeded");
 }

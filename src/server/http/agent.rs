@@ -1,5 +1,5 @@
 //! Edge. The agents' endpoints but the long poll: enroll, hello, heartbeat, events and job logs.
-//! Parses, asks `decide`, writes, answers. Does not decide.
+//! Parses, asks `decide`, writes, answers. Does not decide, and does not look at credentials: `gate` does.
 
 use std::sync::Arc;
 
@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use super::answer::{Answer, Problem, ok};
+use super::gate::Agent;
 use super::request::{ContentType, Request, json_problem, shown};
-use super::{audit, credential, poll};
+use super::{audit, poll};
 use crate::clock;
 use crate::id::{EnrollmentId, HostName, InstanceId, JobId, StreamId};
 use crate::protocol::agent_event::{Heartbeat, Hello};
@@ -19,49 +20,19 @@ use crate::protocol::{
     Acknowledged, EVENT_LIMIT_BYTES, Envelope, HELLO_LIMIT_BYTES, NESTING_LIMIT, PROTOCOL_VERSION, is_too_deep,
     negotiate_version,
 };
-use crate::server::access::{sha256, sha256_hex};
+use crate::server::access::sha256_hex;
 use crate::server::app::{App, blocking};
 use crate::server::audit::Action;
-use crate::server::credentials::Standing;
 use crate::server::decide::{Refusal, decide_enroll};
 use crate::server::fact::HostEnrolled;
 use crate::server::find_job::{find_job, is_of_another_host};
 use crate::server::host::{Host, append_facts};
+use crate::server::messages::is_current;
 use crate::server::settle::decide_hello;
 use crate::server::{credentials, events_in, job_log};
 
 /// How often an agent should send log lines.
 const LOG_INTERVAL_MS: u64 = 2000;
-
-/// Finds the host and checks that the credential is its own.
-pub async fn authorized_host(app: &Arc<App>, request: &Request) -> Result<Arc<Host>, Problem> {
-    let name: HostName = request.parameter("host")?;
-    request.check_certificate()?;
-    let Some(credential) = request.token() else {
-        return Err(Problem::unauthorized("the request has no credential: send Authorization: Bearer <credential>"));
-    };
-    let Some(host) = app.current_host(&name).await else { return Err(not_authorized(&name)) };
-    let hash = sha256(credential.as_bytes());
-    if host.was_let_in_lately(&hash) {
-        request.let_in();
-        return Ok(host);
-    }
-    let (dir, hex) = (host.dir.clone(), sha256_hex(credential.as_bytes()));
-    match with_small_file(move || credentials::standing(&dir, &hex)).await? {
-        None => return Err(not_authorized(&name)),
-        Some(Standing::Present) => {}
-        Some(Standing::Next) => credential::use_next(app, request, &host, sha256_hex(credential.as_bytes())).await?,
-    }
-    host.let_in(hash);
-    request.let_in();
-    Ok(host)
-}
-
-pub(super) fn not_authorized(host: &HostName) -> Problem {
-    Problem::unauthorized(format!(
-        "this credential is not the one of host {host}: enroll the agent again, with a new token"
-    ))
-}
 
 /// Notes the sign of life, and tells other servers by the `seen` file now and then.
 pub(super) async fn heard(host: &Arc<Host>, sent_at: Option<DateTime<Utc>>, wait: Option<u64>) {
@@ -153,8 +124,7 @@ pub async fn enroll(app: &Arc<App>, mut request: Request) -> Result<Answer, Prob
     Ok(ok(&EnrollAnswer { host: body.host, server_time: clock::now() }))
 }
 
-pub async fn hello(app: &Arc<App>, mut request: Request) -> Result<Answer, Problem> {
-    let host = authorized_host(app, &request).await?;
+pub async fn hello(app: &Arc<App>, mut request: Request, Agent { host, .. }: Agent) -> Result<Answer, Problem> {
     let (hello, _) = request.json_up_to::<Hello>(ContentType::Any, HELLO_LIMIT_BYTES).await?;
     let Some(protocol_version) = negotiate_version(hello.protocol_version) else {
         return Err(Problem::new(
@@ -206,8 +176,7 @@ struct HeartbeatAnswer {
     server_time: DateTime<Utc>,
 }
 
-pub async fn heartbeat(app: &Arc<App>, mut request: Request) -> Result<Answer, Problem> {
-    let host = authorized_host(app, &request).await?;
+pub async fn heartbeat(_: &Arc<App>, mut request: Request, Agent { host, .. }: Agent) -> Result<Answer, Problem> {
     let (beat, _) = request.json::<Heartbeat>(ContentType::Any).await?;
     heard(&host, Some(beat.sent_at), None).await;
     Ok(ok(&HeartbeatAnswer { server_time: clock::now() }))
@@ -235,18 +204,19 @@ pub fn envelopes(body: &[u8]) -> Result<Vec<Envelope>, Problem> {
     Ok(envelopes)
 }
 
-pub async fn events(app: &Arc<App>, mut request: Request) -> Result<Answer, Problem> {
-    let host = authorized_host(app, &request).await?;
+pub async fn events(app: &Arc<App>, mut request: Request, Agent { host, .. }: Agent) -> Result<Answer, Problem> {
     let stream: StreamId = request.required_query("stream")?;
     let instance: InstanceId = request.required_query("instance")?;
     heard(&host, None, None).await;
-    if host.slot.durable().state.superseded.contains(&instance) {
+    let state = host.slot.durable().state;
+    if state.superseded.contains(&instance) {
         let detail = "a newer instance of this host said hello: wait until a poll says so, then say hello again";
         return Err(Problem::conflict("superseded", detail));
     }
-    if !host.is_current(instance) {
+    if !is_current(&state, instance) {
         return Err(Problem::conflict("not-current", "this instance has not said hello: POST hello first"));
     }
+    drop(state);
     let envelopes = envelopes(&request.body().await?)?;
     let (writer, content, indexed_since) = (Arc::clone(&host), host.content(), app.ready_at);
     let everybody = Arc::clone(app);
@@ -261,8 +231,7 @@ pub async fn events(app: &Arc<App>, mut request: Request) -> Result<Answer, Prob
     Ok(ok(&Acknowledged { acked, interval_ms: None }))
 }
 
-pub async fn log(app: &Arc<App>, mut request: Request) -> Result<Answer, Problem> {
-    let host = authorized_host(app, &request).await?;
+pub async fn log(app: &Arc<App>, mut request: Request, Agent { host, .. }: Agent) -> Result<Answer, Problem> {
     let job: JobId = request.parameter("job")?;
     heard(&host, None, None).await;
     let known = host.slot.durable().state.job(job).is_some() || {

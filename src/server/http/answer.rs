@@ -108,10 +108,10 @@ impl Problem {
     }
 
     /// 405; `allowed` is the header's value: methods with commas between them.
-    pub fn method_not_allowed(allowed: &'static str) -> Self {
+    pub fn method_not_allowed(allowed: &str) -> Self {
         let detail = format!("this path takes {}", allowed.replace(", ", " or "));
         let mut problem = Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail);
-        problem.headers.push((ALLOW, HeaderValue::from_static(allowed)));
+        problem.headers.extend(HeaderValue::from_str(allowed).ok().map(|value| (ALLOW, value)));
         problem
     }
 

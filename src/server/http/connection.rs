@@ -220,7 +220,9 @@ async fn serve_requests(
                 tracing::debug!("a client takes nothing of its answer");
                 return Polled::Ready(None);
             }
-            let until = stage.deadline(peer.is_stranger()).map(Instant::from_std);
+            // While it takes nothing, the client's silence says nothing.
+            let deadline = if stalled_since.is_none() { stage.deadline(peer.is_stranger()) } else { None };
+            let until = deadline.map(Instant::from_std);
             if until.is_some_and(|until| until <= now) {
                 tracing::debug!(client = %peer.address, "closing a connection that was silent or slow for too long");
                 return Polled::Ready(None);

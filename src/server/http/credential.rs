@@ -6,9 +6,10 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::agent::{authorized_host, check_hash, not_authorized};
+use super::agent::check_hash;
 use super::answer::{Answer, Problem, ok};
 use super::audit;
+use super::gate::{Agent, not_authorized};
 use super::request::{ContentType, Request};
 use crate::clock;
 use crate::file_error::FileError;
@@ -32,8 +33,8 @@ struct RotationAnswer {
 }
 
 /// `POST /v1/agents/{host}/credential`: the next credential's hash. Repeating it is idempotent; another one replaces it.
-pub async fn rotate(app: &Arc<App>, mut request: Request) -> Result<Answer, Problem> {
-    let host = authorized_host(app, &request).await?;
+pub async fn rotate(app: &Arc<App>, mut request: Request, agent: Agent) -> Result<Answer, Problem> {
+    let host = agent.host;
     let (body, _) = request.json::<RotationRequest>(ContentType::Any).await?;
     check_hash(&body.credential_sha256)?;
     let presented = sha256_hex(request.token().unwrap_or_default().as_bytes());

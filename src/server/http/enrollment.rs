@@ -9,14 +9,14 @@ use serde_json::json;
 
 use super::answer::{Answer, Problem, json, ok};
 use super::audit;
-use super::operator::{authorized, host_of, no_such_host};
+use super::operator::{host_of, no_such_host};
 use super::request::{ContentType, Request};
 use crate::clock;
 use crate::file_error::FileError;
 use crate::id::HostName;
 use crate::job::{Actor, ActorKind};
 use crate::protocol::text::Span;
-use crate::server::access::Role;
+use crate::server::access::Operator;
 use crate::server::app::{App, blocking};
 use crate::server::audit::Action;
 use crate::server::credentials::{self, EnrollmentToken};
@@ -30,8 +30,7 @@ const DEFAULT_TOKEN_LIFE: Span = Span::from_secs(3600);
 const LONGEST_TOKEN_LIFE: Span = Span::from_secs(30 * 86_400);
 
 /// `DELETE /v1/hosts/{host}/credential`: revokes at once, a parked poll included.
-pub async fn revoke(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
-    let operator = authorized(app, &request, Role::Admin)?;
+pub async fn revoke(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {
     let host = host_of(app, &request, &operator).await?;
     let dir = host.dir.clone();
     blocking(move || credentials::revoke(&dir)).await?;
@@ -68,8 +67,7 @@ struct TokenAnswer {
 }
 
 /// `POST /v1/enrollment-tokens`: the token, shown once.
-pub async fn enrollment_token(app: &Arc<App>, mut request: Request) -> Result<Answer, Problem> {
-    let operator = authorized(app, &request, Role::Admin)?;
+pub async fn enrollment_token(app: &Arc<App>, mut request: Request, operator: Operator) -> Result<Answer, Problem> {
     let (body, _) = request.json::<TokenRequest>(ContentType::MustBeJson).await?;
     let known = app.current_host(&body.host).await.filter(|host| operator.may_see(&host.name));
     if known.is_none_or(|host| host.content().is_none_or(|content| !content.configured)) {

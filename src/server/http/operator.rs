@@ -16,7 +16,7 @@ use crate::file_error::chain;
 use crate::id::{HostName, JobId, ScheduleId};
 use crate::job::{Actor, ActorKind, Job, JobStatus};
 use crate::protocol::job_options::JobKind;
-use crate::server::access::{Operator, Role, operator_of, sha256_hex};
+use crate::server::access::{Operator, Role, sha256_hex};
 use crate::server::app::{App, blocking};
 use crate::server::audit::Action;
 use crate::server::decide::{JobDecision, JobRequest, Refusal, decide_abandon, decide_cancel, decide_job};
@@ -30,26 +30,6 @@ use crate::server::{job_log, view};
 const LONGEST_JOB_WAIT_SECS: u64 = 300;
 const DEFAULT_PAGE: usize = 100;
 const LARGEST_PAGE: usize = 1000;
-
-/// The operator behind the request, if the token's role allows at least `role`.
-pub fn authorized(app: &App, request: &Request, role: Role) -> Result<Operator, Problem> {
-    let Some(token) = request.token() else {
-        return Err(Problem::unauthorized("the request has no token: send Authorization: Bearer <token>"));
-    };
-    let operator = operator_of(&app.tokens(), &token)
-        .ok_or_else(|| Problem::unauthorized("no operator has this token: see [[tokens]] in server.toml"))?;
-    request.let_in();
-    // A browser sends a password that it knows (Basic) with any site's form, so changes are taken from our own pages only.
-    if role > Role::Viewer && request.is_of_another_site() {
-        return Err(Problem::forbidden(
-            "this request comes from another site's page: changes are taken from our own only",
-        ));
-    }
-    if operator.role < role {
-        return Err(Problem::forbidden(format!("token {} is a {}; this needs {role}", operator.name, operator.role)));
-    }
-    Ok(operator)
-}
 
 pub fn no_such_host(name: &str) -> Problem {
     Problem::not_found(
@@ -98,8 +78,7 @@ pub(super) fn page_limit(request: &Request) -> Result<usize, Problem> {
 }
 
 /// `GET /v1/hosts`: by name; `next` is the name to continue after.
-pub async fn hosts(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
-    let operator = authorized(app, &request, Role::Viewer)?;
+pub async fn hosts(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {
     let limit = page_limit(&request)?;
     let after: Option<String> = request.query("after")?;
     let (app, after) = (Arc::clone(app), after.unwrap_or_default());
@@ -117,21 +96,18 @@ pub async fn hosts(app: &Arc<App>, request: Request) -> Result<Answer, Problem> 
     .await
 }
 
-pub async fn host(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
-    let operator = authorized(app, &request, Role::Viewer)?;
+pub async fn host(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {
     let host = host_of(app, &request, &operator).await?;
     Ok(ok(&show_host(app, &host)))
 }
 
-pub async fn schedules(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
-    let operator = authorized(app, &request, Role::Viewer)?;
+pub async fn schedules(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {
     let host = host_of(app, &request, &operator).await?;
     Ok(ok(&view::schedules_view(&host.slot.durable().state, host.content().as_deref(), clock::now())))
 }
 
 /// `GET /v1/hosts/{host}/jobs`: newest first.
-pub async fn jobs(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
-    let operator = authorized(app, &request, Role::Viewer)?;
+pub async fn jobs(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {
     let host = host_of(app, &request, &operator).await?;
     let status = match request.query::<String>("status")? {
         None => None,
@@ -174,8 +150,7 @@ struct CreateJob {
 }
 
 /// `POST /v1/hosts/{host}/jobs`.
-pub async fn create_job(app: &Arc<App>, mut request: Request) -> Result<Answer, Problem> {
-    let operator = authorized(app, &request, Role::Operator)?;
+pub async fn create_job(app: &Arc<App>, mut request: Request, operator: Operator) -> Result<Answer, Problem> {
     let host = host_of(app, &request, &operator).await?;
     let (body, bytes) = request.json::<CreateJob>(ContentType::MustBeJson).await?;
     let removes_all = body.options.as_ref().is_some_and(|o| o.get("remove_all") == Some(&Value::Bool(true)));
@@ -202,8 +177,7 @@ struct RestoreRequest {
 }
 
 /// `POST /v1/hosts/{host}/restore`: the restore job, with the restore's own words.
-pub async fn restore(app: &Arc<App>, mut request: Request) -> Result<Answer, Problem> {
-    let operator = authorized(app, &request, Role::Operator)?;
+pub async fn restore(app: &Arc<App>, mut request: Request, operator: Operator) -> Result<Answer, Problem> {
     let host = host_of(app, &request, &operator).await?;
     let (body, bytes) = request.json::<RestoreRequest>(ContentType::MustBeJson).await?;
     if body.in_place {
@@ -317,15 +291,13 @@ pub async fn job_of(app: &Arc<App>, request: &Request, operator: &Operator) -> R
     found.filter(|(host, _)| operator.may_see(&host.name)).ok_or_else(|| no_such_job(id))
 }
 
-pub async fn job(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
-    let operator = authorized(app, &request, Role::Viewer)?;
+pub async fn job(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {
     let (host, job) = job_of(app, &request, &operator).await?;
     let app = Arc::clone(app);
     Ok(ok(&blocking(move || show_job(&app, &host, &job)).await))
 }
 
-pub async fn cancel(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
-    let operator = authorized(app, &request, Role::Operator)?;
+pub async fn cancel(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {
     let (host, job) = job_of(app, &request, &operator).await?;
     let actor = Actor { kind: ActorKind::Operator, name: operator.name.clone() };
     host.append(move |state, _| decide_cancel(state, job.id, actor).into_iter().collect()).await?;
@@ -333,8 +305,7 @@ pub async fn cancel(app: &Arc<App>, request: Request) -> Result<Answer, Problem>
     Ok(json(StatusCode::ACCEPTED, &shown_job(app, &host, job.id).await?))
 }
 
-pub async fn abandon(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
-    let operator = authorized(app, &request, Role::Operator)?;
+pub async fn abandon(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {
     let (host, job) = job_of(app, &request, &operator).await?;
     let actor = Actor { kind: ActorKind::Operator, name: operator.name.clone() };
     let in_contact = in_contact(app, &host);
@@ -349,8 +320,7 @@ pub async fn abandon(app: &Arc<App>, request: Request) -> Result<Answer, Problem
 }
 
 /// `GET /v1/hosts/{host}/snapshots`: from the last report.
-pub async fn snapshots(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
-    let operator = authorized(app, &request, Role::Viewer)?;
+pub async fn snapshots(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {
     let host = host_of(app, &request, &operator).await?;
     let file = blocking(move || read_snapshots(&host.dir.join("snapshots.json"))).await.map_err(|error| {
         let why = chain(&error);

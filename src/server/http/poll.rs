@@ -10,11 +10,12 @@ use data_encoding::HEXLOWER;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::agent::{authorized_host, heard, host_conflict, not_authorized};
+use super::agent::{heard, host_conflict};
 use super::answer::{Answer, Problem, ok};
+use super::gate::{Agent, not_authorized};
 use super::request::Request;
 use crate::clock;
-use crate::id::{HostName, InstanceId};
+use crate::id::InstanceId;
 use crate::protocol::{Cursor, agent_path};
 use crate::server::app::{App, blocking};
 use crate::server::history;
@@ -57,7 +58,7 @@ struct Beat {
 
 /// A hash that the agent sent, in half of its text's size and without an allocation. What is none of ours never equals one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct SmallHash([u8; 32]);
+struct SmallHash([u8; 16]);
 
 impl SmallHash {
     fn of(text: &str) -> Self {
@@ -71,8 +72,8 @@ impl SmallHash {
 }
 
 /// The long poll: no side effects but the sign of life, so a proxy may repeat it.
-pub async fn commands(app: &Arc<App>, mut request: Request) -> Result<Answer, Problem> {
-    let mut poll = ask(app, &request).await?;
+pub async fn commands(app: &Arc<App>, mut request: Request, agent: Agent) -> Result<Answer, Problem> {
+    let mut poll = ask(app, &request, agent).await?;
     if let Some(answer) = look(app, &mut poll).await? {
         return Ok(answer);
     }
@@ -89,12 +90,8 @@ pub async fn commands(app: &Arc<App>, mut request: Request) -> Result<Answer, Pr
     }
 }
 
-async fn ask(app: &Arc<App>, request: &Request) -> Result<Poll, Problem> {
-    // Before the credential is looked at, so that one that is revoked meanwhile is noticed.
-    let name: HostName = request.parameter("host")?;
-    let before = app.current_host(&name).await.map(|host| host.slot.durable().state);
-    let (enrolled_at, credentials_used) = before.map_or((None, 0), |state| (state.enrolled_at, state.credentials_used));
-    let host = authorized_host(app, request).await?;
+async fn ask(app: &Arc<App>, request: &Request, agent: Agent) -> Result<Poll, Problem> {
+    let Agent { host, enrolled_at, credentials_used } = agent;
     let instance: InstanceId = request.required_query("instance")?;
     let wait = match request.query::<u64>("wait")?.unwrap_or(WAIT_SECS) {
         // For curl: look, do not wait.
@@ -256,10 +253,10 @@ mod tests {
 
     #[test]
     fn a_hash_of_ours_is_kept_and_anything_else_equals_none() {
-        let text = "0123456789abcdef".repeat(4);
+        let text = crate::server::fleet::schedule_set::schedule_hash(&[]);
         assert_eq!(SmallHash::of(&text).text(), text);
         for other in ["", "x", &text[1..], &text.to_uppercase(), "\u{e9}"] {
-            assert_eq!(SmallHash::of(other).text(), "0".repeat(64), "{other}");
+            assert_eq!(SmallHash::of(other).text(), "0".repeat(32), "{other}");
         }
     }
 }

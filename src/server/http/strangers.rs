@@ -118,7 +118,7 @@ mod tests {
             sender.try_send(stranger).expect("room");
             let started = tokio::spawn(async move {
                 let _sender = sender;
-                pending().await;
+                pending::<()>().await;
             });
             let handle = started.abort_handle();
             task = Some(started);

@@ -14,12 +14,12 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, Problem, answer, full, ok};
 use super::audit;
-use super::operator::{authorized, job_of, no_such_host};
+use super::operator::{job_of, no_such_host};
 use super::request::Request;
 use crate::id::{HostName, JobId};
 use crate::protocol::Envelope;
 use crate::protocol::agent_event::{JobProgress, LogStream};
-use crate::server::access::Role;
+use crate::server::access::{Operator, Role};
 use crate::server::app::{App, blocking};
 use crate::server::audit::{Action, TYPE as AUDIT};
 use crate::server::host::Host;
@@ -34,8 +34,7 @@ const EVENTS_PAGE: usize = 1000;
 const LONGEST_EVENTS_WAIT_SECS: u64 = 300;
 
 /// `GET /v1/jobs/{job}/log?after=SEQ&follow=1`: NDJSON, or text with `Accept: text/plain`.
-pub async fn log(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
-    let operator = authorized(app, &request, Role::Viewer)?;
+pub async fn log(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {
     let (host, job) = job_of(app, &request, &operator).await?;
     let after = request.query::<u64>("after")?.unwrap_or(0);
     let follow = request.query.get("follow").is_some_and(|value| !matches!(value.as_str(), "0" | "false"));
@@ -139,8 +138,7 @@ fn as_plain_text(line: &Envelope) -> String {
 
 /// `GET /v1/events?after=CURSOR&wait=30&host=`: NDJSON; the next cursor is in `Restic-Manager-Cursor`. Without `after`, from
 /// the beginning of what is kept; `after=now` skips it.
-pub async fn events(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
-    let operator = authorized(app, &request, Role::Viewer)?;
+pub async fn events(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {
     let wait = request.query::<u64>("wait")?.unwrap_or(0).min(LONGEST_EVENTS_WAIT_SECS);
     let only: Option<HostName> = request.query("host")?;
     if let Some(name) = only.as_ref().filter(|name| app.host(name).is_none_or(|host| !operator.may_see(&host.name))) {
@@ -234,11 +232,7 @@ fn parse_cursor(text: &str) -> Result<DateTime<Utc>, Problem> {
 }
 
 /// `GET /v1/config`.
-pub async fn config(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
-    let operator = authorized(app, &request, Role::Viewer)?;
-    if operator.is_limited() {
-        return Err(Problem::forbidden("this token is limited to some hosts; the configuration is the fleet's"));
-    }
+pub async fn config(app: &Arc<App>, _: Request, _: Operator) -> Result<Answer, Problem> {
     Ok(ok(&config_view(app)))
 }
 
@@ -265,8 +259,7 @@ fn config_view(app: &App) -> Value {
 }
 
 /// `POST /v1/config/reload`: reads the directory now and reports.
-pub async fn reload(app: &Arc<App>, request: Request) -> Result<Answer, Problem> {
-    let operator = authorized(app, &request, Role::Operator)?;
+pub async fn reload(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {
     let mut reloaded = app.reloaded.subscribe();
     let before = *reloaded.borrow_and_update();
     app.reload_wanted.send_modify(|count| *count += 1);

@@ -1,0 +1,98 @@
+//! Edge. Who may pass: the operator or the agent behind a request, before its handler runs. What each operation asks of them is in
+//! `routes`. Does not look at hosts that a path or a body names: the handlers do, with the operator that they are given.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use super::agent::with_small_file;
+use super::answer::{Answer, Problem};
+use super::credential;
+use super::request::Request;
+use super::routes::{Door, Operation, Reach};
+use crate::id::HostName;
+use crate::server::access::{Operator, Role, operator_of, sha256, sha256_hex};
+use crate::server::app::App;
+use crate::server::credentials::{self, Standing};
+use crate::server::host::Host;
+
+/// The agent behind a request.
+pub struct Agent {
+    pub host: Arc<Host>,
+    /// When the host was enrolled, as the journal said before the credential was looked at: one that is revoked meanwhile is
+    /// noticed by it.
+    pub enrolled_at: Option<DateTime<Utc>>,
+    /// How often it had begun to use another credential, likewise.
+    pub credentials_used: u32,
+}
+
+/// Lets the request through to the operation's handler, or does not.
+pub async fn pass(app: &Arc<App>, operation: &Operation, request: Request) -> Result<Answer, Problem> {
+    match operation.door() {
+        Door::Open(handler) | Door::EnrollmentToken(handler) => handler(app, request).await,
+        Door::Agent(handler) => {
+            let agent = agent_behind(app, &request).await?;
+            handler(app, request, agent).await
+        }
+        Door::Operator(role, reach, handler) => {
+            let operator = operator_behind(app, &request, role, reach)?;
+            handler(app, request, operator).await
+        }
+    }
+}
+
+/// The operator, if the token's role is at least `role` and its limit allows what is the fleet's where `reach` is that.
+fn operator_behind(app: &App, request: &Request, role: Role, reach: Reach) -> Result<Operator, Problem> {
+    let Some(token) = request.token() else {
+        return Err(Problem::unauthorized("the request has no token: send Authorization: Bearer <token>"));
+    };
+    let operator = operator_of(&app.tokens(), &token)
+        .ok_or_else(|| Problem::unauthorized("no operator has this token: see [[tokens]] in server.toml"))?;
+    request.let_in();
+    // A browser sends a password that it knows (Basic) with any site's form, so changes are taken from our own pages only.
+    if role > Role::Viewer && request.is_of_another_site() {
+        return Err(Problem::forbidden(
+            "this request comes from another site's page: changes are taken from our own only",
+        ));
+    }
+    if operator.role < role {
+        return Err(Problem::forbidden(format!("token {} is a {}; this needs {role}", operator.name, operator.role)));
+    }
+    if reach == Reach::Fleet && operator.is_limited() {
+        return Err(Problem::forbidden("this token is limited to some hosts; this is about the whole fleet"));
+    }
+    Ok(operator)
+}
+
+/// Finds the host and checks that the credential is its own.
+async fn agent_behind(app: &Arc<App>, request: &Request) -> Result<Agent, Problem> {
+    let name: HostName = request.parameter("host")?;
+    request.check_certificate()?;
+    let Some(credential) = request.token() else {
+        return Err(Problem::unauthorized("the request has no credential: send Authorization: Bearer <credential>"));
+    };
+    let Some(host) = app.current_host(&name).await else { return Err(not_authorized(&name)) };
+    let state = host.slot.durable().state;
+    let (enrolled_at, credentials_used) = (state.enrolled_at, state.credentials_used);
+    drop(state);
+    let hash = sha256(credential.as_bytes());
+    if !host.was_let_in_lately(&hash) {
+        let (dir, hex) = (host.dir.clone(), sha256_hex(credential.as_bytes()));
+        match with_small_file(move || credentials::standing(&dir, &hex)).await? {
+            None => return Err(not_authorized(&name)),
+            Some(Standing::Present) => {}
+            Some(Standing::Next) => {
+                credential::use_next(app, request, &host, sha256_hex(credential.as_bytes())).await?;
+            }
+        }
+        host.let_in(hash);
+    }
+    request.let_in();
+    Ok(Agent { host, enrolled_at, credentials_used })
+}
+
+pub(super) fn not_authorized(host: &HostName) -> Problem {
+    Problem::unauthorized(format!(
+        "this credential is not the one of host {host}: enroll the agent again, with a new token"
+    ))
+}

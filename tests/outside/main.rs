@@ -1,0 +1,44 @@
+//! The server as programs of other people see it: schemathesis holds it against its own /openapi.json, sslyze its TLS against
+//! Mozilla's profile. tests/tools/get-python-tools gets both; `RESTIC_MANAGER_TEST_PYTHON_TOOLS` is the directory of the programs,
+//! else they are looked for on the PATH. Without them the tests skip, but fail where `CI=true`.
+//! `cargo test --test outside` runs few cases; `RESTIC_MANAGER_BARS=full` runs more than 2,000.
+
+#![allow(clippy::disallowed_methods, reason = "tests set their files and times up by hand, and start programs")]
+
+#[allow(dead_code, reason = "shared with the end-to-end tests")]
+#[path = "../e2e/alternate.rs"]
+mod alternate;
+#[allow(dead_code, reason = "shared with the end-to-end tests")]
+#[path = "../e2e/harness.rs"]
+mod harness;
+
+mod openapi;
+mod tls;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The program, if it is here. Says why a test is skipped where it is not.
+pub(crate) fn tool(name: &str) -> Option<PathBuf> {
+    let path =
+        std::env::var_os("RESTIC_MANAGER_TEST_PYTHON_TOOLS").map_or(name.into(), |dir| Path::new(&dir).join(name));
+    let runs = Command::new(&path).arg("--help").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if runs.is_ok_and(|status| status.success()) {
+        return Some(path);
+    }
+    assert!(
+        !std::env::var("CI").is_ok_and(|ci| ci == "true"),
+        "there is no {name}: tests/tools/get-python-tools gets it"
+    );
+    eprintln!("skipped: there is no {name} (tests/tools/get-python-tools gets it)");
+    None
+}
+
+/// The number: the full one where `RESTIC_MANAGER_BARS=full`, else the short one.
+pub(crate) fn count(short: usize, full: usize) -> usize {
+    if is_full() { full } else { short }
+}
+
+pub(crate) fn is_full() -> bool {
+    std::env::var("RESTIC_MANAGER_BARS").is_ok_and(|bars| bars == "full")
+}
