@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::harness::{Process, eventually};
-use crate::hostile_commands::{command, good_config};
+use crate::hostile_commands::command;
 use crate::hostile_server::{Raw, Station, message, poll_answer};
+use crate::hostile_settings::good_config;
 
 /// What an agent may have in memory at most, in KiB.
 const MEMORY_KIB: u64 = 64 * 1024;

@@ -19,6 +19,7 @@ mod hostile_answers;
 mod hostile_commands;
 mod hostile_judge;
 mod hostile_server;
+mod hostile_settings;
 mod p10;
 mod p11;
 mod p13;

@@ -15,9 +15,10 @@ use serde_json::{Value, json};
 use crate::count;
 use crate::faults::has;
 use crate::harness::{AGENT, PASSWORD, Process, eventually, text};
-use crate::hostile_commands::{Expect, Random, Sent, command, good_config, hostile, hostile_configs};
+use crate::hostile_commands::{Expect, Random, Sent, command, hostile};
 use crate::hostile_judge::{Started, executed, findings, records, starts_of, write_recorder};
 use crate::hostile_server::{Station, message};
+use crate::hostile_settings::{good_config, hostile_configs};
 use crate::p5::kill_traced;
 
 /// The judge's rules are about this one.

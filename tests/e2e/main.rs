@@ -19,6 +19,7 @@ mod follow;
 mod harness;
 mod heal;
 mod hostile_agent;
+mod hostile_payloads;
 mod keepalive;
 mod kinds;
 mod offline;

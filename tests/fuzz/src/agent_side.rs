@@ -3,7 +3,9 @@
 use chrono_tz::Tz;
 use restic_manager::id::{HostName, JobId, ScheduleId};
 use restic_manager::protocol::PollAnswer;
-use restic_manager::protocol::command::{CommandCancel, CommandRun, ConfigUpdate, FireResult, HelloAnswer, ScheduleSet};
+use restic_manager::protocol::command::{
+    CommandCancel, CommandRun, ConfigUpdate, FireResult, HelloAnswer, ScheduleSet,
+};
 use restic_manager::protocol::job_options::{JobKind, JobSpec};
 use restic_manager::schedule::{ScheduleMemory, compile, decide, next_wake};
 
