@@ -13,7 +13,9 @@ pub(crate) fn real(path: &str) -> Result<String, String> {
         match std::fs::canonicalize(folder) {
             Ok(there) => {
                 let rest = Path::new(path).strip_prefix(folder).unwrap_or(Path::new(""));
-                return Ok(there.join(rest).to_string_lossy().into_owned());
+                // Joining nothing would add a separator.
+                let leads = if rest.as_os_str().is_empty() { there } else { there.join(rest) };
+                return Ok(leads.to_string_lossy().into_owned());
             }
             Err(error) if folder.is_symlink() => {
                 return Err(format!(
