@@ -28,8 +28,9 @@ mod tunnel;
 pub use error::{ClientError, Hop};
 pub use lines::Lines;
 
-/// Shorter than the server's 75 s, so that no request meets a connection that is just being closed.
-const POOL_IDLE: Duration = Duration::from_secs(20);
+/// A silent connection is forgotten by some NATs after a few seconds, without a word to either side: a request on it would wait for
+/// its deadline. Polls follow each other at once, and so do the parts of what a job has to tell.
+const POOL_IDLE: Duration = Duration::from_secs(4);
 /// Largest answer, in bytes, unless the caller says otherwise.
 const ANSWER_LIMIT_BYTES: usize = 16 * 1024 * 1024;
 

@@ -95,7 +95,7 @@ impl Refusal {
         match self {
             Self::Login { given: false, .. } => format!("the proxy {proxy} wants a login (407)"),
             Self::Login { given: true, .. } => format!("the proxy {proxy} does not accept the login (407)"),
-            Self::Status(status @ (502..=504)) => format!("the proxy {proxy} cannot reach {target} ({status})"),
+            Self::Status(status @ (500 | 502..=504)) => format!("the proxy {proxy} cannot reach {target} ({status})"),
             Self::Status(status) => format!("the proxy {proxy} refuses a connection to {target} ({status})"),
             Self::NotHttp => format!("what answers at {proxy} is not an HTTP proxy"),
         }
@@ -114,10 +114,14 @@ impl Refusal {
                 "have its administrator allow CONNECT to the server, or list the server in no_proxy if it can be reached directly"
                     .to_owned()
             }
-            Self::Status(502..=504) => {
+            Self::Status(500 | 502..=504) => {
                 "see that the server runs, that its name is right, and that the proxy may connect to it".to_owned()
             }
             Self::Status(405 | 501) => format!("it does not do CONNECT, or is no proxy: name another in {origin}"),
+            Self::Status(300..400 | 511) => {
+                "it wants a browser at a page first (a captive portal): log in there from this network, or have its administrator let this host through"
+                    .to_owned()
+            }
             Self::Status(_) => "ask its administrator why".to_owned(),
             Self::NotHttp => format!("mend its address in {origin}"),
         }

@@ -36,9 +36,9 @@ impl Operator {
         self.hosts.is_empty() || self.hosts.iter().any(|pattern| matches(pattern, host.as_str()))
     }
 
-    /// Whether it is limited to some hosts, and so may not see what is the fleet's.
+    /// Whether it is limited to some hosts, and so may not see what is the fleet's. `*` is no limit.
     pub fn is_limited(&self) -> bool {
-        !self.hosts.is_empty()
+        !self.hosts.is_empty() && !self.hosts.iter().any(|pattern| pattern == "*")
     }
 }
 
@@ -115,6 +115,8 @@ mod tests {
         assert!(operator.may_see(&"web-1".parse().expect("a name")));
         assert!(!operator.may_see(&"db-1".parse().expect("a name")));
         assert_eq!(operator_of(&tokens, "Boss"), None);
+        let everywhere = Operator { hosts: vec!["*".to_owned()], ..operator };
+        assert!(!everywhere.is_limited());
         assert!(Role::Viewer < Role::Operator && Role::Operator < Role::Admin);
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::adoption::{Adoption, decide_adoption, has_changed};
 use super::app::{App, ConfigView, blocking, stopped};
@@ -110,14 +111,15 @@ pub async fn run(app: Arc<App>, directory: PathBuf, fleet: Arc<Fleet>, mut last:
     let mut roots = secret_roots(&directory, &fleet);
     drop(fleet);
     let mut watcher = watch(&directory, &roots, sender.clone());
-    let mut rescan = RESCAN;
+    // An instant, not a wait: what else is told to the fleet's journal must not put it off.
+    let mut rescan = Instant::now() + RESCAN;
     loop {
         tokio::select! {
             () = stopped(&mut stopping) => return,
             Some(()) = hints.recv() => {
                 // Wait for a quiet moment, but not for ever.
-                let patience = tokio::time::Instant::now() + Duration::from_secs(5);
-                while tokio::time::Instant::now() < patience && tokio::time::timeout(QUIET, hints.recv()).await.is_ok() {}
+                let patience = Instant::now() + Duration::from_secs(5);
+                while Instant::now() < patience && tokio::time::timeout(QUIET, hints.recv()).await.is_ok() {}
             }
             // Who asks for it may have a reason to mistrust the times of files.
             Ok(()) = wanted.changed() => last = LastReload { seen: last.seen, ..LastReload::default() },
@@ -126,15 +128,15 @@ pub async fn run(app: Arc<App>, directory: PathBuf, fleet: Arc<Fleet>, mut last:
                     continue;
                 }
             }
-            () = tokio::time::sleep(rescan) => {}
+            () = tokio::time::sleep_until(rescan) => {}
         }
         wanted.mark_unchanged();
         decided.mark_unchanged();
         match reload(&app, &directory, &mut last).await {
-            Ok(fleet) => (roots, rescan) = (secret_roots(&directory, &fleet), RESCAN),
+            Ok(fleet) => (roots, rescan) = (secret_roots(&directory, &fleet), Instant::now() + RESCAN),
             Err(error) => {
                 not_applied(&app, &error);
-                rescan = RETRY;
+                rescan = Instant::now() + RETRY;
             }
         }
         served_tls::look(&app).await;

@@ -66,6 +66,18 @@ fn a_server_out_of_descriptors_says_so_once_and_serves_again_when_some_are_free(
         (says() > 0).then_some(())
     });
     assert!(lines.len() > 30, "{}", lines.len());
+    // Who is there goes on, with all the files that it takes.
+    let body = r#"{"kind":"check"}"#;
+    let post = format!(
+        "POST /v1/hosts/web-1/jobs HTTP/1.1\r\nhost: x\r\n{}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        fleet.bearer(),
+        body.len()
+    );
+    lines[0].set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+    lines[0].write_all(post.as_bytes()).expect("write");
+    let mut piece = [0; 4096];
+    let count = lines[0].read(&mut piece).expect("an answer");
+    assert!(piece[..count].starts_with(b"HTTP/1.1 201 "), "{}", String::from_utf8_lossy(&piece[..count]));
     drop(lines);
     eventually("it serves again", Duration::from_secs(10), || fleet.curl(&["-m", "1", "/healthz"]));
     assert_eq!(says(), 1, "not at every try");

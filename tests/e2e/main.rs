@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests set their files and times up by hand, and start programs")]
 
+mod access;
 mod alternate;
 mod audit;
 mod bad_input;
@@ -25,6 +26,7 @@ mod kinds;
 mod offline;
 mod parked;
 mod restic_trouble;
+mod schema;
 mod secrets;
 mod tls;
 mod tls_files;

@@ -5,48 +5,57 @@ use std::process::Command;
 use std::time::Duration;
 
 use chrono::{Datelike, TimeDelta, Utc};
-use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
+};
 use serde_json::Value;
 
 use crate::harness::{Fleet, Process, eventually, text};
 use crate::tool;
 
-fn day(offset: i64) -> impl Fn() -> (i32, u8, u8) {
-    move || {
-        let day = Utc::now() + TimeDelta::days(offset);
-        (day.year(), u8::try_from(day.month()).expect("a month"), u8::try_from(day.day()).expect("a day"))
-    }
+/// So many days from now.
+fn date(offset: i64) -> (i32, u8, u8) {
+    let day = Utc::now() + TimeDelta::days(offset);
+    let part = |number: u32| u8::try_from(number).expect("small");
+    (day.year(), part(day.month()), part(day.day()))
 }
 
 #[test]
 fn tls_is_what_mozilla_calls_intermediate() {
     let Some(program) = tool("sslyze") else { return };
     let fleet = Fleet::new();
+    let mut authority = CertificateParams::new(Vec::new()).expect("parameters");
+    authority.distinguished_name.push(DnType::CommonName, "an authority of our own");
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().expect("a key")).expect("an authority");
     let key = KeyPair::generate().expect("a key");
-    let mut certificate = CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
-    certificate.distinguished_name.push(rcgen::DnType::CommonName, "localhost");
-    let [from, to] = [-1, 89].map(|offset| {
-        let (year, month, day) = day(offset)();
-        date_time_ymd(year, month, day)
-    });
-    (certificate.not_before, certificate.not_after) = (from, to);
-    fleet.write("config/tls.crt", &certificate.self_signed(&key).expect("a certificate").pem());
+    let mut leaf = CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
+    leaf.distinguished_name.push(DnType::CommonName, "localhost");
+    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    leaf.use_authority_key_identifier_extension = true;
+    let day = |(year, month, day)| date_time_ymd(year, month, day);
+    (leaf.not_before, leaf.not_after) = (day(date(-1)), day(date(89)));
+    let leaf = leaf.signed_by(&key, &authority).expect("a certificate");
+    fleet.write("ca.pem", &authority.pem());
+    fleet.write("config/tls.crt", &leaf.pem());
     fleet.write("config/tls.key", &key.serialize_pem());
     fleet
         .write("config/server.toml", "secret_roots = [\"../secrets\"]\n[tls]\ncert = \"tls.crt\"\nkey = \"tls.key\"\n");
-    let (config, state, crt) = (fleet.path("config"), fleet.path("state"), fleet.path("config/tls.crt"));
+    let (config, state, ca) = (fleet.path("config"), fleet.path("state"), fleet.path("ca.pem"));
     let _server = Process::serve(&config, &state, fleet.port, &fleet.path("server.log"), &[]);
     let url = format!("https://localhost:{}/readyz", fleet.port);
     eventually("the server is ready", Duration::from_secs(20), || {
         let asked =
-            Command::new("curl").args(["-sSf", "-m", "20", "--cacert", text(&crt), &url]).output().expect("curl runs");
+            Command::new("curl").args(["-sSf", "-m", "20", "--cacert", text(&ca), &url]).output().expect("curl runs");
         asked.status.success().then_some(())
     });
 
     let scan = |profile: &str| {
         let report = fleet.path("sslyze.json");
         let output = Command::new(&program)
-            .args(["--mozilla_config", profile, "--certinfo_ca_file", text(&crt), "--json_out", text(&report)])
+            .args(["--mozilla_config", profile, "--certinfo_ca_file", text(&ca), "--json_out", text(&report)])
             .arg(format!("localhost:{}", fleet.port))
             .output()
             .expect("sslyze runs");

@@ -1,6 +1,10 @@
 //! Every message as it is on the wire, literally: the samples are what an agent written by somebody else, or one of last
 //! year, sends and expects. A renamed, dropped or retyped field fails here.
 
+mod openapi;
+#[path = "../e2e/schema.rs"]
+mod schema;
+
 use std::fmt::Debug;
 use std::path::Path;
 

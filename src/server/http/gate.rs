@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use super::agent::with_small_file;
 use super::answer::{Answer, Problem};
 use super::credential;
-use super::request::Request;
+use super::request::{Request, shown};
 use super::routes::{Door, Operation, Reach};
 use crate::id::HostName;
 use crate::server::access::{Operator, Role, operator_of, sha256, sha256_hex};
@@ -36,6 +36,9 @@ pub async fn pass(app: &Arc<App>, operation: &Operation, request: Request) -> Re
         }
         Door::Operator(role, reach, handler) => {
             let operator = operator_behind(app, &request, role, reach)?;
+            if let Some(name) = operation.unknown(request.query.keys().map(String::as_str)) {
+                return Err(unknown_parameter(operation, name));
+            }
             handler(app, request, operator).await
         }
     }
@@ -95,4 +98,13 @@ pub(super) fn not_authorized(host: &HostName) -> Problem {
     Problem::unauthorized(format!(
         "this credential is not the one of host {host}: enroll the agent again, with a new token"
     ))
+}
+
+fn unknown_parameter(operation: &Operation, name: &str) -> Problem {
+    let there_are = match operation.query {
+        [] => "there is none".to_owned(),
+        names => format!("there are {}", names.join(", ")),
+    };
+    let (method, path, name) = (&operation.method, operation.path, shown(name));
+    Problem::bad_request("bad-query", format!("{method} {path} has no parameter {name}: {there_are}"))
 }

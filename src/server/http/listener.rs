@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::strangers::{Strangers, fair_share};
+use super::strangers::{Strangers, fair_share, most_connections};
 use super::{Shared, connection, socket};
 use crate::server::app::{App, stopped};
 
@@ -38,14 +38,17 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 pub async fn serve(app: Arc<App>, listener: TcpListener) {
     let mut stopping = app.stopping.subscribe();
     let shared = Arc::new(Shared { app: Arc::clone(&app), routes: super::routes() });
-    let limit = fair_share();
-    let strangers = Strangers::new(limit);
+    let strangers = Strangers::new(fair_share());
     // Every connection holds a sender: when all are gone, so are the connections.
     let (open, mut all_closed) = mpsc::channel::<()>(1);
+    let most = most_connections();
     let (mut said, mut said_full) = (None, None);
     loop {
+        // One of them is ours.
+        let has_room = open.strong_count() <= most;
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept(), if has_room => accepted,
+            () = std::future::ready(()), if !has_room => Err(full(most)),
             () = stopped(&mut stopping) => break,
         };
         match accepted {
@@ -62,21 +65,22 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) {
                     };
                     tokio::spawn(connection).abort_handle()
                 });
-                if is_full && is_due(&mut said_full) {
-                    tracing::warn!(
-                        limit,
-                        "many connections on which nobody shows a token: the oldest are closed for new ones"
-                    );
+                if is_full {
+                    tell_full(&mut said_full);
                 }
             }
             Err(error) if is_of_one_client(&error) => {}
             Err(error) => {
-                // Out of descriptors, usually: they come back as connections end.
-                if is_due(&mut said) {
-                    tracing::warn!(%error, "cannot accept clients at the moment: they wait");
-                }
-                // Who has shown nothing goes first. Its descriptor is free in a moment.
-                let wait = if strangers.close_oldest() { SHORT_RETRY } else { RETRY };
+                // Who has shown nothing goes first, and its descriptor is free in a moment; else connections have to end.
+                let wait = if strangers.close_oldest() {
+                    tell_full(&mut said_full);
+                    SHORT_RETRY
+                } else {
+                    if is_due(&mut said) {
+                        tracing::warn!(%error, "cannot accept clients at the moment: they wait");
+                    }
+                    RETRY
+                };
                 tokio::time::sleep(wait).await;
             }
         }
@@ -89,6 +93,18 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) {
     if tokio::time::timeout(DRAIN_LIMIT, all_closed.recv()).await.is_err() {
         tracing::warn!(connections = count.strong_count(), "closing connections that did not end by themselves");
     }
+}
+
+fn tell_full(said: &mut Option<Instant>) {
+    if is_due(said) {
+        tracing::warn!("many connections on which nobody shows a token: the oldest are closed for new ones");
+    }
+}
+
+fn full(most: usize) -> io::Error {
+    io::Error::other(format!(
+        "there are {most} connections, which is all that the limit of descriptors allows (ulimit -n, LimitNOFILE=)"
+    ))
 }
 
 /// Whether it is time to say something again.

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -18,7 +19,9 @@ use super::answer::Problem;
 use super::client_address::client_address;
 use super::connection::Handover;
 use super::peer::Peer;
+use crate::id::{HostName, InstanceId, JobId, ScheduleId, StreamId};
 use crate::protocol::BODY_LIMIT_BYTES;
+use crate::protocol::job_options::JobKind;
 use crate::server::access::presented_token;
 use crate::server::app::App;
 
@@ -96,29 +99,19 @@ impl Request {
     }
 
     /// A path parameter as its type. What is not of that type is a thing that does not exist: 404.
-    pub fn parameter<T: FromStr>(&self, name: &str) -> Result<T, Problem>
-    where
-        T::Err: std::fmt::Display,
-    {
+    pub fn parameter<T: InUrl>(&self, name: &str) -> Result<T, Problem> {
         let text = self.parameters.get(name).map(String::as_str).unwrap_or_default();
-        text.parse().map_err(|error| Problem::not_found("not-found", format!("{name}: {error}")))
+        T::read(text).map_err(|error| Problem::not_found("not-found", format!("{name}: {error}")))
     }
 
     /// A query parameter as its type; absent or empty is `None`.
-    pub fn query<T: FromStr>(&self, name: &str) -> Result<Option<T>, Problem>
-    where
-        T::Err: std::fmt::Display,
-    {
+    pub fn query<T: InUrl>(&self, name: &str) -> Result<Option<T>, Problem> {
         let Some(text) = self.query.get(name).filter(|text| !text.is_empty()) else { return Ok(None) };
-        let parsed = text.parse().map(Some);
-        parsed.map_err(|error| Problem::bad_request("bad-query", format!("{name}={}: {error}", shown(text))))
+        T::read(text).map(Some).map_err(|error| Problem::bad_request("bad-query", format!("{name}: {error}")))
     }
 
     /// A query parameter that must be there.
-    pub fn required_query<T: FromStr>(&self, name: &str) -> Result<T, Problem>
-    where
-        T::Err: std::fmt::Display,
-    {
+    pub fn required_query<T: InUrl>(&self, name: &str) -> Result<T, Problem> {
         self.query(name)?.ok_or_else(|| Problem::bad_request("bad-query", format!("the query lacks {name}=")))
     }
 
@@ -180,6 +173,38 @@ impl Request {
     }
 }
 
+/// What may stand in a URL. The error is for a person: what stood there, and what to write.
+pub trait InUrl: Sized {
+    fn read(text: &str) -> Result<Self, String>;
+}
+
+/// Types whose errors name the text and the rule.
+macro_rules! in_url_with_own_words {
+    ($($name:ty),*) => { $(impl InUrl for $name {
+        fn read(text: &str) -> Result<Self, String> {
+            text.parse().map_err(|error: <Self as FromStr>::Err| error.to_string())
+        }
+    })* };
+}
+
+macro_rules! in_url {
+    ($($name:ty: $what:literal),* $(,)?) => { $(impl InUrl for $name {
+        fn read(text: &str) -> Result<Self, String> {
+            text.parse().map_err(|_| format!("{:?} is not {}", shown(text), $what))
+        }
+    })* };
+}
+
+in_url_with_own_words!(String, HostName, ScheduleId, JobKind);
+in_url! {
+    u64: "a whole number, such as 30",
+    usize: "a whole number, such as 30",
+    JobId: "a job's id: those are UUIDs",
+    InstanceId: "an instance's id: those are UUIDs",
+    StreamId: "a stream's id: those are UUIDs",
+    DateTime<Utc>: "a time, such as 2026-01-31T12:00:00Z",
+}
+
 /// Whether the declared type of a body counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContentType {
@@ -228,6 +253,15 @@ fn decode(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_stands_wrongly_in_a_url_is_shown_with_what_to_write() {
+        assert_eq!(u64::read("-1"), Err("\"-1\" is not a whole number, such as 30".to_owned()));
+        assert_eq!(JobId::read("x\n"), Err("\"x\u{fffd}\" is not a job's id: those are UUIDs".to_owned()));
+        assert!(HostName::read("WEB").expect_err("capitals").contains("a-z"));
+        assert!(JobKind::read("bakcup").expect_err("misspelt").contains("backup"));
+        assert!(DateTime::<Utc>::read("now").is_err() && DateTime::<Utc>::read("2026-01-31T12:00:00+01:00").is_ok());
+    }
 
     #[test]
     fn a_query_is_taken_apart_whatever_it_holds() {

@@ -17,6 +17,9 @@ use crate::server::app::App;
 pub struct Operation {
     pub method: Method,
     pub path: &'static str,
+    /// The parameters of its query. Others are refused to operators, for whom a misspelt filter would else be none; agents may
+    /// send what only later servers know.
+    pub query: &'static [&'static str],
     door: Door,
 }
 
@@ -59,26 +62,29 @@ pub(super) enum Door {
 }
 
 macro_rules! operation {
-    ($method:ident $path:literal, Operator($role:ident, $reach:ident), $handler:path) => {
+    ($method:ident $path:literal $query:tt, Operator($role:ident, $reach:ident), $handler:path) => {
         Operation {
             method: Method::$method,
             path: $path,
+            query: &$query,
             door: Door::Operator(Role::$role, Reach::$reach, |app, request, operator| {
                 Box::pin($handler(app, request, operator))
             }),
         }
     };
-    ($method:ident $path:literal, Agent, $handler:path) => {
+    ($method:ident $path:literal $query:tt, Agent, $handler:path) => {
         Operation {
             method: Method::$method,
             path: $path,
+            query: &$query,
             door: Door::Agent(|app, request, agent| Box::pin($handler(app, request, agent))),
         }
     };
-    ($method:ident $path:literal, $door:ident, $handler:path) => {
+    ($method:ident $path:literal $query:tt, $door:ident, $handler:path) => {
         Operation {
             method: Method::$method,
             path: $path,
+            query: &$query,
             door: Door::$door(|app, request| Box::pin($handler(app, request))),
         }
     };
@@ -87,33 +93,33 @@ macro_rules! operation {
 /// A new operation has its row here, its entry in `openapi.json`, and its requests in `tests/e2e/access.rs`.
 #[rustfmt::skip]
 static OPERATIONS: [Operation; 27] = [
-    operation!(POST "/v1/enroll", EnrollmentToken, agent::enroll),
-    operation!(POST "/v1/agents/{host}/hello", Agent, agent::hello),
-    operation!(POST "/v1/agents/{host}/heartbeat", Agent, agent::heartbeat),
-    operation!(GET "/v1/agents/{host}/commands", Agent, poll::commands),
-    operation!(POST "/v1/agents/{host}/events", Agent, agent::events),
-    operation!(POST "/v1/agents/{host}/jobs/{job}/log", Agent, agent::log),
-    operation!(POST "/v1/agents/{host}/credential", Agent, credential::rotate),
-    operation!(GET "/v1/hosts", Operator(Viewer, List), operator::hosts),
-    operation!(GET "/v1/hosts/{host}", Operator(Viewer, Host), operator::host),
-    operation!(GET "/v1/hosts/{host}/schedules", Operator(Viewer, Host), operator::schedules),
-    operation!(GET "/v1/hosts/{host}/jobs", Operator(Viewer, Host), operator::jobs),
-    operation!(POST "/v1/hosts/{host}/jobs", Operator(Operator, Host), operator::create_job),
-    operation!(POST "/v1/hosts/{host}/restore", Operator(Operator, Host), operator::restore),
-    operation!(GET "/v1/hosts/{host}/snapshots", Operator(Viewer, Host), operator::snapshots),
-    operation!(DELETE "/v1/hosts/{host}/credential", Operator(Admin, Host), enrollment::revoke),
-    operation!(GET "/v1/jobs/{job}", Operator(Viewer, Host), operator::job),
-    operation!(GET "/v1/jobs/{job}/log", Operator(Viewer, Host), streams::log),
-    operation!(POST "/v1/jobs/{job}/cancel", Operator(Operator, Host), operator::cancel),
-    operation!(POST "/v1/jobs/{job}/abandon", Operator(Operator, Host), operator::abandon),
-    operation!(GET "/v1/events", Operator(Viewer, List), streams::events),
-    operation!(GET "/v1/config", Operator(Viewer, Fleet), streams::config),
-    operation!(POST "/v1/config/reload", Operator(Operator, Fleet), streams::reload),
-    operation!(POST "/v1/enrollment-tokens", Operator(Admin, Host), enrollment::enrollment_token),
-    operation!(GET "/v1/audit", Operator(Admin, Fleet), audit::audit),
-    operation!(GET "/healthz", Open, open::healthz),
-    operation!(GET "/readyz", Open, open::readyz),
-    operation!(GET "/openapi.json", Open, open::openapi),
+    operation!(POST "/v1/enroll" [], EnrollmentToken, agent::enroll),
+    operation!(POST "/v1/agents/{host}/hello" [], Agent, agent::hello),
+    operation!(POST "/v1/agents/{host}/heartbeat" [], Agent, agent::heartbeat),
+    operation!(GET "/v1/agents/{host}/commands" ["instance", "after", "schedule_version", "schedule_hash", "config_version", "config_hash", "wait", "keepalive", "sent_at"], Agent, poll::commands),
+    operation!(POST "/v1/agents/{host}/events" ["stream", "instance"], Agent, agent::events),
+    operation!(POST "/v1/agents/{host}/jobs/{job}/log" [], Agent, agent::log),
+    operation!(POST "/v1/agents/{host}/credential" [], Agent, credential::rotate),
+    operation!(GET "/v1/hosts" ["limit", "after"], Operator(Viewer, List), operator::hosts),
+    operation!(GET "/v1/hosts/{host}" [], Operator(Viewer, Host), operator::host),
+    operation!(GET "/v1/hosts/{host}/schedules" [], Operator(Viewer, Host), operator::schedules),
+    operation!(GET "/v1/hosts/{host}/jobs" ["limit", "before", "kind", "status", "schedule"], Operator(Viewer, Host), operator::jobs),
+    operation!(POST "/v1/hosts/{host}/jobs" ["wait"], Operator(Operator, Host), operator::create_job),
+    operation!(POST "/v1/hosts/{host}/restore" ["wait"], Operator(Operator, Host), operator::restore),
+    operation!(GET "/v1/hosts/{host}/snapshots" [], Operator(Viewer, Host), operator::snapshots),
+    operation!(DELETE "/v1/hosts/{host}/credential" [], Operator(Admin, Host), enrollment::revoke),
+    operation!(GET "/v1/jobs/{job}" [], Operator(Viewer, Host), operator::job),
+    operation!(GET "/v1/jobs/{job}/log" ["after", "follow"], Operator(Viewer, Host), streams::log),
+    operation!(POST "/v1/jobs/{job}/cancel" [], Operator(Operator, Host), operator::cancel),
+    operation!(POST "/v1/jobs/{job}/abandon" [], Operator(Operator, Host), operator::abandon),
+    operation!(GET "/v1/events" ["after", "wait", "host", "limit"], Operator(Viewer, List), streams::events),
+    operation!(GET "/v1/config" [], Operator(Viewer, Fleet), streams::config),
+    operation!(POST "/v1/config/reload" [], Operator(Operator, Fleet), streams::reload),
+    operation!(POST "/v1/enrollment-tokens" [], Operator(Admin, Host), enrollment::enrollment_token),
+    operation!(GET "/v1/audit" ["limit", "before"], Operator(Admin, Fleet), audit::audit),
+    operation!(GET "/healthz" [], Open, open::healthz),
+    operation!(GET "/readyz" [], Open, open::readyz),
+    operation!(GET "/openapi.json" [], Open, open::openapi),
 ];
 
 /// All of them, for tests and documents.
@@ -133,6 +139,11 @@ impl Operation {
 
     pub(super) fn door(&self) -> Door {
         self.door
+    }
+
+    /// The first name in the query that is none of its parameters.
+    pub(super) fn unknown<'a>(&self, mut names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+        names.find(|name| !self.query.contains(name))
     }
 
     /// The names in its path's braces, in order.
@@ -180,7 +191,7 @@ mod tests {
             let path =
                 operation.path.replace("{host}", "web-1").replace("{job}", "0190b5a2-7c1e-4c3a-9f00-0123456789ab");
             let found = routes.at(&path).expect("the path is known").value.operation(&operation.method);
-            let Ok(found) = found else { unreachable!("{} {path} has no method", operation.method) };
+            let found = found.map_err(Problem::into_answer).expect("and the method");
             assert!(std::ptr::eq(found, operation), "{} {path}", operation.method);
         }
     }
@@ -192,6 +203,14 @@ mod tests {
             let problem = routes.at(path).expect("known").value.operation(&Method::PATCH).err().expect("refused");
             assert_eq!(problem.into_answer().headers()["allow"], allowed);
         }
+    }
+
+    #[test]
+    fn a_parameter_that_is_not_there_is_found() {
+        let jobs = operations().iter().find(|o| o.path == "/v1/hosts/{host}/jobs" && o.method == Method::GET);
+        let jobs = jobs.expect("there");
+        assert_eq!(jobs.unknown(["limit", "status"].into_iter()), None);
+        assert_eq!(jobs.unknown(["limit", "stauts"].into_iter()), Some("stauts"));
     }
 
     #[test]

@@ -83,9 +83,17 @@ impl Drop for Stranger {
     }
 }
 
-/// How many strangers may be there at once: half of the descriptors, so that the other half is for agents, operators and files.
+/// How many strangers may be there at once: half of the descriptors, so that the other half is for agents, operators and files,
+/// and where there are few of them not all of the connections.
 pub fn fair_share() -> usize {
-    usize::try_from(descriptors() / 2).unwrap_or(usize::MAX).max(8)
+    let half = usize::try_from(descriptors() / 2).unwrap_or(usize::MAX);
+    half.min(most_connections() / 4 * 3).max(8)
+}
+
+/// How many connections there may be in all: some descriptors are left for files, without which nobody on them is served.
+pub fn most_connections() -> usize {
+    let all = usize::try_from(descriptors()).unwrap_or(usize::MAX);
+    all.saturating_sub((all / 8).clamp(32, 512)).max(8)
 }
 
 #[cfg(unix)]

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::answer::{Answer, Problem, answer, full, ok};
 use super::audit;
 use super::operator::{job_of, no_such_host};
-use super::request::Request;
+use super::request::{Request, shown};
 use crate::id::{HostName, JobId};
 use crate::protocol::Envelope;
 use crate::protocol::agent_event::{JobProgress, LogStream};
@@ -37,7 +37,14 @@ const LONGEST_EVENTS_WAIT_SECS: u64 = 300;
 pub async fn log(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {
     let (host, job) = job_of(app, &request, &operator).await?;
     let after = request.query::<u64>("after")?.unwrap_or(0);
-    let follow = request.query.get("follow").is_some_and(|value| !matches!(value.as_str(), "0" | "false"));
+    let follow = match request.query.get("follow").map(String::as_str) {
+        None | Some("0" | "false") => false,
+        Some("" | "1" | "true") => true,
+        Some(text) => {
+            let detail = format!("follow: {:?} is neither 1 nor 0", shown(text));
+            return Err(Problem::bad_request("bad-query", detail));
+        }
+    };
     let as_text = request.header(ACCEPT.as_str()).is_some_and(|accept| accept.starts_with("text/plain"));
     let (mut sender, body) = Channel::<Bytes, std::convert::Infallible>::new(4);
     let app = Arc::clone(app);

@@ -93,11 +93,14 @@ fn parameters_are_declared_and_problems_follow_from_what_is_taken() {
         let place = format!("{} {}", operation.method, operation.path);
         let declared = parameters(&document, operation, "path");
         assert_eq!(declared, operation.path_parameters().map(str::to_owned).collect(), "{place}");
+        let declared_query = parameters(&document, operation, "query");
+        assert_eq!(declared_query, operation.query.iter().map(|name| (*name).to_owned()).collect(), "{place}");
         let entry = entry(&document, operation);
         let has = |status: &str| entry["responses"].get(status).is_some();
         let takes_body = entry.get("requestBody").is_some();
         for (status, wanted) in [
-            ("400", takes_body || !parameters(&document, operation, "query").is_empty()),
+            // Operators are told of any parameter that is not there.
+            ("400", takes_body || !declared_query.is_empty() || matches!(operation.access(), Access::Operator(..))),
             ("401", matches!(operation.access(), Access::Agent | Access::Operator(..))),
             ("404", !declared.is_empty()),
             ("408", takes_body),
