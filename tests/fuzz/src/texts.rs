@@ -60,10 +60,14 @@ pub fn texts(data: &[u8]) {
         }
         5 => {
             let _ = (hazard(&text), without_credentials(&text), mask_url(&text));
-            if let Ok(url) = with_credentials(first, "user", Some(second)) {
-                assert_eq!(without_credentials(&url), without_credentials(&url.replace("user:", "other:")));
+            // ssh's user is part of the place.
+            if let (false, Ok(url)) = (first.starts_with("sftp:"), with_credentials(first, "user", Some(second))) {
+                assert_eq!(without_credentials(&url), without_credentials(first), "they go into their place only");
             }
-            assert!(second.len() < 8 || !mask_secrets(first, &[second]).contains(second), "the secret is gone");
+            let masked = mask_secrets(first, &[second]);
+            // Shorter ones are hidden only where they stand alone, and asterisks hide nothing.
+            let is_plain = second.len() >= 4 && second.bytes().all(|byte| byte.is_ascii_alphanumeric());
+            assert!(!is_plain || !masked.contains(second), "the secret is gone");
         }
         _ => {
             let _ = (text.parse::<HostName>(), text.parse::<ScheduleId>());
