@@ -11,8 +11,8 @@ use restic_manager::http_client::ClientError;
 use restic_manager::id::HostName;
 use serde_json::{Value, json};
 
-use crate::identity::{self, Identity};
-use crate::settings::FirstSettings;
+use crate::identity::{self, Identity, hex_sha256};
+use crate::settings::{AgentSettings, FirstSettings};
 use crate::{Directory, Failure, restic_probe, run, settings};
 
 #[derive(Debug, Args)]
@@ -66,10 +66,8 @@ async fn enroll(arguments: &EnrollArguments) -> Result<(), Failure> {
     let dir = &arguments.directory.dir;
     atomic_file::create_private_dir(dir).map_err(|error| chain(&error))?;
     let before = Identity::read(dir).map_err(|error| chain(&error))?;
-    let identity = Identity::read_or_make(dir, &host, &arguments.server).map_err(|error| chain(&error))?;
-    // An agent.toml of an attempt that named another host or server, and never came to anything, is not the administrator's.
-    let is_leftover = before.is_some_and(|before| before.enrollment_id != identity.enrollment_id);
-    write_settings(dir, arguments, &host, is_leftover)?;
+    let mut identity = Identity::read_or_make(dir, &host, &arguments.server).map_err(|error| chain(&error))?;
+    write_settings(dir, arguments, &host, before.as_ref(), &mut identity)?;
     let settings = run::read_settings(dir)?;
     let body = json!({
         "token": arguments.token,
@@ -93,22 +91,71 @@ async fn enroll(arguments: &EnrollArguments) -> Result<(), Failure> {
     Ok(())
 }
 
-/// agent.toml as it is needed; one that is there is the administrator's and stays.
-fn write_settings(dir: &Path, arguments: &EnrollArguments, host: &HostName, is_leftover: bool) -> Result<(), Failure> {
-    let path = dir.join("agent.toml");
-    if path.exists() && !is_leftover {
-        return Ok(());
-    }
-    // Beside the agent's own files, wherever those are.
-    let restore_root = std::path::absolute(dir.join("restore")).unwrap_or_else(|_| dir.join("restore"));
+/// agent.toml as it is needed. One that is there is the administrator's and stays, unless it is as an attempt that never came to
+/// anything has left it; flags that it does not agree with are told.
+fn write_settings(
+    dir: &Path,
+    arguments: &EnrollArguments,
+    host: &HostName,
+    before: Option<&Identity>,
+    identity: &mut Identity,
+) -> Result<(), Failure> {
+    // The agent is started from elsewhere than this command.
+    let absolute = |path: &Option<PathBuf>| path.as_ref().map(|path| std::path::absolute(path).unwrap_or(path.clone()));
+    let (ca_file, password_file) = (absolute(&arguments.ca_file), absolute(&arguments.proxy_password_file));
+    let (client_cert, client_key) = (absolute(&arguments.client_cert), absolute(&arguments.client_key));
     let first = FirstSettings {
         server: &arguments.server,
-        ca_file: arguments.ca_file.as_deref(),
-        client_certificate: arguments.client_cert.as_deref().zip(arguments.client_key.as_deref()),
+        ca_file: ca_file.as_deref(),
+        client_certificate: client_cert.as_deref().zip(client_key.as_deref()),
         proxy_url: arguments.proxy.as_deref(),
         proxy_username: arguments.proxy_username.as_deref(),
-        proxy_password_file: arguments.proxy_password_file.as_deref(),
+        proxy_password_file: password_file.as_deref(),
     };
+    // Beside the agent's own files, wherever those are.
+    let restore_root = std::path::absolute(dir.join("restore")).unwrap_or_else(|_| dir.join("restore"));
     let text = settings::render(&first, host, &restore_root);
-    Ok(atomic_file::replace(&path, text.as_bytes()).map_err(|error| chain(&error))?)
+    let wanted = settings::parse("agent.toml", &text).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(|problem| problem.message.clone()).collect();
+        Failure { code: 2, text: format!("nothing was done: {}", lines.join("; ")) }
+    })?;
+    let path = dir.join("agent.toml");
+    if let Ok(there) = std::fs::read_to_string(&path) {
+        let is_another_attempts = before.is_some_and(|before| before.enrollment_id != identity.enrollment_id);
+        let is_as_written = identity.settings_sha256.as_ref() == Some(&hex_sha256(there.as_bytes()));
+        if !is_another_attempts && (identity.enrolled || !is_as_written) {
+            return agrees(&path, &run::read_settings(dir)?, &wanted, &first);
+        }
+    }
+    atomic_file::replace(&path, text.as_bytes()).map_err(|error| chain(&error))?;
+    identity.settings_sha256 = Some(hex_sha256(text.as_bytes()));
+    Ok(identity.keep(dir).map_err(|error| chain(&error))?)
+}
+
+/// Whether the administrator's file says what the flags say.
+fn agrees(
+    path: &Path,
+    there: &AgentSettings,
+    wanted: &AgentSettings,
+    first: &FirstSettings<'_>,
+) -> Result<(), Failure> {
+    let proxy = |settings: &AgentSettings| settings.proxy.as_ref().map(|p| (p.proxy.clone(), p.login.clone()));
+    let differs = [
+        ("ca_file", first.ca_file.is_some() && there.ca_file != wanted.ca_file),
+        (
+            "client_cert and client_key",
+            first.client_certificate.is_some() && there.client_certificate != wanted.client_certificate,
+        ),
+        ("[proxy]", first.proxy_url.is_some() && proxy(there) != proxy(wanted)),
+    ];
+    let names: Vec<&str> = differs.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let text = format!(
+        "{} is there, is not changed by this command, and says otherwise of {}: change it there, or remove the file",
+        path.display(),
+        names.join(" and ")
+    );
+    Err(Failure { code: 2, text })
 }

@@ -35,6 +35,9 @@ pub(crate) struct Identity {
     /// The one that is to replace it, and that the server may have heard of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) next_credential: Option<Secret>,
+    /// Of agent.toml as enroll wrote it: while that is so, another attempt may write it anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) settings_sha256: Option<String>,
     /// The one before it: a server whose state was restored from a backup knows that one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) previous_credential: Option<Secret>,
@@ -77,6 +80,7 @@ impl Identity {
             enrolled: false,
             credential_since: Some(clock::now()),
             next_credential: None,
+            settings_sha256: None,
             previous_credential: None,
         };
         json_file::write(&path(dir), &identity).map_err(IdentityError::File)?;
@@ -179,7 +183,7 @@ fn fingerprint_of(machine_id: &str, hostname: &str) -> String {
     hex_sha256(format!("restic-manager machine\n{machine_id}\n{hostname}").as_bytes())
 }
 
-fn hex_sha256(bytes: &[u8]) -> String {
+pub(crate) fn hex_sha256(bytes: &[u8]) -> String {
     data_encoding::HEXLOWER.encode(&Sha256::digest(bytes))
 }
 

@@ -89,6 +89,12 @@ fn main() -> ExitCode {
     }
 }
 
+/// Prints, unless whoever read the output has gone away, as `head` does.
+pub(crate) fn print_to_whoever_reads(text: &str) {
+    use std::io::Write;
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
 /// Why a command failed, with its exit code (cli.md "Exit codes").
 #[derive(Debug)]
 pub(crate) struct Failure {

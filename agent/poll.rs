@@ -168,12 +168,14 @@ async fn poll(agent: &Agent) -> Result<Outcome, ClientError> {
         Err(error @ ClientError::Problem { .. }) => return Err(error),
         Err(error) => {
             let after = began.elapsed();
-            let is_expected = agent.poll_wait.borrow().expects_cuts() && after >= SHORTEST_SILENCE;
+            // A proxy that says it has waited too long is there, and so is the way to it: nothing is gained by staying away.
+            let is_impatience = matches!(error, ClientError::Intermediary { status: 408 | 504, .. });
+            let is_expected = (is_impatience || agent.poll_wait.borrow().expects_cuts()) && after >= SHORTEST_SILENCE;
             agent.learn(|learned, _| learned.cut(ask, after, clock::now()));
             if !is_expected {
                 return Err(error);
             }
-            tracing::debug!("a poll was cut, as is usual here: {}", chain(&error));
+            tracing::info!("a poll was cut for its silence: {}", chain(&error));
             return Ok(Outcome::Cut);
         }
     };

@@ -81,6 +81,7 @@ fn proxies(settings: &AgentSettings) -> Result<ProxyRules, String> {
 
 async fn serve(dir: &Path) -> Result<(), Failure> {
     let settings = read_settings(dir)?;
+    check_rights(dir)?;
     let identity = Identity::read(dir).map_err(|error| chain(&error))?;
     let identity = identity.filter(|identity| identity.enrolled);
     let identity = identity.ok_or_else(|| format!("{} is not enrolled: enroll this host first", dir.display()))?;
@@ -148,6 +149,34 @@ async fn serve(dir: &Path) -> Result<(), Failure> {
     while !agent.running.borrow().is_empty() && tokio::time::Instant::now() < patience {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
+    Ok(())
+}
+
+/// What others may write, others may make the agent do; and who reads the identity is the agent to the server.
+#[cfg(unix)]
+fn check_rights(dir: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::MetadataExt;
+    for (path, forbidden, remedy) in [
+        (dir.to_owned(), 0o022, "chmod go-w"),
+        (dir.join("agent.toml"), 0o022, "chmod go-w"),
+        (dir.join("identity.json"), 0o077, "chmod 600"),
+    ] {
+        let metadata = std::fs::metadata(&path).map_err(|error| chain(&FileError::of("look at", &path)(error)))?;
+        let path = path.display();
+        if metadata.mode() & forbidden != 0 {
+            return Err(format!("{path} is open to others than its owner: {remedy} {path}").into());
+        }
+        let own = rustix::process::geteuid().as_raw();
+        if metadata.uid() != own && metadata.uid() != 0 {
+            return Err(format!("{path} belongs to another user: chown {own} {path}").into());
+        }
+    }
+    Ok(())
+}
+
+/// On Windows the installer's ACL is what counts.
+#[cfg(not(unix))]
+fn check_rights(_: &Path) -> Result<(), Failure> {
     Ok(())
 }
 

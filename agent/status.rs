@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::Agent;
 use crate::identity::Identity;
-use crate::{Directory, Failure, json_file, run};
+use crate::{Directory, Failure, json_file, print_to_whoever_reads, run};
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArguments {
@@ -150,14 +150,13 @@ pub(crate) fn run(arguments: &StatusArguments) -> Result<(), Failure> {
     let status: Option<Status> = read(dir)?;
     if arguments.json {
         let text = serde_json::to_string_pretty(&status).map_err(|error| error.to_string())?;
-        println!("{text}");
+        print_to_whoever_reads(&format!("{text}\n"));
         return Ok(());
     }
     let Some(status) = status else {
-        println!(
-            "{:<18}{}\n{:<18}{}\n{:<18}never ran",
-            "enrolled as", settings.host, "server", settings.server, "agent"
-        );
+        let (host, server) = (settings.host, settings.server);
+        let text = format!("{:<18}{host}\n{:<18}{server}\n{:<18}never ran\n", "enrolled as", "server", "agent");
+        print_to_whoever_reads(&text);
         return Ok(());
     };
     let at = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Secs, true);
@@ -186,11 +185,13 @@ pub(crate) fn run(arguments: &StatusArguments) -> Result<(), Failure> {
         let dropped = format!("{} log lines, {} progress reports", status.dropped_log_lines, status.dropped_progress);
         rows.push(("given up", dropped));
     }
-    let last_error = status.last_error.as_ref().map(|error| format!("{}  {}", at(error.at), error.text));
+    let is_past = |error: &LastError| status.last_contact.is_some_and(|contact| contact > error.at);
+    let since = |error: &LastError| if is_past(error) { " (the server was reached since)" } else { "" };
+    let last_error =
+        status.last_error.as_ref().map(|error| format!("{}  {}{}", at(error.at), error.text, since(error)));
     rows.push(("last error", last_error.unwrap_or_else(|| "none".to_owned())));
-    for (name, value) in rows {
-        println!("{name:<18}{value}");
-    }
+    let text: String = rows.iter().map(|(name, value)| format!("{name:<18}{value}\n")).collect();
+    print_to_whoever_reads(&text);
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use restic_manager::cli::client::CliFailure;
 use restic_manager::cli::{check, demo, enroll, serve};
 
 /// A self-hosted control plane for restic backups
@@ -36,24 +37,24 @@ enum Token {
 }
 
 /// Runs on the main thread: programs that are started die with the thread that started them.
-fn on_one_thread(work: impl Future<Output = Result<(), String>>) -> Result<u8, String> {
+fn on_one_thread<E: From<String>>(work: impl Future<Output = Result<(), E>>) -> Result<u8, E> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| format!("cannot start: {error}"))?.block_on(work).map(|()| 0)
 }
 
 fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
-        Command::Serve(arguments) => serve::run(&arguments).map(|()| 0),
-        Command::Demo(arguments) => on_one_thread(demo::run(&arguments)),
+    let result: Result<u8, CliFailure> = match Arguments::parse().command {
+        Command::Serve(arguments) => serve::run(&arguments).map(|()| 0).map_err(CliFailure::from),
+        Command::Demo(arguments) => on_one_thread(demo::run(&arguments)).map_err(CliFailure::from),
         Command::Enroll(arguments) => on_one_thread(enroll::enroll(&arguments)),
-        Command::Token(Token::New(arguments)) => enroll::new(&arguments).map(|()| 0),
-        Command::Check(arguments) => check_fleet(&arguments),
+        Command::Token(Token::New(arguments)) => enroll::new(&arguments).map(|()| 0).map_err(CliFailure::from),
+        Command::Check(arguments) => check_fleet(&arguments).map_err(CliFailure::from),
     };
     match result {
         Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            eprintln!("restic-manager: {error}");
-            ExitCode::FAILURE
+        Err(CliFailure { code, text }) => {
+            eprintln!("restic-manager: {text}");
+            ExitCode::from(code)
         }
     }
 }

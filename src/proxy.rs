@@ -229,13 +229,15 @@ impl DirectRule {
         if self.port.is_some_and(|only| only != port) {
             return false;
         }
+        // A piece of a name never fits an address.
+        let is_address = host.parse::<IpAddr>().is_ok();
         let is_below =
             |domain: &str| host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.') && rest.len() > 1);
         match &self.what {
             Direct::All => true,
             Direct::Network(network) => host.parse().is_ok_and(|address: IpAddr| network.contains(address)),
-            Direct::Domain(domain) => host == domain || is_below(domain),
-            Direct::Below(domain) => is_below(domain),
+            Direct::Domain(domain) => host == domain || (!is_address && is_below(domain)),
+            Direct::Below(domain) => !is_address && is_below(domain),
         }
     }
 }
@@ -289,6 +291,7 @@ mod tests {
             ("10.0.0.0/8", "10.1.2.3", 443, true),
             ("10.0.0.0/8", "11.1.2.3", 443, false),
             ("10.0.0.0/8", "ten.example.org", 443, false),
+            (".3", "10.1.2.3", 443, false),
             ("10.1.2.3:8443", "10.1.2.3", 8443, true),
             ("10.1.2.3:8443", "10.1.2.3", 443, false),
             ("fd00::/8", "[fd00::1]", 443, true),

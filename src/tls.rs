@@ -12,6 +12,11 @@ use rustls::{ClientConfig, RootCertStore};
 
 use crate::file_error::FileError;
 
+#[cfg(feature = "server")]
+mod dates;
+#[cfg(feature = "server")]
+pub use dates::dates_problem;
+
 /// Why there is no TLS. `Display` names the file and what is wrong in it.
 #[derive(Debug)]
 pub enum TlsError {
@@ -181,7 +186,7 @@ fn private_key_in(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, T
                 "has an encrypted key: write it without a passphrase (openssl pkey), readable by its owner only".into()
             }
             pem::Error::NoItemsFound => describe_missing(bytes, "private key"),
-            error => format!("is not proper PEM: {error}"),
+            error => format!("is not proper PEM: {}", wording(&error)),
         };
         TlsError::Unusable { path: path.to_owned(), problem }
     })
@@ -231,9 +236,17 @@ fn certificates_in(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'stat
     let problem = match parsed {
         Ok(certificates) if !certificates.is_empty() => return Ok(certificates),
         Ok(_) => describe_missing(bytes, "certificate"),
-        Err(error) => format!("is not proper PEM: {error}"),
+        Err(error) => format!("is not proper PEM: {}", wording(&error)),
     };
     Err(TlsError::Unusable { path: path.to_owned(), problem })
+}
+
+fn wording(error: &pem::Error) -> String {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "a section has no END line: the file may be half written".to_owned(),
+        pem::Error::IllegalSectionStart { .. } => "a BEGIN line is broken".to_owned(),
+        error => error.to_string(),
+    }
 }
 
 fn unusable(path: &Path, error: &dyn std::error::Error) -> TlsError {

@@ -1,14 +1,39 @@
 //! Edge. How the operator's commands reach a server: its address and a token from flags, environment or the state directory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use crate::file_error::{FileError, chain};
-use crate::http_client::HttpClient;
+use crate::http_client::{ClientError, HttpClient};
 use crate::protocol::command::Secret;
 use crate::proxy::ProxyRules;
 use crate::tls;
+
+/// Why a command of the operator's failed, with its exit code (cli.md "Exit codes").
+#[derive(Debug)]
+pub struct CliFailure {
+    pub code: u8,
+    pub text: String,
+}
+
+impl CliFailure {
+    /// Of what the server said, or did not.
+    pub fn of(error: &ClientError) -> Self {
+        let code = match error {
+            ClientError::Problem { status: 401 | 403, .. } => 4,
+            ClientError::Problem { status: 404, .. } => 5,
+            _ => 1,
+        };
+        Self { code, text: chain(error) }
+    }
+}
+
+impl From<String> for CliFailure {
+    fn from(text: String) -> Self {
+        Self { code: 1, text }
+    }
+}
 
 #[derive(Debug, Clone, Args)]
 pub struct ServerArguments {
@@ -30,6 +55,11 @@ impl ServerArguments {
     /// The server's address, for lines that are printed to be pasted.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The certificate authority that was named.
+    pub fn ca_file(&self) -> Option<&Path> {
+        self.ca_file.as_deref()
     }
 
     /// The client these arguments describe. The error says what is missing.

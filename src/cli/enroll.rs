@@ -5,8 +5,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::client::ServerArguments;
-use crate::file_error::chain;
+use super::client::{CliFailure, ServerArguments};
 use crate::server::access::sha256_hex;
 use crate::server::state_dir::new_token;
 
@@ -24,19 +23,23 @@ pub struct EnrollArguments {
 }
 
 /// Asks for an enrollment token and prints the line to run on the host.
-pub async fn enroll(arguments: &EnrollArguments) -> Result<(), String> {
+pub async fn enroll(arguments: &EnrollArguments) -> Result<(), CliFailure> {
     let client = arguments.server.client()?;
     let body = json!({"host": arguments.host, "ttl": arguments.ttl});
     let answer: Value =
-        client.post_json("/v1/enrollment-tokens", &body, DEADLINE).await.map_err(|error| chain(&error))?;
+        client.post_json("/v1/enrollment-tokens", &body, DEADLINE).await.map_err(|error| CliFailure::of(&error))?;
     let token = answer["token"].as_str().unwrap_or_default();
     let expires_at = answer["expires_at"].as_str().unwrap_or_default();
     println!("# run this on {} before {expires_at}; it can be used once", arguments.host);
-    println!(
-        "restic-manager-agent enroll --server {} --host {} --token {token}",
-        arguments.server.url(),
-        arguments.host
-    );
+    let ca_file = match arguments.server.ca_file() {
+        None => String::new(),
+        Some(path) => {
+            println!("# with the CA's certificate there, as {}", path.display());
+            format!(" --ca-file {}", path.display())
+        }
+    };
+    let (url, host) = (arguments.server.url(), &arguments.host);
+    println!("restic-manager-agent enroll --server {url} --host {host}{ca_file} --token {token}");
     Ok(())
 }
 

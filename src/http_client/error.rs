@@ -88,7 +88,11 @@ impl ClientError {
     pub(super) fn of_request(server: &str, proxy: Option<&Proxy>, error: hyper_util::client::legacy::Error) -> Self {
         let server = server.to_owned();
         let proxy = proxy.cloned().map(Box::new);
-        let Some(ConnectError { at, target }) = find_connect_error(&error) else {
+        let Some(ConnectError { at, target }) = find::<ConnectError>(&error) else {
+            // With TLS 1.3 a server's word on our certificate comes after the handshake.
+            if let Some(source) = find::<rustls::Error>(&error) {
+                return Self::Tls { server, source: source.clone() };
+            }
             return Self::Unreachable { hop: Hop::Request, server, proxy, source: Box::new(error) };
         };
         let (hop, text) = match at {
@@ -159,6 +163,7 @@ impl ClientError {
             Self::Unreachable { hop, proxy, .. } => return unreachable_advice(*hop, proxy.as_deref()),
             Self::Refused { refusal, proxy, .. } => return Some(refusal.advice(proxy)),
             Self::Tls { source, .. } => tls_advice(source)?,
+            Self::Problem { body, .. } if body.code == "client-certificate" => CLIENT_CERTIFICATE_ADVICE,
             Self::Intermediary { status: 200..400, .. } => {
                 "a login page (captive portal) or another program answers in the server's place: log in there, or mend the server's URL"
             }
@@ -220,11 +225,11 @@ impl Error for ClientError {
     }
 }
 
-/// Our connector's error in hyper's. I/O errors hide what they wrap from `source`.
-fn find_connect_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e ConnectError> {
+/// An error of this type in a chain. I/O errors hide what they wrap from `source`.
+fn find<'e, T: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e T> {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(found) = error.downcast_ref::<ConnectError>() {
+        if let Some(found) = error.downcast_ref::<T>() {
             return Some(found);
         }
         next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
@@ -251,9 +256,28 @@ fn what_is_wrong(error: &rustls::Error) -> &'static str {
         rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired) => {
             "the server wants a certificate from us"
         }
+        rustls::Error::AlertReceived(alert) if is_about_our_certificate(*alert) => {
+            "the server does not accept our certificate"
+        }
         rustls::Error::AlertReceived(_) => "the other side refuses the connection",
         _ => "the handshake failed",
     }
+}
+
+const CLIENT_CERTIFICATE_ADVICE: &str = "set client_cert and client_key in agent.toml to a certificate, not expired, of the CA that the server's [tls] client_ca names";
+
+fn is_about_our_certificate(alert: rustls::AlertDescription) -> bool {
+    use rustls::AlertDescription as Alert;
+    matches!(
+        alert,
+        Alert::CertificateRequired
+            | Alert::UnknownCA
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateExpired
+            | Alert::CertificateRevoked
+            | Alert::CertificateUnknown
+    )
 }
 
 fn tls_advice(error: &rustls::Error) -> Option<&'static str> {
@@ -272,9 +296,7 @@ fn tls_advice(error: &rustls::Error) -> Option<&'static str> {
             _ => return None,
         },
         rustls::Error::InvalidMessage(_) => "mend the port in the server's URL, or have TLS set up there",
-        rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired) => {
-            "set client_cert and client_key in agent.toml"
-        }
+        rustls::Error::AlertReceived(alert) if is_about_our_certificate(*alert) => CLIENT_CERTIFICATE_ADVICE,
         _ => return None,
     })
 }

@@ -78,6 +78,8 @@ fn read_answer(bytes: &[u8], login_given: bool) -> Result<bool, Refusal> {
         // Nobody behind a tunnel speaks before we do: what more came is no tunnel's.
         200..300 if bytes.len() > head_length => Err(Refusal::NotHttp),
         200..300 => Ok(true),
+        // tinyproxy says 401 to a login that is wrong.
+        401 if login_given => Err(Refusal::Login { given: true, basic: true }),
         407 => {
             let offers_basic = |header: &httparse::Header<'_>| {
                 header.name.eq_ignore_ascii_case("proxy-authenticate")
@@ -94,7 +96,7 @@ impl Refusal {
     pub(super) fn said(&self, proxy: &Proxy, target: &str) -> String {
         match self {
             Self::Login { given: false, .. } => format!("the proxy {proxy} wants a login (407)"),
-            Self::Login { given: true, .. } => format!("the proxy {proxy} does not accept the login (407)"),
+            Self::Login { given: true, .. } => format!("the proxy {proxy} does not accept the login"),
             Self::Status(status @ (500 | 502..=504)) => format!("the proxy {proxy} cannot reach {target} ({status})"),
             Self::Status(status) => format!("the proxy {proxy} refuses a connection to {target} ({status})"),
             Self::NotHttp => format!("what answers at {proxy} is not an HTTP proxy"),
@@ -171,7 +173,7 @@ mod tests {
     async fn each_refusal_is_told_apart() {
         const NTLM: &str = "HTTP/1.1 407 No\r\nProxy-Authenticate: Negotiate\r\n\r\n";
         let login = "HTTP/1.1 407 No\r\nProxy-Authenticate: NTLM\r\nproxy-authenticate: basic realm=x\r\n\r\n";
-        let cases: [(&'static [&'static str], bool, Option<Refusal>); 9] = [
+        let cases: [(&'static [&'static str], bool, Option<Refusal>); 11] = [
             (&["HTTP/1.1 403 Forbidden\r\n\r\n<html>"], false, Some(Refusal::Status(403))),
             (&["HTTP/1.1 503 No\r\n\r\n"], false, Some(Refusal::Status(503))),
             (&["HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n"], false, Some(Refusal::Status(302))),
@@ -179,6 +181,8 @@ mod tests {
             (&["HTTP/1.1 200 OK\r\n\r\n<html>a portal"], false, Some(Refusal::NotHttp)),
             (&["HTTP/1.1 200 OK\r\n"], false, None),
             (&[], false, None),
+            (&["HTTP/1.1 401 Unauthorized\r\n\r\n"], true, Some(Refusal::Login { given: true, basic: true })),
+            (&["HTTP/1.1 401 Unauthorized\r\n\r\n"], false, Some(Refusal::Status(401))),
             (&[NTLM], false, Some(Refusal::Login { given: false, basic: false })),
             (&[NTLM], true, Some(Refusal::Login { given: true, basic: false })),
         ];

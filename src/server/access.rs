@@ -26,6 +26,8 @@ impl fmt::Display for Role {
 pub struct Operator {
     pub name: String,
     pub role: Role,
+    /// Of the token: whether it still counts is looked up by it.
+    sha256: [u8; 32],
     /// Patterns; empty: all hosts.
     hosts: Vec<String>,
 }
@@ -51,7 +53,14 @@ pub fn operator_of(tokens: &[OperatorToken], presented: &str) -> Option<Operator
             found = Some(token);
         }
     }
-    found.map(|t| Operator { name: t.name.clone(), role: t.role, hosts: t.hosts.clone() })
+    found.map(|t| Operator { name: t.name.clone(), role: t.role, sha256: t.sha256, hosts: t.hosts.clone() })
+}
+
+/// Whether the operator's token is still configured as it was: a request that waits must not outlive it.
+pub fn still_counts(tokens: &[OperatorToken], operator: &Operator) -> bool {
+    let is_same =
+        |t: &&OperatorToken| t.sha256 == operator.sha256 && t.role == operator.role && t.hosts == operator.hosts;
+    tokens.iter().any(|token| is_same(&token))
 }
 
 /// A token's or body's SHA-256.

@@ -49,13 +49,22 @@ pub fn find_token(dir: &Path, token_sha256: &str) -> Result<Option<EnrollmentTok
     read_json(&token_path(dir, token_sha256))
 }
 
+/// Removes the open tokens for this host: whoever holds one must not bring back what was just revoked.
+pub fn remove_tokens_of(dir: &Path, host: &HostName) -> Result<(), FileError> {
+    remove_where(dir, |token| token.host == *host)
+}
+
 /// Removes tokens that expired before this. Reads every open one: not for each request.
 pub fn remove_expired(dir: &Path, before: DateTime<Utc>) -> Result<(), FileError> {
+    remove_where(dir, |token| token.expires_at < before)
+}
+
+fn remove_where(dir: &Path, goes: impl Fn(&EnrollmentToken) -> bool) -> Result<(), FileError> {
     for entry in std::fs::read_dir(dir).map_err(FileError::of("list", dir))? {
         let path = entry.map_err(FileError::of("list", dir))?.path();
         // Others may be writing tokens at this moment, under names of their own.
         let is_token = path.extension().is_some_and(|extension| extension == "json");
-        if is_token && read_json::<EnrollmentToken>(&path)?.is_some_and(|token| token.expires_at < before) {
+        if is_token && read_json::<EnrollmentToken>(&path)?.is_some_and(|token| goes(&token)) {
             atomic_file::remove(&path)?;
         }
     }

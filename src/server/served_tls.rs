@@ -8,15 +8,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio_rustls::TlsAcceptor;
 
 use super::access::sha256;
 use super::app::{App, blocking, stopped};
 use super::fleet::settings::TlsSettings;
+use crate::clock;
 use crate::file_error::{FileError, chain};
 use crate::file_stamp::{FileStamp, before_reading, is_still};
 use crate::problem::{Problem, Severity};
-use crate::tls::{PemFile, TicketKey, TlsError, new_ticket_key, server_config_of};
+use crate::tls::{PemFile, TicketKey, TlsError, dates_problem, new_ticket_key, server_config_of};
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -51,11 +53,20 @@ pub struct ServedTls {
 /// What is in use, and what was seen of the files last.
 struct Loaded {
     content: [u8; 32],
+    /// PEM, for its dates.
+    certificate: (PathBuf, Vec<u8>),
     client_ca: Option<[u8; 32]>,
     ca_number: u64,
     ticket_key: TicketKey,
     looked_at: Option<(Paths, Vec<(PathBuf, FileStamp)>)>,
     failures: u32,
+}
+
+impl Loaded {
+    fn dates_problem(&self, now: DateTime<Utc>) -> Option<String> {
+        let (path, pem) = &self.certificate;
+        dates_problem(pem, now).map(|problem| format!("the certificate in {} {problem}", path.display()))
+    }
 }
 
 /// The files' texts, which are gone when they have been used.
@@ -86,6 +97,10 @@ impl Texts {
         let ca = self.client_ca.as_ref().map_or(&[][..], |ca| &ca.bytes);
         let parts = [&self.certificate.bytes[..], &self.key.bytes, ca];
         sha256(&parts.map(sha256).concat())
+    }
+
+    fn certificate_text(&self) -> (PathBuf, Vec<u8>) {
+        (self.certificate.path.clone(), self.certificate.bytes.clone())
     }
 
     fn authority(&self) -> Option<[u8; 32]> {
@@ -144,6 +159,7 @@ impl ServedTls {
         self.show(acceptor, client_ca.map(|_| 0));
         *self.loaded.lock().unwrap_or_else(PoisonError::into_inner) = Some(Loaded {
             content: texts.content(),
+            certificate: texts.certificate_text(),
             client_ca,
             ca_number: 0,
             ticket_key,
@@ -159,7 +175,7 @@ impl ServedTls {
         let problem = match (&mut *loaded, self.wanted()) {
             (None, None) => None,
             (Some(loaded), Some(paths)) => match self.load_changed(loaded, paths) {
-                Ok(()) => None,
+                Ok(()) => loaded.dates_problem(clock::now()),
                 Err(_) if loaded.failures < FAILURES_TOLD => return,
                 Err(error) => Some(format!(
                     "{}: TLS goes on with what was loaded before: put a certificate and its key there, which are taken within seconds",
@@ -219,6 +235,7 @@ impl ServedTls {
             loaded.ca_number += 1;
         }
         (loaded.content, loaded.client_ca, loaded.ticket_key) = (content, client_ca, ticket_key);
+        loaded.certificate = texts.certificate_text();
         self.show(acceptor, client_ca.map(|_| loaded.ca_number));
         tracing::info!(certificate = %texts.certificate.path.display(), "TLS has new files, for new connections");
         Ok(())

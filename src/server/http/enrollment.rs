@@ -32,8 +32,9 @@ const LONGEST_TOKEN_LIFE: Span = Span::from_secs(30 * 86_400);
 /// `DELETE /v1/hosts/{host}/credential`: revokes at once, a parked poll included.
 pub async fn revoke(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {
     let host = host_of(app, &request, &operator).await?;
-    let dir = host.dir.clone();
-    blocking(move || credentials::revoke(&dir)).await?;
+    let (dir, enrollments, name) = (host.dir.clone(), app.state_dir.enrollments_dir(), host.name.clone());
+    blocking(move || credentials::remove_tokens_of(&enrollments, &name).and_then(|()| credentials::revoke(&dir)))
+        .await?;
     host.forget_credential();
     let actor = Actor { kind: ActorKind::Operator, name: operator.name.clone() };
     let dir = host.dir.clone();

@@ -2,6 +2,7 @@
 //! `routes`. Does not look at hosts that a path or a body names: the handlers do, with the operator that they are given.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
@@ -11,7 +12,7 @@ use super::credential;
 use super::request::{Request, shown};
 use super::routes::{Door, Operation, Reach};
 use crate::id::HostName;
-use crate::server::access::{Operator, Role, operator_of, sha256, sha256_hex};
+use crate::server::access::{Operator, Role, operator_of, sha256, sha256_hex, still_counts};
 use crate::server::app::App;
 use crate::server::credentials::{self, Standing};
 use crate::server::host::Host;
@@ -59,13 +60,27 @@ fn operator_behind(app: &App, request: &Request, role: Role, reach: Reach) -> Re
         ));
     }
     if operator.role < role {
-        return Err(Problem::forbidden(format!("token {} is a {}; this needs {role}", operator.name, operator.role)));
+        return Err(Problem::forbidden(format!(
+            "token {} has the role {}; this needs {role}",
+            operator.name, operator.role
+        )));
     }
     if reach == Reach::Fleet && operator.is_limited() {
         return Err(Problem::forbidden("this token is limited to some hosts; this is about the whole fleet"));
     }
     Ok(operator)
 }
+
+/// Refuses to go on with a request that has waited, when its token was taken out or changed meanwhile.
+pub(super) fn check_still(app: &App, operator: &Operator) -> Result<(), Problem> {
+    if still_counts(&app.tokens(), operator) {
+        return Ok(());
+    }
+    Err(Problem::unauthorized("this token was taken out of server.toml, or changed, while the request waited"))
+}
+
+/// How often requests that wait look whether their token still counts: it is to be no longer than a second.
+pub(super) const TOKEN_LOOK: Duration = Duration::from_millis(700);
 
 /// Finds the host and checks that the credential is its own.
 async fn agent_behind(app: &Arc<App>, request: &Request) -> Result<Agent, Problem> {

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, Problem, json, ok};
 use super::audit;
+use super::gate::{TOKEN_LOOK, check_still};
 use super::request::{ContentType, Request, shown};
 use crate::clock;
 use crate::file_error::chain;
@@ -240,7 +241,7 @@ async fn start_job(
         audit::changed(app, request.client, operator, action, Some(&host.name), Some(id)).await?;
     }
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
-    wait_for_end(app, host, id, Duration::from_secs(wait)).await;
+    wait_for_end(app, host, id, operator, Duration::from_secs(wait)).await;
     let shown = shown_job(app, host, id).await?;
     let mut answer = json(status, &shown);
     if let Ok(location) = format!("/v1/jobs/{id}").parse() {
@@ -262,15 +263,19 @@ async fn shown_job(app: &Arc<App>, host: &Arc<Host>, id: JobId) -> Result<Value,
     .await
 }
 
-async fn wait_for_end(app: &App, host: &Host, id: JobId, wait: Duration) {
+async fn wait_for_end(app: &App, host: &Host, id: JobId, operator: &Operator, wait: Duration) {
     let deadline = Instant::now() + wait;
     let mut changed = host.slot.watch();
     let mut stopping = app.stopping.subscribe();
-    while host.slot.durable().state.jobs.contains_key(&id) && !*stopping.borrow() {
+    while host.slot.durable().state.jobs.contains_key(&id) && !*stopping.borrow() && check_still(app, operator).is_ok()
+    {
         tokio::select! {
             _ = changed.changed() => {}
             _ = stopping.changed() => {}
-            () = tokio::time::sleep_until(deadline) => return,
+            () = tokio::time::sleep_until(deadline.min(Instant::now() + TOKEN_LOOK)) => {}
+        }
+        if Instant::now() >= deadline {
+            return;
         }
     }
 }

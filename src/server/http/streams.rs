@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, Problem, answer, full, ok};
 use super::audit;
+use super::gate::{TOKEN_LOOK, check_still};
 use super::operator::{job_of, no_such_host};
 use super::request::{Request, shown};
 use crate::id::{HostName, JobId};
@@ -82,8 +83,11 @@ pub async fn log(app: &Arc<App>, request: Request, operator: Operator) -> Result
             tokio::select! {
                 _ = changed.changed() => {}
                 _ = stopping.changed() => {}
-                // A silent peer is noticed, and other servers' lines are seen.
-                () = tokio::time::sleep(Duration::from_secs(2)) => {}
+                // A silent peer is noticed, other servers' lines are seen, and so is the end of the token.
+                () = tokio::time::sleep(TOKEN_LOOK) => {}
+            }
+            if check_still(&app, &operator).is_err() {
+                return;
             }
         }
     });
@@ -159,6 +163,7 @@ pub async fn events(app: &Arc<App>, request: Request, operator: Operator) -> Res
     };
     // Who did what from where is the admins'.
     let shows_audit = operator.role == Role::Admin;
+    let operator_now = operator.clone();
     let deadline = Instant::now() + Duration::from_secs(wait);
     let mut changed = app.shared.any_changed.subscribe();
     let mut stopping = app.stopping.subscribe();
@@ -198,6 +203,7 @@ pub async fn events(app: &Arc<App>, request: Request, operator: Operator) -> Res
         })
         .await;
         let lines = lines?;
+        check_still(app, &operator_now)?;
         if let Some((last, _)) = lines.last() {
             after = Some(*last);
         }
@@ -214,10 +220,17 @@ pub async fn events(app: &Arc<App>, request: Request, operator: Operator) -> Res
             }
             return Ok(response);
         }
-        tokio::select! {
-            _ = changed.changed() => {}
-            _ = stopping.changed() => {}
-            () = tokio::time::sleep_until(deadline) => {}
+        // With nothing new a look costs nothing; the token's end is noticed at once, and not only with news.
+        loop {
+            check_still(app, &operator_now)?;
+            tokio::select! {
+                _ = changed.changed() => break,
+                _ = stopping.changed() => break,
+                () = tokio::time::sleep_until(deadline.min(Instant::now() + TOKEN_LOOK)) => {}
+            }
+            if Instant::now() >= deadline {
+                break;
+            }
         }
     }
 }
