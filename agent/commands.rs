@@ -12,6 +12,8 @@ use restic_manager::protocol::job_options::JobSpec;
 
 use crate::core::Agent;
 use crate::ledger::{Command, Progress, Stage, Work};
+use crate::real_path;
+use crate::restic_json::readable;
 
 /// Takes what a poll brought. When the ledger cannot be written the cursor stays, and the server tells all of it again.
 pub(crate) fn receive(agent: &Agent, commands: &[Command], cursor: &str) {
@@ -51,6 +53,8 @@ pub(crate) fn take(agent: &Agent, id: JobId) {
             }
         }
         Err(error) => {
+            // It may repeat what the server has said, which may be long.
+            let error = readable(error.as_bytes());
             tracing::warn!(job = %id, %error, "command rejected");
             if agent.record(id, Stage::Rejected { error: error.clone() }) {
                 agent.answer(id, Some(error));
@@ -75,14 +79,24 @@ fn check(agent: &Agent, command: &CommandRun) -> Result<JobSpec, String> {
     Ok(spec)
 }
 
-/// The policy's word on a job with the repository of the moment.
+/// The policy's word on a job with the repository of the moment, and with the links of the moment on the disk.
 pub(crate) fn permitted(agent: &Agent, spec: &JobSpec) -> Result<(), String> {
     let received = agent.received.borrow();
     let url = received.config().repo_url.clone().unwrap_or_default();
     if url.is_empty() {
         return Err("this host has no repository: set `repository` in its configuration".to_owned());
     }
-    agent.policy.permits(spec, &url)
+    agent.policy.permits(spec, &url)?;
+    agent.policy.permits_real(spec, real_path::real)
+}
+
+/// Rejects a command that cannot be read. Its id is used: should it come again, with other content, it is answered again.
+pub(crate) fn reject_unreadable(agent: &Agent, id: JobId, error: String) {
+    if agent.ledger.borrow().job(id).is_some() {
+        answer_again(agent, id);
+    } else if agent.record(id, Stage::Rejected { error: error.clone() }) {
+        agent.answer(id, Some(error));
+    }
 }
 
 fn answer_again(agent: &Agent, id: JobId) {
@@ -139,6 +153,7 @@ pub(crate) fn finish(agent: &Agent, mut finished: JobFinished) {
         // For a server that has lost the job's beginning.
         (finished.kind, finished.schedule_id, finished.scheduled_at) = job.work.origin();
     }
+    finished.error = finished.error.map(|error| readable(error.as_bytes()));
     tracing::info!(job = %finished.job_id, status = ?finished.status, error = finished.error, "job ended");
     if agent.record(finished.job_id, Stage::Finished { finished: finished.clone() }) {
         agent.tell(&AgentEvent::JobFinished(finished));

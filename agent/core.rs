@@ -91,7 +91,9 @@ pub(crate) struct Agent {
 impl Agent {
     /// The server's clock, as far as is known.
     pub(crate) fn server_now(&self) -> DateTime<Utc> {
-        clock::now() + self.clock_offset.get()
+        let now = clock::now();
+        // A server may say any time.
+        now.checked_add_signed(self.clock_offset.get()).unwrap_or(now)
     }
 
     /// Puts an event into the spool, durably, and wakes the sender. An event that cannot be kept is told in the log: the

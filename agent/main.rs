@@ -21,6 +21,7 @@ mod make_room;
 mod policy;
 mod poll;
 mod poll_wait;
+mod real_path;
 mod received;
 mod repository_url;
 mod restic_args;

@@ -1,6 +1,6 @@
 //! Pure. `[policy]` of agent.toml: what any server, whoever runs it, can make this host do. Checked when the settings are
 //! read, so that a typing error in it is found at start and not by a refused job.
-//! Does not know links or mounts: paths are compared as they are written.
+//! Does not look at the disk: where links lead, the caller tells, and mounts are not looked at.
 
 use std::collections::BTreeSet;
 
@@ -78,7 +78,8 @@ impl Default for RawPolicy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Policy {
     kinds: BTreeSet<String>,
-    backup_roots: Vec<HostPath>,
+    /// As written, and parsed.
+    backup_roots: Vec<(String, HostPath)>,
     restore_roots: Vec<(String, HostPath)>,
     /// `*` stands for any run of characters.
     repositories: Vec<String>,
@@ -127,7 +128,7 @@ impl TryFrom<RawPolicy> for Policy {
         }
         Ok(Self {
             kinds: raw.kinds.into_iter().collect(),
-            backup_roots: backup_roots.into_iter().map(|(_, path)| path).collect(),
+            backup_roots,
             restore_roots,
             repositories: raw.repositories,
             hooks: raw.hooks,
@@ -143,7 +144,7 @@ impl Policy {
         match spec {
             JobSpec::Backup(options) => {
                 for path in &options.paths {
-                    let within = |path: &HostPath| self.backup_roots.iter().any(|root| path.is_within(root));
+                    let within = |path: &HostPath| self.backup_roots.iter().any(|(_, root)| path.is_within(root));
                     permits_path(path, within, "backup_roots", "backed up")?;
                 }
                 Ok(())
@@ -162,6 +163,32 @@ impl Policy {
                 Ok(())
             }
         }
+    }
+
+    /// The same by where the job's paths lead: `real` follows the links that are on the disk, or says why it cannot.
+    pub(crate) fn permits_real(
+        &self,
+        spec: &JobSpec,
+        real: impl Fn(&str) -> Result<String, String>,
+    ) -> Result<(), String> {
+        let (paths, roots, key) = match spec {
+            JobSpec::Backup(options) => (&options.paths[..], &self.backup_roots, "backup_roots"),
+            JobSpec::Restore(options) => (options.target.as_slice(), &self.restore_roots, "restore_roots"),
+            _ => return Ok(()),
+        };
+        for path in paths {
+            let leads = real(path)?;
+            let within = |root: &str| {
+                let root = real(root).ok().and_then(|root| HostPath::parse(&root).ok());
+                HostPath::parse(&leads).ok().zip(root).is_some_and(|(path, root)| path.is_within(&root))
+            };
+            if !roots.iter().any(|(root, _)| within(root)) {
+                return Err(format!(
+                    "{path:?} leads to {leads:?}, which is not within {key} in [policy] of agent.toml"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Whether a kind of job, or a query such as `snapshots`, may run at all.
@@ -294,6 +321,25 @@ mod tests {
         assert_eq!(problems.len(), 3, "{problems:?}");
         assert!(toml::from_str::<RawPolicy>("hook = \"off\"").is_err());
         assert!(toml::from_str::<RawPolicy>("hooks = \"some\"").is_err());
+    }
+
+    #[test]
+    fn a_path_whose_links_lead_out_of_the_roots_is_refused() {
+        let policy = policy("backup_roots = [\"/home\"]\nrestore_roots = [\"/restore\"]");
+        // /home is itself a link, and in it and in /restore there is one to /etc.
+        let real = |path: &str| -> Result<String, String> {
+            if path.contains("broken") {
+                return Err("a broken link".to_owned());
+            }
+            Ok(path.replace("/home", "/data/home").replace("/data/home/link", "/etc").replace("/restore/link", "/etc"))
+        };
+        let permits = |spec: &JobSpec| policy.permits(spec, "/srv/repo").and_then(|()| policy.permits_real(spec, real));
+        assert_eq!(permits(&backup("/home/alice")), Ok(()));
+        assert_eq!(permits(&restore(Some("/restore/new"))), Ok(()));
+        assert_eq!(permits(&restore(None)), Ok(()));
+        for spec in [backup("/home/link/shadow"), restore(Some("/restore/link/new")), backup("/home/broken/x")] {
+            assert!(permits(&spec).is_err(), "{spec:?}");
+        }
     }
 
     proptest! {

@@ -14,7 +14,7 @@ use restic_manager::protocol::agent_event::{AgentEvent, ConfigAck, ENDED_JOBS_LI
 use restic_manager::protocol::command::{
     CommandCancel, CommandRun, ConfigUpdate, FireResult, HelloAnswer, ScheduleSet,
 };
-use restic_manager::protocol::{PROTOCOL_VERSION, PollAnswer, PollMessage, agent_path};
+use restic_manager::protocol::{BODY_LIMIT_BYTES, PROTOCOL_VERSION, PollAnswer, PollMessage, agent_path};
 
 use crate::backoff::Backoff;
 use crate::commands;
@@ -22,6 +22,7 @@ use crate::core::Agent;
 use crate::identity;
 use crate::ledger::Command;
 use crate::poll_wait::SHORTEST_SILENCE;
+use crate::restic_json::readable;
 use crate::rotation;
 
 /// Beyond the wait that was asked for, in seconds.
@@ -31,6 +32,8 @@ const HELLO_DEADLINE: Duration = Duration::from_secs(30);
 const KEEPALIVE_GRACE: u32 = 3;
 /// The longest pause after a cut that was to be expected.
 const CUT_PAUSE: Duration = Duration::from_secs(2);
+/// A longer cursor or hash is not sent back.
+const QUERY_VALUE_LIMIT_BYTES: usize = 1024;
 /// How long a superseded instance stays away.
 const SUPERSEDED_WAIT: Duration = Duration::from_secs(60);
 
@@ -135,11 +138,11 @@ async fn poll(agent: &Agent) -> Result<Outcome, ClientError> {
             "{}?instance={}&after={}&schedule_version={}&schedule_hash={}&config_version={}&config_hash={}&wait={}{}&sent_at={}",
             agent_path(&agent.host, "commands"),
             agent.instance,
-            ledger.cursor().unwrap_or_default(),
+            in_query(ledger.cursor().unwrap_or_default()),
             received.schedules().map_or(0, |set| set.version),
-            received.schedules().map_or("", |set| set.hash.as_str()),
+            in_query(received.schedules().map_or("", |set| set.hash.as_str())),
             received.config().version,
-            received.config().hash,
+            in_query(&received.config().hash),
             ask.wait_secs,
             ask.keepalive_secs.map_or(String::new(), |every| format!("&keepalive={every}")),
             clock::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
@@ -186,6 +189,16 @@ async fn poll(agent: &Agent) -> Result<Outcome, ClientError> {
     Ok(Outcome::Applied)
 }
 
+/// Text of the server's as a query's value, whatever it is: what cannot be sent back would stop every poll. No cursor or hash of
+/// a server of ours is so long that it is left out.
+fn in_query(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':');
+    let text = if text.len() > QUERY_VALUE_LIMIT_BYTES { "" } else { text };
+    text.bytes()
+        .map(|byte| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
 /// Applies an answer's messages in order. A message that cannot be read is told, and the others are applied; its command
 /// gets a rejecting result where it names a job.
 fn apply(agent: &Agent, answer: &PollAnswer) {
@@ -199,9 +212,13 @@ fn apply(agent: &Agent, answer: &PollAnswer) {
                 tracing::info!(schedule = %result.schedule_id, outcome = ?result.outcome, reason = result.reason, "fire answered");
                 crate::scheduler::answered(agent, &result);
             }),
+            CommandRun::TYPE if payload.len() > BODY_LIMIT_BYTES => {
+                // No operator's request can have been so large.
+                reject_unreadable(agent, payload, &format!("it is larger than {BODY_LIMIT_BYTES} bytes"));
+            }
             CommandRun::TYPE => match serde_json::from_str::<CommandRun>(payload) {
                 Ok(command) => received_commands.push(Command::Run(command)),
-                Err(error) => reject_unreadable(agent, payload, &error),
+                Err(error) => reject_unreadable(agent, payload, &error.to_string()),
             },
             CommandCancel::TYPE => {
                 with(agent, message, |cancel: CommandCancel| received_commands.push(Command::Cancel(cancel.job_id)));
@@ -219,17 +236,16 @@ fn with<T: serde::de::DeserializeOwned>(agent: &Agent, message: &PollMessage, ap
     }
 }
 
-fn reject_unreadable(agent: &Agent, payload: &str, error: &serde_json::Error) {
+fn reject_unreadable(agent: &Agent, payload: &str, error: &str) {
+    let error = readable(error.as_bytes());
     #[derive(serde::Deserialize)]
     struct IdOnly {
         job_id: JobId,
     }
     agent.note_error(&format!("a command cannot be read: {error}"));
     if let Ok(IdOnly { job_id }) = serde_json::from_str(payload) {
-        agent.answer(
-            job_id,
-            Some(format!("this agent ({}) cannot read the command: {error}", env!("CARGO_PKG_VERSION"))),
-        );
+        let version = env!("CARGO_PKG_VERSION");
+        commands::reject_unreadable(agent, job_id, format!("this agent ({version}) cannot read the command: {error}"));
     }
 }
 

@@ -66,6 +66,8 @@ pub(crate) fn program(agent: &Agent, arguments: Vec<String>) -> Result<Program, 
         inherited: &inherited,
     };
     let received = agent.received.borrow();
+    // Whoever starts restic, for a job or not: the repository is the one of this moment.
+    agent.policy.permits_repository(received.config().repo_url.as_deref().unwrap_or_default())?;
     let environment = environment(received.config(), &context).map_err(|refusal| refusal.to_string())?;
     let environment = environment.into_iter().map(|(name, value)| (name, value.reveal().to_owned())).collect();
     Ok(Program { program: agent.settings.restic.clone().into(), arguments, environment, directory: None })

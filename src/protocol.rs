@@ -30,6 +30,31 @@ pub const UNSETTLED_JOBS_LIMIT: usize = 50_000;
 /// Largest single event line, in bytes, its newline included.
 pub const EVENT_LIMIT_BYTES: usize = 64 * 1024;
 
+/// How deeply an event may be nested. Readers of JSON stop somewhere (ours at 128), and an event comes to stand within lists and
+/// states: what one of them could not read would hide all that is in there with it.
+pub const NESTING_LIMIT: usize = 64;
+
+/// Whether a JSON text is nested deeper than that.
+pub fn is_too_deep(json: &[u8]) -> bool {
+    let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b'[' | b'{' if !in_text => {
+                depth += 1;
+                if depth > NESTING_LIMIT {
+                    return true;
+                }
+            }
+            b']' | b'}' if !in_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
 /// The version both sides use: the lower of the two newest, if both still speak it.
 pub fn negotiate_version(theirs: u32) -> Option<u32> {
     let version = theirs.min(PROTOCOL_VERSION);
@@ -183,6 +208,15 @@ mod tests {
         {
             assert_eq!(text.parse::<Cursor>(), Err(InvalidCursor), "{text}");
         }
+    }
+
+    #[test]
+    fn nesting_is_counted_outside_of_texts() {
+        let deep = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth)).into_bytes();
+        assert!(!is_too_deep(&deep(NESTING_LIMIT)) && is_too_deep(&deep(NESTING_LIMIT + 1)));
+        assert!(!is_too_deep(&[deep(NESTING_LIMIT), deep(NESTING_LIMIT)].concat()));
+        let in_text = format!(r#"{{"a":"\"{}","b":"\\"}}"#, "[".repeat(100));
+        assert!(!is_too_deep(in_text.as_bytes()) && is_too_deep(&[in_text.as_bytes(), &deep(100)].concat()));
     }
 
     #[test]

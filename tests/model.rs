@@ -322,7 +322,9 @@ fn post(server: &mut Server, agent: &mut Agent, overlap: usize, most: usize, fat
         let content = content();
         // Nobody completes the index here: what memory has forgotten is read.
         let indexed_since = DateTime::<Utc>::MAX_UTC;
-        let source = events_in::Source { host, content: Some(&content), stream: stream(), indexed_since };
+        let is_of_another = |_| false;
+        let (content, stream) = (Some(&content), stream());
+        let source = events_in::Source { host, content, stream, indexed_since, is_of_another: &is_of_another };
         match events_in::take(batch, &source, &envelopes) {
             Ok(acked) => acked,
             Err(problem) => unreachable!("an agent that resends is never refused: {problem:?}"),

@@ -207,6 +207,10 @@ pub(crate) fn apply(state: &mut LedgerState, entry: &Entry) {
         Stage::Finished { finished } => job.move_to(Progress::Finished(finished.clone())),
         Stage::Settled => job.settled = true,
     }
+    if let (true, Work::Command(command)) = (job.has_ended(), &mut job.work) {
+        // It does not run again: a server could else fill the memory with what it never ran.
+        command.options = None;
+    }
 }
 
 /// Settled jobs of which everything is kept: the newest ones, unless they are older than `KEPT_FOR`.

@@ -31,6 +31,8 @@ pub struct Source<'a> {
     pub stream: StreamId,
     /// The index of jobs counts where it is complete since then: the server's start.
     pub indexed_since: DateTime<Utc>,
+    /// Whether another host has the job. Then it does not become this one's, whatever its agent says of it.
+    pub is_of_another: &'a dyn Fn(JobId) -> bool,
 }
 
 /// Appends what is new of `envelopes`. Returns the seq up to which the stream is in the journal.
@@ -73,17 +75,17 @@ fn take_one(
             consequences = decide_fire(&host.name, batch.state(), content, fire, clock::now(), known);
         }
         Some(AgentEvent::JobStarted(started)) if batch.state().job(started.job_id).is_none() => {
-            let known = knows(batch, from, started.job_id, Some(from.indexed_since))?;
+            let known =
+                knows(batch, from, started.job_id, Some(from.indexed_since))? || (from.is_of_another)(started.job_id);
             append_facts(batch, |state, _| decide_started(state, started, known).into_iter().collect());
         }
         Some(AgentEvent::JobFinished(finished)) if batch.state().job(finished.job_id).is_none() => {
-            let known = knows(batch, from, finished.job_id, Some(from.indexed_since))?;
-            if let Some(fact) = decide_finished(batch.state(), finished, known) {
-                batch.append(line_time(), &fact.to_new_line(clock::now()));
-            }
+            let known =
+                knows(batch, from, finished.job_id, Some(from.indexed_since))? || (from.is_of_another)(finished.job_id);
+            append_facts(batch, |state, _| decide_finished(state, finished, known).into_iter().collect());
         }
         Some(AgentEvent::SnapshotsReport(report)) => {
-            keep_page(&host.dir, report)?;
+            keep_page(&host.dir, report, SNAPSHOTS_LIMIT_BYTES)?;
             // The list itself is in snapshots.json; the history says that it came, and not that it is empty.
             let (report_id, page, pages) = (report.report_id, report.page, report.pages);
             let count = report.snapshots.len();
@@ -122,8 +124,13 @@ pub struct SnapshotsFile {
     pub snapshots: Vec<Snapshot>,
 }
 
-/// Adds a page; the last one makes the report the host's present one. A page that came before changes nothing.
-fn keep_page(host_dir: &Path, report: &SnapshotsReport) -> Result<(), FileError> {
+/// The longest list of one host that is kept, in bytes: some forty thousand snapshots. Each page is read and written with all
+/// before it, so a list without an end would take the disk, the memory and the time.
+const SNAPSHOTS_LIMIT_BYTES: usize = 16 * 1024 * 1024;
+
+/// Adds a page; the last one makes the report the host's present one. A page that came before changes nothing, nor do those of
+/// a list that is too long.
+fn keep_page(host_dir: &Path, report: &SnapshotsReport, limit: usize) -> Result<(), FileError> {
     let next = host_dir.join("snapshots.next.json");
     // Damaged pages are as good as none: the next report begins anew.
     let mut file = match read_snapshots(&next).unwrap_or(None) {
@@ -136,6 +143,10 @@ fn keep_page(host_dir: &Path, report: &SnapshotsReport) -> Result<(), FileError>
     file.have = report.page;
     file.snapshots.extend(report.snapshots.iter().cloned());
     let bytes = serde_json::to_vec(&file).unwrap_or_default();
+    if bytes.len() > limit {
+        tracing::warn!(host = %host_dir.display(), "the list of snapshots is longer than {limit} bytes: the one before stays");
+        return atomic_file::remove(&next);
+    }
     if file.have < file.pages {
         return atomic_file::replace(&next, &bytes);
     }
@@ -173,8 +184,28 @@ mod tests {
             let id = "00000000-0000-4000-8000-000000000001";
             serde_json::from_value(json!({"report_id": id, "page": page, "pages": 2, "snapshots": []})).expect("a page")
         };
-        keep_page(dir.path(), &page(1)).expect("kept");
-        keep_page(dir.path(), &page(2)).expect("kept");
+        keep_page(dir.path(), &page(1), 1000).expect("kept");
+        keep_page(dir.path(), &page(2), 1000).expect("kept");
         assert_eq!(read_snapshots(&path).expect("whole").expect("there").have, 2);
+    }
+
+    #[test]
+    fn a_list_without_an_end_is_not_kept_and_the_one_before_stays() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let page = |report: u8, page: u32, pages: u32| -> SnapshotsReport {
+            let id = format!("00000000-0000-4000-8000-00000000000{report}");
+            let one = json!({"id": "a".repeat(64), "short_id": "a", "time": "2026-01-01T00:00:00Z", "hostname": "h", "paths": []});
+            serde_json::from_value(json!({"report_id": id, "page": page, "pages": pages, "snapshots": [one]}))
+                .expect("a page")
+        };
+        keep_page(dir.path(), &page(1, 1, 1), 1000).expect("kept");
+        for number in (1..=1_000).chain([u32::MAX, 0]) {
+            keep_page(dir.path(), &page(2, number, 1_000_000), 1000).expect("kept or not");
+            let next = std::fs::metadata(dir.path().join("snapshots.next.json")).map_or(0, |metadata| metadata.len());
+            assert!(next <= 1000, "{next} bytes at page {number}");
+        }
+        let kept = read_snapshots(&dir.path().join("snapshots.json")).expect("whole").expect("there");
+        assert_eq!((kept.have, kept.snapshots.len()), (1, 1));
+        keep_page(dir.path(), &page(3, 1, 1), 1000).expect("the next one is kept again");
     }
 }

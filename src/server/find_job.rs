@@ -80,6 +80,14 @@ pub fn find_job(app: &App, id: JobId) -> Result<Option<(Arc<Host>, Job)>, FindEr
     search_history(app, id, Instant::now() + PATIENCE)
 }
 
+/// Whether another host has a job with this id, as far as the index and memory say: a host's agent must not be able to make
+/// another's job look like its own.
+pub fn is_of_another_host(app: &App, id: JobId, host: &HostName) -> bool {
+    let hints = JobIndex::of(&app.state_dir.path).find(id).hints;
+    hints.iter().any(|hint| hint.host != host.as_str())
+        || app.hosts().iter().any(|other| other.name != *host && other.slot.durable().state.job(id).is_some())
+}
+
 /// The host, also one that another server made known.
 fn host_with_journal(app: &App, name: &HostName) -> Result<Option<Arc<Host>>, FileError> {
     match app.host(name) {

@@ -15,8 +15,14 @@ mod harness;
 
 mod behind_haproxy;
 mod faults;
+mod hostile_answers;
+mod hostile_commands;
+mod hostile_judge;
+mod hostile_server;
+mod hostile_settings;
 mod p10;
 mod p11;
+mod p13;
 mod p1_kills;
 mod p1_order;
 mod p1_power;

@@ -96,7 +96,7 @@ fn let_it_end(fleet: &mut Fleet, deadline: Duration) {
 }
 
 /// strace does not take the agent with it.
-fn kill_traced(strace: &mut Process) {
+pub(crate) fn kill_traced(strace: &mut Process) {
     let id = strace.id();
     let child = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
     let _ = Command::new("kill").args(["-s", "KILL", child.trim()]).status();

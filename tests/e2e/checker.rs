@@ -114,7 +114,7 @@ fn previous_of(segment: &Path) -> Value {
     line["payload"]["previous"].clone()
 }
 
-fn checked_line(line: &str) -> Value {
+pub(crate) fn checked_line(line: &str) -> Value {
     let at = line.rfind(",\"crc\"").expect("a checksum");
     let parsed: Value = serde_json::from_str(line).expect("JSON");
     assert_eq!(parsed["crc"], format!("{:08x}", crc32c::crc32c(&line.as_bytes()[..at])), "{line}");

@@ -12,12 +12,15 @@ mod connections;
 mod crash;
 mod credentials;
 mod curl_agent;
+mod delivery;
 mod demo;
 mod edits;
 mod follow;
 #[allow(dead_code, reason = "shared with the bars")]
 mod harness;
 mod heal;
+mod hostile_agent;
+mod hostile_payloads;
 mod keepalive;
 mod kinds;
 mod offline;

@@ -17,14 +17,15 @@ use crate::id::{EnrollmentId, HostName, InstanceId, JobId, StreamId};
 use crate::protocol::agent_event::{Heartbeat, Hello};
 use crate::protocol::command::HelloAnswer;
 use crate::protocol::{
-    Acknowledged, EVENT_LIMIT_BYTES, Envelope, HELLO_LIMIT_BYTES, PROTOCOL_VERSION, negotiate_version,
+    Acknowledged, EVENT_LIMIT_BYTES, Envelope, HELLO_LIMIT_BYTES, NESTING_LIMIT, PROTOCOL_VERSION, is_too_deep,
+    negotiate_version,
 };
 use crate::server::access::sha256_hex;
 use crate::server::app::{App, blocking};
 use crate::server::audit::Action;
 use crate::server::decide::{Refusal, decide_enroll};
 use crate::server::fact::HostEnrolled;
-use crate::server::find_job::find_job;
+use crate::server::find_job::{find_job, is_of_another_host};
 use crate::server::host::{Host, append_facts};
 use crate::server::messages::is_current;
 use crate::server::settle::decide_hello;
@@ -109,10 +110,13 @@ pub async fn enroll(app: &Arc<App>, mut request: Request) -> Result<Answer, Prob
     });
     let is_new = decided.await??;
     let (dir, hash) = (host.dir.clone(), body.credential_sha256);
-    // Said again by an agent that has named its next credential meanwhile, it changes nothing.
-    let kept = host.slot.write(move |batch| match batch.state().credentials_named {
-        0 => credentials::set_credential(&dir, &hash),
-        _ => Ok(()),
+    let kept = host.slot.write(move |batch| {
+        let state = batch.state();
+        // It may have been revoked or followed by another meanwhile; and said again by an agent that has named its next
+        // credential it changes nothing.
+        let is_last = state.enrollments.back().is_some_and(|last| last.credential_sha256 == hash);
+        let counts = state.enrolled_at.is_some() && is_last && state.credentials_named == 0;
+        if counts { credentials::set_credential(&dir, &hash) } else { Ok(()) }
     });
     kept.await??;
     host.forget_credential();
@@ -182,7 +186,7 @@ pub async fn heartbeat(_: &Arc<App>, mut request: Request, Agent { host, .. }: A
 }
 
 /// The envelopes of an NDJSON body: each line's own error says which it is.
-fn envelopes(body: &[u8]) -> Result<Vec<Envelope>, Problem> {
+pub fn envelopes(body: &[u8]) -> Result<Vec<Envelope>, Problem> {
     let mut envelopes: Vec<Envelope> = Vec::new();
     for (index, line) in body.split(|b| *b == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
         if line.len() > EVENT_LIMIT_BYTES {
@@ -194,6 +198,10 @@ fn envelopes(body: &[u8]) -> Result<Vec<Envelope>, Problem> {
         }
         let envelope: Envelope =
             serde_json::from_slice(line).map_err(|error| json_problem(&format!("line {}", index + 1), line, &error))?;
+        if is_too_deep(line) {
+            let detail = format!("line {} is nested more than {NESTING_LIMIT} deep", index + 1);
+            return Err(Problem::unprocessable("bad-event", detail));
+        }
         envelopes.push(envelope);
     }
     Ok(envelopes)
@@ -214,8 +222,11 @@ pub async fn events(app: &Arc<App>, mut request: Request, Agent { host, .. }: Ag
     drop(state);
     let envelopes = envelopes(&request.body().await?)?;
     let (writer, content, indexed_since) = (Arc::clone(&host), host.content(), app.ready_at);
+    let everybody = Arc::clone(app);
     let taken = host.slot.write(move |batch| {
-        let source = events_in::Source { host: &writer, content: content.as_deref(), stream, indexed_since };
+        let is_of_another = |job: JobId| is_of_another_host(&everybody, job, &writer.name);
+        let content = content.as_deref();
+        let source = events_in::Source { host: &writer, content, stream, indexed_since, is_of_another: &is_of_another };
         events_in::take(batch, &source, &envelopes)
     });
     let taken = taken.await?;

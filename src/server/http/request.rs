@@ -195,10 +195,19 @@ macro_rules! in_url {
     })* };
 }
 
+/// Digits only: Rust would take a plus too.
+macro_rules! in_url_as_number {
+    ($($name:ty),*) => { $(impl InUrl for $name {
+        fn read(text: &str) -> Result<Self, String> {
+            let parsed = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+            parsed.ok_or_else(|| format!("{:?} is not a whole number, such as 30", shown(text)))
+        }
+    })* };
+}
+
+in_url_as_number!(u64, usize);
 in_url_with_own_words!(String, HostName, ScheduleId, JobKind);
 in_url! {
-    u64: "a whole number, such as 30",
-    usize: "a whole number, such as 30",
     JobId: "a job's id: those are UUIDs",
     InstanceId: "an instance's id: those are UUIDs",
     StreamId: "a stream's id: those are UUIDs",
@@ -225,7 +234,7 @@ pub fn shown(text: &str) -> String {
     text.chars().take(100).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-fn parse_query(query: &str) -> BTreeMap<String, String> {
+pub fn parse_query(query: &str) -> BTreeMap<String, String> {
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
     pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(k, v)| (decode(k), decode(v))).collect()
 }
@@ -257,6 +266,8 @@ mod tests {
     #[test]
     fn what_stands_wrongly_in_a_url_is_shown_with_what_to_write() {
         assert_eq!(u64::read("-1"), Err("\"-1\" is not a whole number, such as 30".to_owned()));
+        assert!(u64::read("+1").is_err() && u64::read("18446744073709551616").is_err());
+        assert_eq!(u64::read("18446744073709551615"), Ok(u64::MAX));
         assert_eq!(JobId::read("x\n"), Err("\"x\u{fffd}\" is not a job's id: those are UUIDs".to_owned()));
         assert!(HostName::read("WEB").expect_err("capitals").contains("a-z"));
         assert!(JobKind::read("bakcup").expect_err("misspelt").contains("backup"));

@@ -92,7 +92,7 @@ macro_rules! operation {
 
 /// A new operation has its row here, its entry in `openapi.json`, and its requests in `tests/e2e/access.rs`.
 #[rustfmt::skip]
-static OPERATIONS: [Operation; 27] = [
+static OPERATIONS: &[Operation] = &[
     operation!(POST "/v1/enroll" [], EnrollmentToken, agent::enroll),
     operation!(POST "/v1/agents/{host}/hello" [], Agent, agent::hello),
     operation!(POST "/v1/agents/{host}/heartbeat" [], Agent, agent::heartbeat),
@@ -124,7 +124,7 @@ static OPERATIONS: [Operation; 27] = [
 
 /// All of them, for tests and documents.
 pub fn operations() -> &'static [Operation] {
-    &OPERATIONS
+    OPERATIONS
 }
 
 impl Operation {
@@ -170,7 +170,7 @@ pub(super) type Routes = matchit::Router<Methods>;
 
 pub(super) fn routes() -> Routes {
     let mut router = Routes::new();
-    for first in &OPERATIONS {
+    for first in OPERATIONS {
         let methods: Vec<&Operation> = OPERATIONS.iter().filter(|operation| operation.path == first.path).collect();
         if std::ptr::eq(methods[0], first) {
             #[allow(clippy::expect_used, reason = "a constant table; `every_operation_is_found` proves it")]

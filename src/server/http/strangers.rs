@@ -83,11 +83,9 @@ impl Drop for Stranger {
     }
 }
 
-/// How many strangers may be there at once: half of the descriptors, so that the other half is for agents, operators and files,
-/// and where there are few of them not all of the connections.
+/// How many strangers may be there at once: all agents are that for a moment when they come back after a restart.
 pub fn fair_share() -> usize {
-    let half = usize::try_from(descriptors() / 2).unwrap_or(usize::MAX);
-    half.min(most_connections() / 4 * 3).max(8)
+    most_connections() / 4 * 3
 }
 
 /// How many connections there may be in all: some descriptors are left for files, without which nobody on them is served.
