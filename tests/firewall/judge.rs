@@ -42,3 +42,9 @@ pub(crate) fn delays(journal: &[Value], ids: &[String]) -> Vec<Duration> {
     let delay = |id: &String| at(id, "job.started", "received_at") - at(id, "job.queued", "ts");
     ids.iter().map(|id| delay(id).to_std().unwrap_or_default()).collect()
 }
+
+/// What the journal has of a job, in short: when it was told, and when that was received.
+pub(crate) fn lines_of(journal: &[Value], id: &str) -> Vec<String> {
+    let lines = journal.iter().filter(|line| line["payload"]["job_id"] == id);
+    lines.map(|line| format!("{id} {} {} {}", line["type"], line["ts"], line["received_at"])).collect()
+}
