@@ -272,6 +272,7 @@ impl Station {
         let identity =
             json!({"enrollment_id": uuid::Uuid::new_v4(), "credential": "rma_x", "host": "web-1", "server": url});
         fs::write(station.path("agent/identity.json"), identity.to_string()).expect("written");
+        fs::set_permissions(station.path("agent/identity.json"), fs::Permissions::from_mode(0o600)).expect("chmod");
         let policy = policy.replace("DIR", text(station.dir.path()));
         let settings = format!(
             "server = {url:?}\nhost = \"web-1\"\nrestic = {restic:?}\noffline_grace = {offline_grace:?}\n[policy]\n{policy}\n"
