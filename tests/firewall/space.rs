@@ -35,6 +35,8 @@ impl Space {
         // ip(8) keeps the names of namespaces here, and theirs are nobody else's business.
         fs::create_dir_all("/run/netns").expect("a directory");
         run("mount", &["-t", "tmpfs", "-o", "mode=755", "names", "/run/netns"]);
+        // squid keeps segments of shared memory by fixed names, and one that was killed leaves them to the next.
+        run("mount", &["-t", "tmpfs", "memory", "/dev/shm"]);
         let scratch = Path::new(SCRATCH);
         fs::create_dir(scratch).expect("a directory");
         let hosts = format!("127.0.0.1 localhost\n{PROXY_ADDRESS} {PROXY_NAME}\n{SERVER_ADDRESS} {SERVER_NAME}\n");
