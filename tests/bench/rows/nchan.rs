@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::shown;
-use crate::processes::{Process, free_port};
+use crate::processes::{Process, free_port, signal};
 use crate::table::Reference;
 use crate::{Bench, Outcome, fleet_files};
 
@@ -62,6 +62,13 @@ impl Nchan {
             format!("nginx did not start: {}", log.lines().last().unwrap_or_default())
         })?;
         Ok(Self { _master: master, worker, port })
+    }
+}
+
+impl Drop for Nchan {
+    /// The worker too: it outlives a master that is killed.
+    fn drop(&mut self) {
+        signal(self.worker, "KILL");
     }
 }
 
