@@ -13,8 +13,8 @@ const HEAD_LIMIT_BYTES: usize = 8 * 1024;
 /// What a proxy said instead of connecting us.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// 407. `basic`: a login with name and password would be taken.
-    Login { given: bool, basic: bool },
+    /// 407, or 401 of a login that was given. `basic`: a name with a password would be taken.
+    Login { status: u16, given: bool, basic: bool },
     /// Another status.
     Status(u16),
     /// What answered speaks no HTTP, or said too much.
@@ -79,13 +79,14 @@ fn read_answer(bytes: &[u8], login_given: bool) -> Result<bool, Refusal> {
         200..300 if bytes.len() > head_length => Err(Refusal::NotHttp),
         200..300 => Ok(true),
         // tinyproxy says 401 to a login that is wrong.
-        401 if login_given => Err(Refusal::Login { given: true, basic: true }),
+        401 if login_given => Err(Refusal::Login { status: 401, given: true, basic: true }),
         407 => {
             let offers_basic = |header: &httparse::Header<'_>| {
                 header.name.eq_ignore_ascii_case("proxy-authenticate")
                     && header.value.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"basic"))
             };
-            Err(Refusal::Login { given: login_given, basic: answer.headers.iter().any(offers_basic) })
+            let basic = answer.headers.iter().any(offers_basic);
+            Err(Refusal::Login { status: 407, given: login_given, basic })
         }
         status => Err(Refusal::Status(status)),
     }
@@ -95,8 +96,10 @@ impl Refusal {
     /// What the proxy said.
     pub(super) fn said(&self, proxy: &Proxy, target: &str) -> String {
         match self {
-            Self::Login { given: false, .. } => format!("the proxy {proxy} wants a login (407)"),
-            Self::Login { given: true, .. } => format!("the proxy {proxy} does not accept the login"),
+            Self::Login { given: false, status, .. } => format!("the proxy {proxy} wants a login ({status})"),
+            Self::Login { given: true, status, .. } => {
+                format!("the proxy {proxy} does not accept the login ({status})")
+            }
             Self::Status(status @ (500 | 502..=504)) => format!("the proxy {proxy} cannot reach {target} ({status})"),
             Self::Status(status) => format!("the proxy {proxy} refuses a connection to {target} ({status})"),
             Self::NotHttp => format!("what answers at {proxy} is not an HTTP proxy"),
@@ -181,10 +184,14 @@ mod tests {
             (&["HTTP/1.1 200 OK\r\n\r\n<html>a portal"], false, Some(Refusal::NotHttp)),
             (&["HTTP/1.1 200 OK\r\n"], false, None),
             (&[], false, None),
-            (&["HTTP/1.1 401 Unauthorized\r\n\r\n"], true, Some(Refusal::Login { given: true, basic: true })),
+            (
+                &["HTTP/1.1 401 Unauthorized\r\n\r\n"],
+                true,
+                Some(Refusal::Login { status: 401, given: true, basic: true }),
+            ),
             (&["HTTP/1.1 401 Unauthorized\r\n\r\n"], false, Some(Refusal::Status(401))),
-            (&[NTLM], false, Some(Refusal::Login { given: false, basic: false })),
-            (&[NTLM], true, Some(Refusal::Login { given: true, basic: false })),
+            (&[NTLM], false, Some(Refusal::Login { status: 407, given: false, basic: false })),
+            (&[NTLM], true, Some(Refusal::Login { status: 407, given: true, basic: false })),
         ];
         for (pieces, with_login, expected) in cases {
             match (exchange(pieces, with_login).await.0, expected) {
@@ -193,7 +200,7 @@ mod tests {
                 (other, _) => unreachable!("{pieces:?}: {other:?}"),
             }
         }
-        assert_eq!(read_answer(login.as_bytes(), true), Err(Refusal::Login { given: true, basic: true }));
+        assert_eq!(read_answer(login.as_bytes(), true), Err(Refusal::Login { status: 407, given: true, basic: true }));
     }
 
     #[tokio::test]

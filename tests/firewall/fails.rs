@@ -113,6 +113,25 @@ fn a_proxy_that_wants_another_login() {
 }
 
 #[test]
+fn a_tinyproxy_that_wants_another_login() {
+    row(a_tinyproxy_that_wants_another_login, &["tinyproxy", "squid"], |space| {
+        let mut scene = Scene::new(space);
+        scene.enroll_beforehand();
+        let in_the_way = tinyproxy(space, &scene.fleet);
+        scene.fleet.write("proxy-password", "close-sesame\n");
+        let file = scene.fleet.path("proxy-password");
+        let login = format!("username = \"{USERNAME}\"\npassword_file = {file:?}\n");
+        scene.write_settings(&through_the_proxy(&login), CA_FILE);
+        // Not 407, which it says only to who brings no login.
+        curl_meets(&scene, Some(&format!("{USERNAME}:close-sesame@{PROXY_NAME}")), 56, "401");
+        fails_at(&mut scene, "connect", &["does not accept the login", "401"], &["password"]);
+        drop(in_the_way);
+        let _squid = squid(space, &scene.fleet, Rule::Anyone);
+        recovers(&mut scene);
+    });
+}
+
+#[test]
 fn a_proxy_whose_rules_deny_the_server() {
     row(a_proxy_whose_rules_deny_the_server, &["squid"], |space| {
         let mut scene = Scene::new(space);
