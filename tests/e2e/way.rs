@@ -41,8 +41,10 @@ fn diagnose_passes_every_hop_and_names_the_one_that_fails() {
     assert_eq!((hops, code), (named(&all), Some(0)), "{whole}");
 
     fleet.curl(&["-X", "DELETE", "/v1/hosts/web-1/credential"]).expect("revoked");
-    let (hops, whole, code) = diagnose(&fleet);
-    assert_eq!(code, Some(1));
+    // Another server than the one that was asked may let it in for half a second more.
+    let (hops, whole, _) = eventually("the revocation counts everywhere", Duration::from_secs(2), || {
+        Some(diagnose(&fleet)).filter(|(_, _, code)| *code == Some(1))
+    });
     assert!(hops.contains(&("credential".to_owned(), false)), "{whole}");
     let change = whole["hops"].as_array().expect("hops").iter().find(|hop| hop["ok"] == false).expect("one fails");
     assert!(change["change"].as_str().expect("what to change").contains("enroll this host again"), "{whole}");
