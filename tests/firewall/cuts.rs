@@ -167,6 +167,8 @@ fn haproxy_that_waits_10_seconds() {
         let before = parked(&scene);
         scene.start_agent();
         another_poll_is_parked(&scene, before);
+        // An agent's first job waits for restic to look for stale locks.
+        scene.quick_job();
         scene.commands(&[12, 16]);
         let log = scene.fleet.read("agent.log");
         assert!(!log.contains("ERROR") && !log.contains("how polls wait has changed"), "{log}");
