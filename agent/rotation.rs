@@ -7,7 +7,8 @@ use std::time::Duration;
 use restic_manager::clock;
 use restic_manager::file_error::chain;
 use restic_manager::protocol::agent_path;
-use serde_json::{Value, json};
+use serde::de::IgnoredAny;
+use serde_json::json;
 
 use crate::core::Agent;
 use crate::identity::{self, Identity, secret_sha256};
@@ -47,8 +48,7 @@ async fn rotate(agent: &Agent) -> Result<(), String> {
     agent.identity.replace(identity.clone());
     let body = json!({"credential_sha256": secret_sha256(&next)});
     let path = agent_path(&agent.host, "credential");
-    let answered: Value = agent.client.post_json(&path, &body, DEADLINE).await.map_err(|error| chain(&error))?;
-    drop(answered);
+    let _: IgnoredAny = agent.client.post_json(&path, &body, DEADLINE).await.map_err(|error| chain(&error))?;
     let rotated = Identity {
         credential_since: Some(clock::now()),
         next_credential: None,

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use hyper::StatusCode;
 use hyper::body::Incoming;
 
-use super::access::operator_of;
 use super::app::App;
 use answer::{Answer, Problem};
 use connection::Handover;
@@ -59,7 +58,7 @@ async fn answer_request(
     };
     request.parameters = found.params.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
     request.handover = handover;
-    let (client, token) = (request.client, request.token());
+    let client = request.client;
     let answered = match found.value.operation(&method) {
         Ok(operation) => {
             if operation.access() != Access::Open {
@@ -71,12 +70,6 @@ async fn answer_request(
     };
     let answer = answered.unwrap_or_else(Problem::into_answer);
     tracing::debug!(%client, %method, path = %shown(&path), status = answer.status().as_u16(), "answered");
-    if answer.status() == StatusCode::FORBIDDEN
-        && let Some(operator) = token.and_then(|token| operator_of(&shared.app.tokens(), &token))
-    {
-        let (token, role) = (operator.name, operator.role);
-        tracing::warn!(%token, %role, %client, %method, path = %shown(&path), "refused: this token may not do that");
-    }
     finished(&shared.app, answer)
 }
 

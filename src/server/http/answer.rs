@@ -139,6 +139,11 @@ impl Problem {
         self
     }
 
+    /// 403: who asks is known, and may not.
+    pub fn is_forbidden(&self) -> bool {
+        self.body.status == StatusCode::FORBIDDEN.as_u16()
+    }
+
     pub fn with_errors(mut self, errors: Vec<ProblemEntry>) -> Self {
         self.body.errors = errors;
         self

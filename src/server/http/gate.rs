@@ -36,23 +36,36 @@ pub async fn pass(app: &Arc<App>, operation: &Operation, request: Request) -> Re
             handler(app, request, agent).await
         }
         Door::Operator(role, reach, handler) => {
-            let operator = operator_behind(app, &request, role, reach)?;
-            if let Some(name) = operation.unknown(request.query.keys().map(String::as_str)) {
-                return Err(unknown_parameter(operation, name));
+            let operator = operator_behind(app, &request)?;
+            let (token, client, path) = (operator.name.clone(), request.client, request.path.clone());
+            let answered = match check_allowed(&operator, &request, role, reach) {
+                Err(problem) => Err(problem),
+                Ok(()) => match operation.unknown(request.query.keys().map(String::as_str)) {
+                    Some(name) => Err(unknown_parameter(operation, name)),
+                    None => handler(app, request, operator).await,
+                },
+            };
+            if answered.as_ref().is_err_and(Problem::is_forbidden) {
+                tracing::warn!(%token, %client, method = %operation.method, path = %shown(&path), "refused: this token may not do that");
             }
-            handler(app, request, operator).await
+            answered
         }
     }
 }
 
-/// The operator, if the token's role is at least `role` and its limit allows what is the fleet's where `reach` is that.
-fn operator_behind(app: &App, request: &Request, role: Role, reach: Reach) -> Result<Operator, Problem> {
+/// The operator whose token the request has.
+fn operator_behind(app: &App, request: &Request) -> Result<Operator, Problem> {
     let Some(token) = request.token() else {
         return Err(Problem::unauthorized("the request has no token: send Authorization: Bearer <token>"));
     };
     let operator = operator_of(&app.tokens(), &token)
         .ok_or_else(|| Problem::unauthorized("no operator has this token: see [[tokens]] in server.toml"))?;
     request.let_in();
+    Ok(operator)
+}
+
+/// Whether the token's role is at least `role` and its limit allows what is the fleet's where `reach` is that.
+fn check_allowed(operator: &Operator, request: &Request, role: Role, reach: Reach) -> Result<(), Problem> {
     // A browser sends a password that it knows (Basic) with any site's form, so changes are taken from our own pages only.
     if role > Role::Viewer && request.is_of_another_site() {
         return Err(Problem::forbidden(
@@ -68,7 +81,7 @@ fn operator_behind(app: &App, request: &Request, role: Role, reach: Reach) -> Re
     if reach == Reach::Fleet && operator.is_limited() {
         return Err(Problem::forbidden("this token is limited to some hosts; this is about the whole fleet"));
     }
-    Ok(operator)
+    Ok(())
 }
 
 /// Refuses to go on with a request that has waited, when its token was taken out or changed meanwhile.

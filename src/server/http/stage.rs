@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// From a request's first byte until its head is whole.
 pub const HEAD_LIMIT: Duration = Duration::from_secs(15);
-/// Silence between requests; the agent's pool forgets its own connections after 20 s.
+/// Silence between requests; the agent uses a connection again within a few seconds or not at all.
 pub const IDLE_LIMIT: Duration = Duration::from_secs(75);
 /// The same where nobody has shown a valid token or credential yet.
 pub const STRANGERS_IDLE_LIMIT: Duration = Duration::from_secs(15);
