@@ -119,7 +119,7 @@ async fn hops_of(settings: &AgentSettings, client: &HttpClient, error: Option<&C
     let uri: Uri = settings.server.parse().unwrap_or_default();
     let is_tls = uri.scheme_str() == Some("https");
     let server = uri.authority().map_or(String::new(), ToString::to_string);
-    let peer = client.proxy().map_or_else(|| server_address(&uri), |proxy| proxy.address());
+    let peer = client.first_hop();
     let failed_at = error.map_or(Hop::Server, ClientError::hop);
     let mut tried = Vec::new();
     let mut pass = |hop: Hop, name: &'static str, detail: String| {
@@ -131,7 +131,7 @@ async fn hops_of(settings: &AgentSettings, client: &HttpClient, error: Option<&C
             tried.push(Tried::failed(name, headline_and_causes(error), error.advice()));
         }
     };
-    let addresses = tokio::net::lookup_host(&peer).await.map(|found| found.map(|a| a.ip().to_string()).collect());
+    let addresses = tokio::net::lookup_host(peer).await.map(|found| found.map(|a| a.ip().to_string()).collect());
     let addresses: Vec<String> = addresses.unwrap_or_default();
     pass(
         Hop::Name,
@@ -160,12 +160,6 @@ async fn hops_of(settings: &AgentSettings, client: &HttpClient, error: Option<&C
         None => tried.push(Tried::passed("server", "it is restic-manager that answers")),
     }
     tried
-}
-
-/// host:port.
-fn server_address(uri: &Uri) -> String {
-    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 });
-    format!("{}:{port}", uri.host().unwrap_or_default())
 }
 
 fn headline_and_causes(error: &ClientError) -> String {

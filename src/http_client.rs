@@ -42,6 +42,7 @@ pub struct HttpClient {
     base_url: String,
     /// What connections to it go through.
     proxy: Option<Proxy>,
+    first_hop: String,
     /// "Bearer ...", marked as sensitive. Shared by clones: a new token is every clone's.
     authorization: Arc<RwLock<Option<HeaderValue>>>,
     answer_limit: usize,
@@ -91,13 +92,15 @@ impl HttpClient {
     ) -> Result<Self, ClientError> {
         let base_url = checked_base_url(base_url).map_err(ClientError::BaseUrl)?;
         let connector = Connector::new(tls, proxies);
-        let proxy = base_url.parse().ok().and_then(|uri| connector.proxy_for(&uri).cloned());
+        let uri: Uri = base_url.parse().map_err(|_| ClientError::BaseUrl("is not a URL"))?;
+        let (proxy, first_hop) = (connector.proxy_for(&uri).cloned(), connector.first_hop(&uri));
         // Without a timer of the pool's: the limit is looked at when a connection is wanted, and an idle agent is woken less often.
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(2)
             .build(connector);
-        let made = Self { client, base_url, proxy, authorization: Arc::default(), answer_limit: ANSWER_LIMIT_BYTES };
+        let (authorization, answer_limit) = (Arc::default(), ANSWER_LIMIT_BYTES);
+        let made = Self { client, base_url, proxy, first_hop, authorization, answer_limit };
         token.map_or(Ok(()), |token| made.set_token(token))?;
         Ok(made)
     }
@@ -109,6 +112,11 @@ impl HttpClient {
         value.set_sensitive(true);
         *self.authorization.write().unwrap_or_else(PoisonError::into_inner) = Some(value);
         Ok(())
+    }
+
+    /// host:port of whom connections are made to: the proxy, or the server.
+    pub fn first_hop(&self) -> &str {
+        &self.first_hop
     }
 
     /// The proxy that requests go through, if there is one.

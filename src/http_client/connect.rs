@@ -93,6 +93,12 @@ impl Connector {
         self.proxies.proxy_for(uri.host().unwrap_or_default(), port_of(uri))
     }
 
+    /// host:port of whom connections for this URL are made to: the proxy's, or the server's.
+    pub(super) fn first_hop(&self, uri: &Uri) -> String {
+        let server = || format!("{}:{}", uri.host().unwrap_or_default(), port_of(uri));
+        self.proxy_for(uri).map_or_else(server, Proxy::address)
+    }
+
     async fn connect(mut self, uri: Uri) -> Result<Stream, ConnectError> {
         let proxy = self.proxy_for(&uri).cloned();
         let target = format!("{}:{}", uri.host().unwrap_or_default(), port_of(&uri));

@@ -1,41 +1,17 @@
 //! Edge. Tests of the client through a proxy, with real sockets: what a tunnel carries, and what each way in which a proxy fails is called. The
 //! real squid and tinyproxy are in `tests/firewall`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::tests::over_tls::server_named;
 use super::*;
 
 const SOON: Duration = Duration::from_secs(20);
 /// A name that only a proxy knows.
 const NAME: &str = "backup.invalid";
-
-/// A TLS server for `NAME`; its port and its certificate's directory.
-async fn server() -> (u16, tempfile::TempDir) {
-    let dir = tempfile::tempdir().expect("a directory");
-    let made = rcgen::generate_simple_self_signed(vec![NAME.to_owned()]).expect("a certificate");
-    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
-    std::fs::write(&cert, made.cert.pem()).expect("write");
-    std::fs::write(&key, made.signing_key.serialize_pem()).expect("write");
-    let config = crate::tls::server_config(&cert, &key, None).expect("a config");
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-    let port = listener.local_addr().expect("an address").port();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.expect("accept");
-            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
-            let _ = stream.read(&mut [0; 4096]).await;
-            let response = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 4\r\n\r\ntrue";
-            let _ = stream.write_all(response.as_bytes()).await;
-            let _ = stream.shutdown().await;
-        }
-    });
-    (port, dir)
-}
 
 /// A proxy that answers each CONNECT like this and then, where a port is given, connects to it.
 async fn proxy(answer: &'static str, port: Option<u16>) -> String {
@@ -67,14 +43,14 @@ async fn ask(proxy: &str, trusted: &std::path::Path) -> Result<bool, ClientError
 
 #[tokio::test]
 async fn a_server_that_only_the_proxy_knows_is_reached_through_it() {
-    let (port, dir) = server().await;
+    let (port, dir) = server_named(NAME).await;
     let proxy = proxy("HTTP/1.1 200 Connection established\r\n\r\n", Some(port)).await;
     assert!(ask(&proxy, &dir.path().join("cert.pem")).await.expect("an answer"));
 }
 
 #[tokio::test]
 async fn each_way_in_which_a_proxy_fails_is_named_with_what_to_change() {
-    let (_, dir) = server().await;
+    let (_, dir) = server_named(NAME).await;
     let refused = TcpListener::bind("127.0.0.1:0").await.and_then(|l| l.local_addr()).expect("an address").to_string();
     let login = "HTTP/1.1 407 No\r\nProxy-Authenticate: Basic realm=x\r\n\r\n";
     for (address, hop, headline, advice) in [
@@ -107,8 +83,8 @@ async fn each_way_in_which_a_proxy_fails_is_named_with_what_to_change() {
 
 #[tokio::test]
 async fn a_proxy_that_looks_into_tls_is_named_by_its_ca() {
-    let (port, _) = server().await;
-    let (_, other) = server().await;
+    let (port, _) = server_named(NAME).await;
+    let (_, other) = server_named(NAME).await;
     let proxy = proxy("HTTP/1.1 200 OK\r\n\r\n", Some(port)).await;
     let error = ask(&proxy, &other.path().join("cert.pem")).await.expect_err("another CA");
     assert_eq!(error.hop(), Hop::Tls);

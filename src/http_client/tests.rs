@@ -218,15 +218,21 @@ fn a_base_url_is_https_or_loopback_and_holds_no_secret() {
 }
 
 #[cfg(feature = "server")]
-mod over_tls {
+pub(super) mod over_tls {
     use std::sync::Arc;
 
     use super::*;
 
-    /// A TLS server for "localhost" with a certificate of its own; its URL and that certificate's file.
+    /// A TLS server for "localhost" with a certificate of its own; its URL and that certificate's directory.
     async fn server() -> (String, tempfile::TempDir) {
+        let (port, dir) = server_named("localhost").await;
+        (format!("https://localhost:{port}"), dir)
+    }
+
+    /// The same for any name; its port.
+    pub(in super::super) async fn server_named(name: &str) -> (u16, tempfile::TempDir) {
         let dir = tempfile::tempdir().expect("a directory");
-        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+        let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("a certificate");
         let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
         std::fs::write(&cert, made.cert.pem()).expect("write");
         std::fs::write(&key, made.signing_key.serialize_pem()).expect("write");
@@ -245,7 +251,7 @@ mod over_tls {
                 }
             }
         });
-        (format!("https://localhost:{port}"), dir)
+        (port, dir)
     }
 
     async fn ask(url: &str, config: rustls::ClientConfig) -> Result<bool, ClientError> {

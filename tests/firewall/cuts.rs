@@ -43,6 +43,14 @@ fn another_poll_is_parked(scene: &Scene<'_>, before: usize) {
     eventually("another poll is parked", PATIENCE, || (parked(scene) > before).then_some(()));
 }
 
+/// A whole row behind what cuts: the agent learns it, and then each command comes through soon.
+fn learns_and_gets_through(scene: &mut Scene<'_>) {
+    begins(scene, &through_the_proxy(""));
+    learns(scene);
+    scene.commands(&[12, 16]);
+    scene.ends_well();
+}
+
 /// nginx's own timeouts: 60 s for a silent server.
 fn proxy_pass(more: &str) -> String {
     format!("proxy_pass http://{PLAIN}; {more}")
@@ -70,10 +78,7 @@ fn a_proxy_that_cuts_after_8_silent_seconds() {
     row(a_proxy_that_cuts_after_8_silent_seconds, &["squid"], |space| {
         let mut scene = Scene::new(space);
         let _squid = squid(space, &scene.fleet, Rule::Cut(8));
-        begins(&mut scene, &through_the_proxy(""));
-        learns(&scene);
-        scene.commands(&[12, 16]);
-        scene.ends_well();
+        learns_and_gets_through(&mut scene);
     });
 }
 
@@ -83,10 +88,7 @@ fn a_proxy_that_cuts_after_8_silent_seconds_before_haproxy_as_shipped() {
         let mut scene = Scene::behind_a_reverse_proxy(space);
         let _haproxy = haproxy(space, &scene.fleet, 50);
         let _squid = squid(space, &scene.fleet, Rule::Cut(8));
-        begins(&mut scene, &through_the_proxy(""));
-        learns(&scene);
-        scene.commands(&[12, 16]);
-        scene.ends_well();
+        learns_and_gets_through(&mut scene);
     });
 }
 
@@ -96,10 +98,7 @@ fn a_proxy_that_cuts_after_8_silent_seconds_before_nginx_as_shipped() {
         let mut scene = Scene::behind_a_reverse_proxy(space);
         let _nginx = nginx(space, &scene.fleet, &proxy_pass(""));
         let _squid = squid(space, &scene.fleet, Rule::Cut(8));
-        begins(&mut scene, &through_the_proxy(""));
-        learns(&scene);
-        scene.commands(&[12, 16]);
-        scene.ends_well();
+        learns_and_gets_through(&mut scene);
     });
 }
 
@@ -194,9 +193,6 @@ fn nginx_that_waits_10_seconds() {
         let mut scene = Scene::behind_a_reverse_proxy(space);
         let _nginx = nginx(space, &scene.fleet, &proxy_pass("proxy_read_timeout 10s;"));
         let _squid = squid(space, &scene.fleet, Rule::Anyone);
-        begins(&mut scene, &through_the_proxy(""));
-        learns(&scene);
-        scene.commands(&[12, 16]);
-        scene.ends_well();
+        learns_and_gets_through(&mut scene);
     });
 }

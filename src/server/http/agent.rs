@@ -65,10 +65,11 @@ struct EnrollRequest {
     fingerprint: Option<String>,
 }
 
+/// That a credential is taken: the first, or the next one.
 #[derive(Serialize)]
-struct EnrollAnswer {
-    host: HostName,
-    server_time: DateTime<Utc>,
+pub(super) struct EnrollAnswer {
+    pub(super) host: HostName,
+    pub(super) server_time: DateTime<Utc>,
 }
 
 /// A credential's SHA-256 as agents send it.

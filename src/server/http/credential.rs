@@ -3,17 +3,15 @@
 
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use super::agent::check_hash;
+use super::agent::{EnrollAnswer, check_hash};
 use super::answer::{Answer, Problem, ok};
 use super::audit;
 use super::gate::{Agent, not_authorized};
 use super::request::{ContentType, Request};
 use crate::clock;
 use crate::file_error::FileError;
-use crate::id::HostName;
 use crate::server::access::sha256_hex;
 use crate::server::app::App;
 use crate::server::audit::Action;
@@ -24,12 +22,6 @@ use crate::server::host::{Host, append_facts};
 #[derive(Debug, Deserialize)]
 struct RotationRequest {
     credential_sha256: String,
-}
-
-#[derive(Serialize)]
-struct RotationAnswer {
-    host: HostName,
-    server_time: DateTime<Utc>,
 }
 
 /// `POST /v1/agents/{host}/credential`: the next credential's hash. Repeating it is idempotent; another one replaces it.
@@ -55,7 +47,7 @@ pub async fn rotate(app: &Arc<App>, mut request: Request, agent: Agent) -> Resul
             tracing::info!(host = %host.name, client = %request.client, "the agent has named its next credential");
         }
     }
-    Ok(ok(&RotationAnswer { host: host.name.clone(), server_time: clock::now() }))
+    Ok(ok(&EnrollAnswer { host: host.name.clone(), server_time: clock::now() }))
 }
 
 /// The next credential, with this hash, is used for the first time: the one before is forgotten.
