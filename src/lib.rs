@@ -32,6 +32,7 @@ pub mod problem;
 pub mod process;
 pub mod protocol;
 pub mod proxy;
+pub mod repository_target;
 pub mod retention;
 pub mod schedule;
 #[cfg(feature = "server")]
