@@ -8,6 +8,7 @@ use super::decide::{COMMAND_LIFETIME, dispatched};
 use super::fact::{Fact, JobExpired, JobWaiting};
 use super::host_content::HostContent;
 use super::host_state::HostState;
+use super::lease_grants::its_own_agent_runs;
 use super::leases::{
     Lease, LeaseClaim, LeaseFact, LeaseMode, LeaseReleased, LeaseState, ReleaseReason, mode_of, needed_lease,
 };
@@ -62,6 +63,17 @@ impl Tenant<'_> {
         needed.filter(|(target, _)| (self.has_repository)(&target.repository))
     }
 
+    /// The job that the host's agent runs before this one, where that is in another repository: jobs of one host go in their order
+    /// over all repositories, else one would be kept from others by a job that waits at its agent.
+    fn runs_elsewhere_first(&self, job: &Job, repository: &RepositoryName) -> Option<&Job> {
+        let is_elsewhere = |other: &Job| {
+            let target = other.repository.clone().or_else(|| Some(self.needs(other)?.0));
+            target.is_some_and(|target| target.repository != *repository)
+        };
+        let before = self.state.jobs.values().filter(|other| other.queued_seq < job.queued_seq);
+        before.filter(|other| is_elsewhere(other)).min_by_key(|other| other.queued_seq)
+    }
+
     /// The repositories whose leases its jobs may have, or want: of those that have just ended too.
     pub fn repositories(&self) -> impl Iterator<Item = RepositoryName> {
         let jobs = self.state.jobs.values().chain(&self.state.recent);
@@ -91,7 +103,8 @@ pub fn decide_leases(leases: &LeaseState, repository: &RepositoryName, tenant: T
         let (host, kind) = (tenant.host.clone(), job.kind);
         let claim = LeaseClaim { job_id: job.id, host, kind, target, mode, queued_seq: job.queued_seq };
         if job.is_undispatched() {
-            if job.cancel_seq.is_none() && !tenant.contact.is_lost() {
+            let is_first = tenant.runs_elsewhere_first(job, repository).is_none();
+            if is_first && job.cancel_seq.is_none() && !tenant.contact.is_lost() {
                 facts.push(LeaseFact::Wanted(claim));
             }
         } else if tenant.contact.is_heard() {
@@ -145,26 +158,31 @@ pub fn decide_news(state: &HostState, news: &LeaseNews, now: DateTime<Utc>) -> V
 pub fn decide_without_lease(tenant: Tenant<'_>) -> Vec<Fact> {
     let now = tenant.contact.now;
     let is_lost = tenant.contact.is_lost();
+    let waits = |job: &Job, waiting_for: String| Fact::JobWaiting(JobWaiting { job_id: job.id, waiting_for });
+    // `decide_tick` ends those that were cancelled.
+    let jobs = tenant.state.jobs.values().filter(|job| job.cancel_seq.is_none());
     let of_job = |job: &Job| {
-        let needs_none = tenant.needs(job).is_none();
-        if job.is_undispatched() {
-            return match job.cancel_seq {
-                // `decide_tick` ends it.
-                Some(_) => None,
-                None if needs_none => Some(dispatched(job.id, now)),
-                None if is_lost && now - job.queued_at > COMMAND_LIFETIME => {
-                    Some(Fact::JobExpired(JobExpired { job_id: job.id }))
-                }
-                None => None,
-            };
+        let Some((target, _)) = tenant.needs(job) else {
+            return job.is_undispatched().then(|| dispatched(job.id, now));
+        };
+        if let Some(dispatch) = job.dispatch.as_ref().filter(|_| !job.accepted && !job.told_again) {
+            let is_withdrawn = is_lost && now - dispatch.issued_at > LAPSES_AFTER;
+            return is_withdrawn.then(|| waits(job, OUT_OF_CONTACT.to_owned()));
         }
-        let dispatch =
-            job.dispatch.as_ref().filter(|_| !job.accepted && !job.told_again && job.cancel_seq.is_none())?;
-        let is_withdrawn = is_lost && !needs_none && now - dispatch.issued_at > LAPSES_AFTER;
-        let waiting_for = OUT_OF_CONTACT.to_owned();
-        is_withdrawn.then_some(Fact::JobWaiting(JobWaiting { job_id: job.id, waiting_for }))
+        if !job.is_undispatched() {
+            return None;
+        }
+        if is_lost && now - job.queued_at > COMMAND_LIFETIME {
+            return Some(Fact::JobExpired(JobExpired { job_id: job.id }));
+        }
+        if job.waiting_for.is_some() {
+            return None;
+        }
+        let first = tenant.runs_elsewhere_first(job, &target.repository);
+        let first = first.map(|first| its_own_agent_runs(first.id, first.kind, tenant.host));
+        first.or_else(|| is_lost.then(|| OUT_OF_CONTACT.to_owned())).map(|text| waits(job, text))
     };
-    tenant.state.jobs.values().filter_map(of_job).collect()
+    jobs.filter_map(of_job).collect()
 }
 
 #[cfg(test)]

@@ -9,10 +9,11 @@
 //!
 //! Does not read or write: the state and the rules are arguments.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::leases::{Lease, LeaseMode, LeaseState};
 use crate::id::{HostName, JobId};
+use crate::protocol::job_options::JobKind;
 use crate::repository_target::RepositoryTarget;
 
 /// What a repository's configuration says.
@@ -125,12 +126,28 @@ pub fn grants(state: &LeaseState, rules: LeaseRules) -> Vec<JobId> {
 /// What a job that waits here waits for. `None`: it does not.
 pub fn waits_for(state: &LeaseState, rules: LeaseRules, job: JobId) -> Option<String> {
     let mine = state.of_job(job).filter(|lease| lease.granted_at.is_none())?;
+    waits_for_each(state, rules, |lease| lease.seq == mine.seq).pop().map(|(_, text)| text)
+}
+
+/// The same of many at once, going along the queue once.
+pub fn waits_for_each(
+    state: &LeaseState,
+    rules: LeaseRules,
+    is_meant: impl Fn(&Lease) -> bool,
+) -> Vec<(&Lease, String)> {
     let mut taken = Taken::of(state);
-    let mut ahead = BTreeSet::new();
-    for lease in state.leases().filter(|lease| lease.granted_at.is_none()).take_while(|lease| lease.seq < mine.seq) {
+    let mut said = Vec::new();
+    for (ahead, lease) in state.leases().filter(|lease| lease.granted_at.is_none()).enumerate() {
+        if is_meant(lease) {
+            said.push((lease, says(&taken, rules, lease, ahead)));
+        }
         taken.wait(lease);
-        ahead.insert(lease.seq);
     }
+    said
+}
+
+/// What keeps this one from it, with so many before it.
+fn says(taken: &Taken<'_>, rules: LeaseRules, mine: &Lease, ahead: usize) -> String {
     let target = &mine.claim.target;
     let reason = match taken.obstacle(mine) {
         Some(Obstacle::Held(holder)) => Some(format!("for {}, which has repository {target} alone", shown(holder))),
@@ -141,18 +158,25 @@ pub fn waits_for(state: &LeaseState, rules: LeaseRules, job: JobId) -> Option<St
         Some(Obstacle::Before(first)) if first.claim.mode == LeaseMode::Exclusive => {
             Some(format!("for {}, which is before it and will have repository {target} alone", shown(first)))
         }
-        Some(Obstacle::OwnHost(other)) => Some(format!("for {}, which its own agent runs first", shown(other))),
+        Some(Obstacle::OwnHost(other)) => {
+            Some(its_own_agent_runs(other.claim.job_id, other.claim.kind, &other.claim.host))
+        }
         Some(Obstacle::Before(_)) | None => None,
     };
     let full = rules.max_parallel.filter(|_| rules.is_full(taken.held));
     let full = full.map(|most| format!("for repository {}, which is at its max_parallel of {most}", target.repository));
-    let count = match ahead.len() {
+    let count = match ahead {
         0 => None,
         1 => Some("1 job before it".to_owned()),
         count => Some(format!("{count} jobs before it")),
     };
     let parts: Vec<String> = [count, reason.or(full)].into_iter().flatten().collect();
-    Some(if parts.is_empty() { "its turn".to_owned() } else { parts.join(", and ") })
+    if parts.is_empty() { "its turn".to_owned() } else { parts.join(", and ") }
+}
+
+/// What a job waits for when its host has another one before it.
+pub fn its_own_agent_runs(job: JobId, kind: JobKind, host: &HostName) -> String {
+    format!("for job {job} ({kind} on {host}), which its own agent runs first")
 }
 
 fn shown(lease: &Lease) -> String {

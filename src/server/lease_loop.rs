@@ -13,15 +13,15 @@ use tokio::time::Instant;
 use super::app::{App, blocking, stopped};
 use super::host::Host;
 use super::host_content::HostContent;
-use super::host_state::HostState;
+use super::host_state::{HostState, is_unsaid};
 use super::lease_decide::{
     AgentContact, LeaseNews, OUT_OF_CONTACT, Tenant, decide_leases, decide_news, decide_without_lease,
 };
-use super::lease_grants::{LeaseRules, grants, waits_for};
+use super::lease_grants::{LeaseRules, grants, waits_for_each};
 use super::leases::{LeaseFact, LeaseGranted, LeaseState};
 use super::slot::{WriteError, line_time};
 use crate::clock;
-use crate::id::{HostName, RepositoryName};
+use crate::id::{HostName, JobId, RepositoryName};
 use crate::job::Job;
 use crate::journal::Head;
 
@@ -47,25 +47,31 @@ pub async fn run(app: Arc<App>) {
         if Instant::now() >= retry {
             wanted.hosts.append(&mut failed);
         }
-        if wanted.all {
-            wanted.hosts.extend(all_concerned(&app));
+        let places = wanted.all.then(|| places_of_all(&app));
+        if let Some(places) = &places {
+            let with_jobs = app.hosts().into_iter().filter(|host| !host.slot.durable().state.jobs.is_empty());
+            wanted.hosts.extend(with_jobs.map(|host| host.name.clone()).chain(places.keys().cloned()));
         }
         let before = failed.len();
-        look(&app, wanted.hosts, wanted.all, &mut failed).await;
+        look(&app, wanted.hosts, places.as_ref(), &mut failed).await;
         if before == 0 && !failed.is_empty() {
             retry = Instant::now() + RETRY;
         }
     }
 }
 
-/// The hosts that have jobs or leases.
-fn all_concerned(app: &App) -> BTreeSet<HostName> {
-    let with_jobs = app.hosts().into_iter().filter(|host| !host.slot.durable().state.jobs.is_empty());
-    let mut names: BTreeSet<HostName> = with_jobs.map(|host| host.name.clone()).collect();
-    for slot in app.leases.repositories().iter().filter_map(|name| app.leases.known_slot(name)) {
-        names.extend(slot.durable().state.hosts().cloned());
+type Places = BTreeMap<HostName, BTreeSet<RepositoryName>>;
+
+/// Where each host has leases.
+fn places_of_all(app: &App) -> Places {
+    let mut places = Places::new();
+    for name in app.leases.repositories() {
+        let Some(slot) = app.leases.known_slot(&name) else { continue };
+        for host in slot.durable().state.hosts() {
+            places.entry(host.clone()).or_default().insert(name.clone());
+        }
     }
-    names
+    places
 }
 
 /// A host as it was when it was looked at.
@@ -120,11 +126,12 @@ pub fn waiting_for(app: &App, host: &Host, job: &Job) -> Option<String> {
     app.leases.waits_for(job).or_else(lost).or_else(|| job.waiting_for.clone())
 }
 
-/// One look at these hosts; `all`: and at every repository. Those for which it failed are added to `failed`.
-async fn look(app: &Arc<App>, names: BTreeSet<HostName>, all: bool, failed: &mut BTreeSet<HostName>) {
+/// One look at these hosts; `all`: and at every repository, with what the hosts have there. Those for which it failed are added to
+/// `failed`.
+async fn look(app: &Arc<App>, names: BTreeSet<HostName>, all: Option<&Places>, failed: &mut BTreeSet<HostName>) {
     let rules = app.leases.rules();
     let mut by_repository: BTreeMap<RepositoryName, Vec<Seen>> = BTreeMap::new();
-    if all {
+    if all.is_some() {
         by_repository.extend(app.leases.repositories().into_iter().map(|name| (name, Vec::new())));
     }
     for name in names {
@@ -150,14 +157,7 @@ async fn look(app: &Arc<App>, names: BTreeSet<HostName>, all: bool, failed: &mut
         }
         let mut concerned: BTreeSet<RepositoryName> =
             seen.with_tenant(&rules, |tenant| tenant.repositories().collect());
-        if all {
-            let has_leases = |name: &RepositoryName| {
-                app.leases
-                    .known_slot(name)
-                    .is_some_and(|slot| slot.durable().state.of_host(&seen.name).next().is_some())
-            };
-            concerned.extend(app.leases.repositories().into_iter().filter(has_leases));
-        }
+        concerned.extend(all.and_then(|places| places.get(&seen.name)).into_iter().flatten().cloned());
         for repository in concerned {
             by_repository.entry(repository).or_default().push(seen.clone());
         }
@@ -262,22 +262,26 @@ async fn update_leases(
 }
 
 /// What the hosts that were looked at are to be told, and those that got a lease by that.
-fn news(state: &LeaseState, rules: LeaseRules, seen: &[Seen], granted: &[crate::id::JobId]) -> News {
+fn news(state: &LeaseState, rules: LeaseRules, seen: &[Seen], granted: &[JobId]) -> News {
     let mut news = News::new();
     for lease in granted.iter().filter_map(|job| state.of_job(*job)) {
         news.entry(lease.claim.host.clone()).or_default().granted.push(lease.claim.job_id);
     }
+    let mut unsaid = BTreeSet::new();
     for seen in seen {
         for lease in state.of_host(&seen.name).filter(|lease| !granted.contains(&lease.claim.job_id)) {
             let id = lease.claim.job_id;
             let Some(job) = seen.state.jobs.get(&id).filter(|job| job.is_undispatched()) else { continue };
             if lease.granted_at.is_some() {
                 news.entry(seen.name.clone()).or_default().granted.push(id);
-            } else if job.waiting_for.is_none()
-                && let Some(text) = waits_for(state, rules, id)
-            {
-                news.entry(seen.name.clone()).or_default().waiting.push((id, text));
+            } else if is_unsaid(job) {
+                unsaid.insert(id);
             }
+        }
+    }
+    if !unsaid.is_empty() {
+        for (lease, text) in waits_for_each(state, rules, |lease| unsaid.contains(&lease.claim.job_id)) {
+            news.entry(lease.claim.host.clone()).or_default().waiting.push((lease.claim.job_id, text));
         }
     }
     news

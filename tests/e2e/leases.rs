@@ -313,6 +313,23 @@ fn waiting_jobs_go_on_after_a_kill_of_the_server_at_any_moment() {
 }
 
 #[test]
+fn a_job_whose_lease_cannot_be_written_stays_queued_and_goes_on_when_it_can() {
+    let crowd = Crowd::started(1, 1, "");
+    // Where the journals of leases would be made is something else.
+    crowd.fleet.write("state/repositories", "");
+    let id = crowd.post("web-1", "backup");
+    let says_why = || crowd.fleet.read("server.log").contains("jobs wait until the leases can be written");
+    eventually("the log says why", Duration::from_secs(10), || says_why().then_some(()));
+    let job = crowd.job(&id);
+    assert_eq!((&job["status"], job.get("error")), (&json!("queued"), None), "{job}");
+    let dispatched = |fleet: &Fleet| fleet.journal().iter().any(|line| line["type"] == "job.dispatched");
+    assert!(!dispatched(&crowd.fleet));
+    fs::remove_file(crowd.fleet.path("state/repositories")).expect("removed");
+    assert_eq!(crowd.fleet.wait_for_job(&id, Duration::from_secs(20))["status"], "succeeded");
+    assert!(dispatched(&crowd.fleet));
+}
+
+#[test]
 fn a_fire_whose_job_must_wait_is_told_so_and_then_gets_its_command() {
     let mut fleet = Fleet::new();
     fleet.start_server();

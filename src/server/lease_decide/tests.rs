@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::server::decide::{JobDecision, JobRequest, decide_cancel, decide_job};
+use crate::server::fact::JobQueued;
 use crate::server::folded::*;
 use crate::server::leases::LeaseGranted;
 use crate::server::leases::tests::Leases;
@@ -190,11 +191,41 @@ fn a_command_that_a_lost_agent_did_not_take_is_withdrawn_and_wanted_anew_when_it
 }
 
 #[test]
+fn a_job_waits_for_an_earlier_one_of_its_host_in_another_repository_and_keeps_no_lease_meanwhile() {
+    let mut scene = Scene::new();
+    scene.content.repository = Some("cold".parse().expect("a target"));
+    let elsewhere = Fact::JobQueued(JobQueued { repository: scene.content.repository.clone(), ..job_queued(1) });
+    let here = JobQueued { options: json!({"repository": "main"}), ..job_queued(2) };
+    scene.host.add([elsewhere, Fact::JobQueued(JobQueued { repository: leased().repository, ..here })]);
+    assert_eq!(scene.settle(), [""; 0]);
+    let said = scene.without_lease();
+    assert_eq!(types(&said), ["job.waiting"]);
+    scene.host.add(said);
+    let waiting = scene.host.state.jobs[&id(2)].waiting_for.as_deref();
+    assert!(
+        waiting.is_some_and(|text| text.contains("(backup on web-1), which its own agent runs first")),
+        "{waiting:?}"
+    );
+    assert_eq!(scene.without_lease(), [], "once");
+    scene.host.add([started(id(1)), finished(id(1), "succeeded")]);
+    assert_eq!(scene.settle(), ["lease.wanted"]);
+}
+
+fn job_queued(number: u8) -> JobQueued {
+    match queued(id(number)) {
+        Fact::JobQueued(queued) => queued,
+        other => unreachable!("{other:?}"),
+    }
+}
+
+#[test]
 fn a_lost_agent_keeps_no_place_in_the_queue() {
     let mut scene = Scene::new();
     scene.host.add(queue(id(1), "prune"));
     scene.settle();
+    assert_eq!(scene.without_lease(), []);
     scene.now = noon() + TimeDelta::minutes(16);
+    assert_eq!(types(&scene.without_lease()), ["job.waiting"], "whoever asks is told why");
     assert_eq!(scene.settle(), ["released Lapsed"]);
     scene.last_seen = scene.now;
     assert_eq!(scene.settle(), ["lease.wanted"]);

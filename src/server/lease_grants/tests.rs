@@ -3,7 +3,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::protocol::job_options::JobKind;
 use crate::server::folded::id;
 use crate::server::leases::tests::{Leases, claim, released};
 use crate::server::leases::{LeaseFact, LeaseGranted};
