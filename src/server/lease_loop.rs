@@ -176,10 +176,9 @@ async fn look(app: &Arc<App>, names: BTreeSet<HostName>, all: Option<&Places>, f
 }
 
 fn take_failed(done: Option<Result<BTreeSet<HostName>, tokio::task::JoinError>>, failed: &mut BTreeSet<HostName>) {
-    match done {
-        Some(Ok(names)) => failed.extend(names),
-        // A panic has said itself; the next look at everything finds what is missing.
-        Some(Err(_)) | None => {}
+    // A panic has said itself; the next look at everything finds what is missing.
+    if let Some(Ok(names)) = done {
+        failed.extend(names);
     }
 }
 

@@ -160,7 +160,7 @@ impl Life {
         let id = &queued["payload"]["job_id"];
         let line = |kind: &str| {
             let line = lines.iter().find(|line| line["type"] == kind && line["payload"]["job_id"] == *id);
-            line.unwrap_or_else(|| panic!("{id} has no {kind}"))
+            line.unwrap_or_else(|| unreachable!("{id} has no {kind}"))
         };
         let at = |value: &Value| value.as_str().and_then(|text| text.parse().ok()).expect("an instant");
         Self {
