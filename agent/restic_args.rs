@@ -64,10 +64,11 @@ pub(crate) fn arguments(spec: &JobSpec, context: &ArgumentContext<'_>) -> Result
     }
 }
 
-/// The list of this host's snapshots, as JSON.
+/// The list of this host's snapshots, as JSON. Without a lock: it is asked for when the job has ended, whose lease is another's by
+/// then, and a lock would be in the way of a prune.
 pub(crate) fn snapshots_arguments(context: &ArgumentContext<'_>) -> Vec<String> {
     let mut arguments = Arguments::of("snapshots", context);
-    arguments.wait_for_lock(context);
+    arguments.switch("no-lock");
     arguments.flag("host", context.host);
     arguments.list
 }

@@ -8,6 +8,7 @@ use crate::id::{JobId, ScheduleId};
 use crate::protocol::agent_event::{JobFinished, JobOutcome, JobStarted};
 use crate::protocol::job_options::JobKind;
 use crate::protocol::text::is_default;
+use crate::repository_target::RepositoryTarget;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -105,6 +106,12 @@ pub struct Job {
     pub last_log_seq: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dispatch: Option<Dispatch>,
+    /// Whose lease it needs before it is dispatched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<RepositoryTarget>,
+    /// What it waits for, as the agent is told, while it is no command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_for: Option<String>,
     /// The agent has it in its ledger.
     #[serde(default, skip_serializing_if = "is_default")]
     pub accepted: bool,
@@ -117,6 +124,11 @@ pub struct Job {
 }
 
 impl Job {
+    /// No command yet, or no more, and not known to be with the agent: it may be dispatched, and ends at once when it is cancelled.
+    pub const fn is_undispatched(&self) -> bool {
+        !self.status.is_final() && self.dispatch.is_none() && !self.accepted
+    }
+
     /// The agent began it. A job that has ended stays ended: the line came late.
     pub fn start(&mut self, started: &JobStarted) {
         if self.status.is_final() {

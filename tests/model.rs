@@ -148,6 +148,7 @@ fn content() -> HostContent {
         commit: None,
         adopted_at: None,
         configured: true,
+        repository: None,
     }
 }
 
@@ -418,7 +419,7 @@ fn take_step(server: &mut Server, agent: &mut Agent, number: u64, step: &Step) {
             let actor = Actor { kind: ActorKind::Operator, name: "alice".to_owned() };
             server.facts(Fate::Answered, |state, _| {
                 let newest = state.jobs.values().max_by_key(|job| job.queued_seq).map(|job| job.id);
-                newest.and_then(|id| decide_cancel(state, id, actor)).into_iter().collect()
+                newest.map(|id| decide_cancel(state, id, actor)).unwrap_or_default()
             });
         }
         Step::Tick => {

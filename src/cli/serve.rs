@@ -15,6 +15,7 @@ use crate::server::app::{App, blocking, stopped};
 use crate::server::credentials;
 use crate::server::decide::decide_tick;
 use crate::server::fleet_loop;
+use crate::server::lease_loop;
 use crate::server::served_tls;
 use crate::server::servers_loop;
 use crate::server::state_dir::StateDirError;
@@ -77,6 +78,7 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
     let watched = Arc::clone(&app);
     tokio::spawn(fleet_loop::run(watched, config, fleet, last));
     tokio::spawn(tick(Arc::clone(&app)));
+    tokio::spawn(lease_loop::run(Arc::clone(&app)));
     if has_tls {
         tokio::spawn(served_tls::run(Arc::clone(&app)));
     }
@@ -100,7 +102,7 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Ends jobs that nobody took in time, dispatches what a crash left undispatched, and forgets expired tokens.
+/// Ends jobs that nobody took in time, dispatches what a crash left undispatched, has leases looked at, and forgets expired tokens.
 async fn tick(app: Arc<App>) {
     let mut stopping = app.stopping.subscribe();
     loop {
@@ -119,6 +121,7 @@ async fn tick(app: Arc<App>) {
                 tracing::warn!(host = %host.name, %error, "overdue or undispatched jobs stay queued until the next look");
             }
         }
+        app.leases.attend_all();
     }
 }
 

@@ -17,6 +17,7 @@ use super::host::Host;
 use super::host_state::HostState;
 use super::in_flight;
 use super::keep::KeepRules;
+use super::lease_desk::LeaseDesk;
 use super::served_tls::ServedTls;
 use super::servers::Servers;
 use super::slot::{Shared, Slot};
@@ -49,6 +50,7 @@ pub struct App {
     pub fleet: Arc<Slot<FleetState>>,
     /// What all journals share: the bell of any change, and the other servers.
     pub shared: Arc<Shared>,
+    pub leases: LeaseDesk,
     /// True from the moment on at which the server is to stop.
     pub stopping: watch::Sender<bool>,
     /// Nobody counts as offline by silence from before this.
@@ -80,7 +82,9 @@ impl App {
         // What a server that was killed had written is in no answer of ours before it is durable.
         let is_synced = state_dir.sync_file_system();
         let fleet = Slot::open(FLEET, &state_dir.fleet_dir(), Arc::clone(&shared))?;
+        let leases = LeaseDesk::open(&state_dir.repositories_dir(), Arc::clone(&shared))?;
         let app = Arc::new(Self {
+            leases,
             state_dir,
             fleet,
             shared,

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::fact::{Fact, HostEnrolled, Idempotency, JobAndActor, JobDispatched, JobExpired, JobQueued};
 use super::host_content::HostContent;
 use super::host_state::HostState;
+use super::leases::needed_lease;
 use crate::id::{HostName, JobId, ScheduleId, job_id_of_fire};
 use crate::job::{Actor, ActorKind};
 use crate::protocol::agent_event::ScheduleFire;
@@ -89,8 +90,16 @@ pub fn decide_fire(
         schedule_id: Some(fire.schedule_id.clone()),
         scheduled_at: Some(fire.scheduled_at),
         idempotency: None,
+        repository: None,
     };
-    vec![Fact::JobQueued(queued), dispatched(fire.job_id, now)]
+    queue(queued, content, now)
+}
+
+/// A new job, and that the agent may take it: at once where it needs no lease, else when it has one.
+fn queue(mut queued: JobQueued, content: Option<&HostContent>, now: DateTime<Utc>) -> Vec<Fact> {
+    queued.repository = needed_lease(queued.kind, &queued.options, content).map(|(target, _)| target);
+    let at_once = queued.repository.is_none().then(|| dispatched(queued.job_id, now));
+    std::iter::once(Fact::JobQueued(queued)).chain(at_once).collect()
 }
 
 pub(super) fn dispatched(job_id: JobId, now: DateTime<Utc>) -> Fact {
@@ -157,8 +166,9 @@ pub fn decide_job(
         schedule_id: schedule.filter(|schedule| schedule.kind == spec.kind()).map(|schedule| schedule.id.clone()),
         scheduled_at: None,
         idempotency: request.idempotency.clone(),
+        repository: None,
     };
-    Ok(JobDecision::New(request.new_id, vec![Fact::JobQueued(queued), dispatched(request.new_id, now)]))
+    Ok(JobDecision::New(request.new_id, queue(queued, content, now)))
 }
 
 fn requested_spec(request: &JobRequest, schedule: Option<&Schedule>) -> Result<JobSpec, Refusal> {
@@ -215,10 +225,11 @@ fn check_spec(spec: &JobSpec) -> Result<(), Refusal> {
     }
 }
 
-/// A cancel that changes something; `None` when the job has ended or was asked to end before.
-pub fn decide_cancel(state: &HostState, job_id: JobId, actor: Actor) -> Option<Fact> {
-    let job = state.jobs.get(&job_id)?;
-    job.cancel_seq.is_none().then_some(Fact::JobCancelRequested(JobAndActor { job_id, actor }))
+/// A cancel that changes something: nothing when the job has ended or was asked to end before. One that is no command ends here.
+pub fn decide_cancel(state: &HostState, job_id: JobId, actor: Actor) -> Vec<Fact> {
+    let Some(job) = state.jobs.get(&job_id).filter(|job| job.cancel_seq.is_none()) else { return Vec::new() };
+    let ends = job.is_undispatched().then_some(Fact::JobExpired(JobExpired { job_id }));
+    std::iter::once(Fact::JobCancelRequested(JobAndActor { job_id, actor })).chain(ends).collect()
 }
 
 /// Ends a job whose agent is out of contact.
@@ -237,12 +248,13 @@ pub fn decide_abandon(
     Ok(Some(Fact::JobAbandoned(JobAndActor { job_id, actor })))
 }
 
-/// Jobs that nobody took in time end; queued ones that are no command yet become one (power loss may keep the line that
-/// queued a job without the next one).
+/// Jobs that nobody took in time end; queued ones that need no lease and are no command yet become one, and cancelled ones end
+/// (power loss may keep the line that queued or cancelled a job without the next one).
 pub fn decide_tick(state: &HostState, now: DateTime<Utc>) -> Vec<Fact> {
     let due = state.jobs.values().filter(|job| !job.accepted).filter_map(|job| match &job.dispatch {
         Some(dispatch) => (dispatch.expires_at < now).then_some(Fact::JobExpired(JobExpired { job_id: job.id })),
-        None => Some(dispatched(job.id, now)),
+        None if job.cancel_seq.is_some() => Some(Fact::JobExpired(JobExpired { job_id: job.id })),
+        None => job.repository.is_none().then(|| dispatched(job.id, now)),
     });
     due.collect()
 }

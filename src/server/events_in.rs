@@ -57,6 +57,11 @@ pub fn take(batch: &mut Batch<'_, HostState>, from: &Source<'_>, envelopes: &[En
     Ok(acked)
 }
 
+/// Whether an event of this type may make, begin or end a job.
+pub fn concerns_jobs(kind: &str) -> bool {
+    kind.starts_with("job.") || matches!(kind, "schedule.fire" | "command.result")
+}
+
 fn take_one(
     batch: &mut Batch<'_, HostState>,
     from: &Source<'_>,

@@ -13,6 +13,7 @@ use crate::protocol::Envelope;
 use crate::protocol::agent_event::{AgentEvent, Hello};
 use crate::protocol::command::FireResult;
 use crate::protocol::job_options::JobKind;
+use crate::repository_target::RepositoryTarget;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HostEnrolled {
@@ -65,12 +66,23 @@ pub struct JobQueued {
     pub scheduled_at: Option<DateTime<Utc>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency: Option<Idempotency>,
+    /// Whose lease it needs before it is dispatched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<RepositoryTarget>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobDispatched {
     pub job_id: JobId,
     pub expires_at: DateTime<Utc>,
+}
+
+/// The job's turn has not come; or it is withdrawn from an agent out of contact, which had not taken it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobWaiting {
+    pub job_id: JobId,
+    /// For people.
+    pub waiting_for: String,
 }
 
 /// For job.cancel_requested and job.abandoned.
@@ -107,6 +119,7 @@ pub enum Fact {
     Agent(AgentEvent),
     JobQueued(JobQueued),
     JobDispatched(JobDispatched),
+    JobWaiting(JobWaiting),
     JobCancelRequested(JobAndActor),
     JobAbandoned(JobAndActor),
     JobExpired(JobExpired),
@@ -131,6 +144,7 @@ impl Fact {
             Hello::TYPE => serde_json::from_str(payload).ok().map(Self::Hello),
             "job.queued" => serde_json::from_str(payload).ok().map(Self::JobQueued),
             "job.dispatched" => serde_json::from_str(payload).ok().map(Self::JobDispatched),
+            "job.waiting" => serde_json::from_str(payload).ok().map(Self::JobWaiting),
             "job.cancel_requested" => serde_json::from_str(payload).ok().map(Self::JobCancelRequested),
             "job.abandoned" => serde_json::from_str(payload).ok().map(Self::JobAbandoned),
             "job.expired" => serde_json::from_str(payload).ok().map(Self::JobExpired),
@@ -159,6 +173,7 @@ impl Fact {
             }
             Self::JobQueued(payload) => ("job.queued", to_raw(payload)),
             Self::JobDispatched(payload) => ("job.dispatched", to_raw(payload)),
+            Self::JobWaiting(payload) => ("job.waiting", to_raw(payload)),
             Self::JobCancelRequested(payload) => ("job.cancel_requested", to_raw(payload)),
             Self::JobAbandoned(payload) => ("job.abandoned", to_raw(payload)),
             Self::JobExpired(payload) => ("job.expired", to_raw(payload)),

@@ -16,6 +16,7 @@ use crate::id::HostName;
 use crate::parallel;
 use crate::problem::{Problem, Severity};
 use crate::protocol::command::ConfigUpdate;
+use crate::repository_target::RepositoryTarget;
 
 /// What all contents of one configuration share. No `Debug`: the key is a secret.
 pub struct MadeFrom {
@@ -117,6 +118,7 @@ impl Making<'_> {
             commit,
             adopted_at,
             configured: true,
+            repository: target_of(self.fleet, host),
         };
         Made { host: Arc::clone(host), content: Arc::new(content), secrets }
     }
@@ -165,6 +167,13 @@ fn repository_of<'a>(fleet: &'a Fleet, host: &FleetHost) -> Option<&'a Repositor
     host.repository.as_ref().and_then(|name| fleet.repositories.get(name))
 }
 
+/// The host's repository, or its own part of that.
+fn target_of(fleet: &Fleet, host: &FleetHost) -> Option<RepositoryTarget> {
+    let repository = repository_of(fleet, host)?;
+    let own = repository.url.contains("{host}").then(|| host.name.clone());
+    Some(RepositoryTarget { repository: repository.name.clone(), host: own })
+}
+
 /// What a host without a file should have: nothing to run, and its settings left as they are.
 pub fn no_content(from: &MadeFrom) -> HostContent {
     let config = ConfigUpdate::default();
@@ -177,5 +186,6 @@ pub fn no_content(from: &MadeFrom) -> HostContent {
         commit: from.commit.clone(),
         adopted_at: from.adopted_at,
         configured: false,
+        repository: None,
     }
 }

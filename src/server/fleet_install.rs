@@ -9,11 +9,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::task::JoinSet;
 
 use super::app::{App, blocking};
+use super::fleet::Repository;
 use super::fleet_contents::{LastContents, MadeFrom, Making, make, no_content};
 use super::fleet_loop::StartError;
 use super::fleet_tree::Tree;
 use super::host::Host;
 use super::host_content::HostContent;
+use super::lease_grants::LeaseRules;
 use super::versions::decide_versions;
 use crate::id::HostName;
 use crate::problem::Problem;
@@ -29,6 +31,8 @@ pub async fn install(
     tree: &Tree,
     last: &mut LastContents,
 ) -> Result<Vec<Problem>, StartError> {
+    let rules = |repository: &Repository| LeaseRules { max_parallel: repository.max_parallel };
+    app.leases.set_rules(tree.fleet.repositories.iter().map(|(name, found)| (name.clone(), rules(found))).collect());
     let from = MadeFrom {
         key: app.state_dir.hash_key,
         commit: tree.commit.clone(),
@@ -54,6 +58,8 @@ pub async fn install(
         problems.extend(unread);
     }
     give_all(app, gone.iter().map(|name| (name, &of_the_gone))).await?;
+    // A repository may be gone, or another's, or take more jobs at once.
+    app.leases.attend_all();
     *last = LastContents::of(&tree.fleet, all);
     Ok(problems)
 }

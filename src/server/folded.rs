@@ -67,6 +67,7 @@ pub(crate) fn queued(job_id: JobId) -> Fact {
         schedule_id: None,
         scheduled_at: None,
         idempotency: None,
+        repository: None,
     })
 }
 
@@ -112,6 +113,7 @@ pub(crate) fn content() -> HostContent {
         commit: Some("abc".to_owned()),
         adopted_at: None,
         configured: true,
+        repository: None,
     }
 }
 

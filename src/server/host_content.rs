@@ -10,6 +10,7 @@ use crate::id::ScheduleId;
 use crate::protocol::command::ConfigUpdate;
 use crate::protocol::schedule::Schedule;
 use crate::protocol::text::Span;
+use crate::repository_target::RepositoryTarget;
 
 /// One host's desired state. What is large is shared by those of several configurations.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +29,8 @@ pub struct HostContent {
     pub adopted_at: Option<DateTime<Utc>>,
     /// The host's file is there; false for one that was removed, whose schedules are none.
     pub configured: bool,
+    /// The repository that its jobs work with, unless they name another. No part of what the agent is told.
+    pub repository: Option<RepositoryTarget>,
 }
 
 impl HostContent {

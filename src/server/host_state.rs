@@ -133,6 +133,9 @@ impl HostState {
         if job == *before {
             return;
         }
+        if is_unsaid(before) && !is_unsaid(&job) {
+            self.say_result_of(&job, line);
+        }
         self.jobs.remove(&id);
         if let Some(at) = recent {
             self.recent.remove(at);
@@ -185,6 +188,15 @@ impl HostState {
         self.jobs.insert(queued.job_id, queued_job(queued, line));
     }
 
+    /// The answer to the job's fire, if it has one, counts as of this line: a poll before it was not told.
+    fn say_result_of(&mut self, job: &Job, line: &Line) {
+        let memory = job.schedule_id.as_ref().and_then(|schedule| self.schedules.get_mut(schedule));
+        let results = memory.into_iter().flat_map(|memory| &mut memory.results);
+        if let Some((seq, at, _)) = results.into_iter().find(|(_, _, result)| result.job_id == job.id) {
+            (*seq, *at) = (line.seq, line.received_at);
+        }
+    }
+
     fn remember_fire(&mut self, result: FireResult, line: &Line) {
         let memory = self.schedules.entry(result.schedule_id.clone()).or_default();
         memory.fires.insert(result.scheduled_at.timestamp());
@@ -230,6 +242,11 @@ impl HostState {
             }
         }
     }
+}
+
+/// Whether it is open yet if the job runs now or waits: its fire is answered when that is known.
+pub fn is_unsaid(job: &Job) -> bool {
+    job.is_undispatched() && job.waiting_for.is_none()
 }
 
 impl Fold for HostState {

@@ -31,6 +31,8 @@ pub fn queued_job(queued: &JobQueued, line: &Line) -> Job {
         options: queued.options.clone(),
         last_log_seq: None,
         dispatch: None,
+        repository: queued.repository.clone(),
+        waiting_for: None,
         accepted: false,
         told_again: false,
         cancel_seq: None,
@@ -41,6 +43,7 @@ pub fn queued_job(queued: &JobQueued, line: &Line) -> Job {
 pub fn changed_job(fact: &Fact) -> Option<JobId> {
     match fact {
         Fact::JobDispatched(dispatched) => Some(dispatched.job_id),
+        Fact::JobWaiting(waiting) => Some(waiting.job_id),
         Fact::JobCancelRequested(request) | Fact::JobAbandoned(request) => Some(request.job_id),
         Fact::JobExpired(expired) => Some(expired.job_id),
         Fact::Agent(AgentEvent::CommandResult(result)) => Some(result.job_id),
@@ -75,7 +78,11 @@ pub fn apply_to_job(job: &mut Job, fact: &Fact, line: &Line) {
                 // Told again to an agent that said it has it.
                 (job.told_again, job.accepted) = (true, true);
             }
+            job.waiting_for = None;
             job.dispatch = Some(Dispatch { seq: line.seq, issued_at: line.ts, expires_at: dispatched.expires_at });
+        }
+        Fact::JobWaiting(waiting) if !has_ended && !job.accepted => {
+            (job.dispatch, job.waiting_for) = (None, Some(waiting.waiting_for.clone()));
         }
         Fact::JobCancelRequested(_) if !has_ended => {
             job.cancel_seq.get_or_insert(line.seq);

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::host_content::HostContent;
-use super::host_state::HostState;
+use super::host_state::{HostState, is_unsaid};
 use crate::id::{Epoch, InstanceId};
 use crate::job::{Job, JobStatus};
 use crate::journal::Head;
@@ -114,8 +114,8 @@ fn desired_state(
 fn commands(state: &HostState, after: u64) -> Vec<PollMessage> {
     let mut messages = Vec::new();
     for (seq, at, result) in state.schedules.values().flat_map(|memory| &memory.results) {
-        if *seq > after {
-            messages.push(message(FireResult::TYPE, Some(*seq), *at, &present_result(state, result)));
+        if let Some(present) = present_result(state, result).filter(|_| *seq > after) {
+            messages.push(message(FireResult::TYPE, Some(*seq), *at, &present));
         }
     }
     for job in state.jobs.values() {
@@ -146,11 +146,17 @@ fn needs_command(job: &Job) -> bool {
     job.status == JobStatus::Queued || job.told_again
 }
 
-/// A queued fire whose job is not dispatched yet waits.
-fn present_result(state: &HostState, result: &FireResult) -> FireResult {
-    let waits = state.jobs.get(&result.job_id).is_some_and(|job| job.dispatch.is_none());
-    let outcome = if waits && result.outcome == FireOutcome::Queued { FireOutcome::Waiting } else { result.outcome };
-    FireResult { outcome, ..result.clone() }
+/// A queued fire whose job is not dispatched yet waits. `None`: it is open yet whether it does, which is a matter of milliseconds.
+fn present_result(state: &HostState, result: &FireResult) -> Option<FireResult> {
+    let job = state.jobs.get(&result.job_id).filter(|_| result.outcome == FireOutcome::Queued);
+    match job {
+        Some(job) if is_unsaid(job) => None,
+        Some(job) if job.is_undispatched() => {
+            let waiting_for = job.waiting_for.clone();
+            Some(FireResult { outcome: FireOutcome::Waiting, waiting_for, ..result.clone() })
+        }
+        _ => Some(result.clone()),
+    }
 }
 
 #[cfg(test)]

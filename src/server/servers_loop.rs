@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::app::{App, FLEET, blocking, stopped};
 use super::bell::{Heard, Listener};
+use super::lease_desk::LeaseDesk;
 use super::servers::{Other, Servers};
 use crate::atomic_file;
 use crate::file_error::{FileError, chain};
@@ -130,6 +131,10 @@ async fn keep_up(app: &Arc<App>, listeners: &mut BTreeMap<PathBuf, Listener>) ->
         refresh(app, &changed).await;
     }
     listeners.retain(|dir, _| !gone.contains(dir));
+    if matches!(changed, Heard::Anything) {
+        // It may have left a lease half done.
+        app.leases.attend_all();
+    }
     blocking(move || {
         living.iter().try_for_each(|other| servers.notice(other))?;
         dead.iter().try_for_each(|dir| atomic_file::remove_dir(dir))
@@ -155,8 +160,19 @@ async fn refresh(app: &Arc<App>, changed: &Heard) {
     if is_meant(FLEET) {
         app.fleet.refresh().await;
     }
-    // A host that another server made known first.
+    for name in app.leases.repositories() {
+        if let Some(slot) = app.leases.known_slot(&name).filter(|slot| is_meant(slot.name())) {
+            slot.refresh().await;
+        }
+    }
+    // A repository's leases, or a host, that another server made known first.
     if let Heard::Names(names) = changed {
+        for name in names.iter().filter_map(|name| LeaseDesk::repository_of(name)) {
+            let opener = Arc::clone(app);
+            if let Err(error) = blocking(move || opener.leases.slot(&name).map(drop)).await {
+                tracing::warn!("leases that another server has: {}", chain(&error));
+            }
+        }
         for name in names.iter().filter_map(|name| name.parse().ok()) {
             let opener = Arc::clone(app);
             if let Err(error) = blocking(move || opener.open_host(&name).map(drop)).await {

@@ -146,6 +146,11 @@ impl<S: Fold + Send + Sync + 'static> Slot<S> {
         self.lock().durable.clone()
     }
 
+    /// As other servers are told of it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Rings at every change.
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()

@@ -91,6 +91,10 @@ impl StateDir {
         self.path.join("hosts").join(host.as_str())
     }
 
+    pub fn repositories_dir(&self) -> PathBuf {
+        self.path.join("repositories")
+    }
+
     pub fn fleet_dir(&self) -> PathBuf {
         self.path.join("fleet")
     }

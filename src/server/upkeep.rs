@@ -78,6 +78,9 @@ pub fn run_once(app: &App) -> Result<Option<Done>, FileError> {
         let unfinished = |id: JobId| host.slot.durable().state.jobs.contains_key(&id);
         tell(keep_logs(&host.dir.join("logs"), &rules, now, unfinished, &mut done));
     }
+    for repository in app.leases.repositories() {
+        tell(keep_segments(&app.leases.journal_dir(&repository), &rules, now, &mut done));
+    }
     tell(keep_segments(&app.state_dir.fleet_dir(), &rules, now, &mut done));
     Ok(Some(done))
 }

@@ -134,8 +134,14 @@ pub fn schedules_view(state: &HostState, content: Option<&HostContent>, now: Dat
     })
 }
 
-/// The job object.
-pub fn job_view(host: &HostName, job: &Job, progress: Option<&JobProgress>, in_contact: bool) -> Value {
+/// The job object. `waiting_for`: what keeps it from being dispatched.
+pub fn job_view(
+    host: &HostName,
+    job: &Job,
+    progress: Option<&JobProgress>,
+    in_contact: bool,
+    waiting_for: Option<String>,
+) -> Value {
     let contact = (!job.status.is_final()).then_some(if in_contact { "live" } else { "lost" });
     let mut view = without_nulls(json!({
         "id": job.id,
@@ -152,7 +158,7 @@ pub fn job_view(host: &HostName, job: &Job, progress: Option<&JobProgress>, in_c
         "finished_at": job.finished_at,
         "exit_code": job.exit_code,
         "error": job.error,
-        "waiting_for": (job.status == JobStatus::Queued && job.dispatch.is_none()).then_some("its turn"),
+        "waiting_for": waiting_for.filter(|_| job.is_undispatched()),
         "cancel_requested": (job.cancel_seq.is_some() && !job.status.is_final()).then_some(true),
         "offline": job.offline,
         "contact": contact,

@@ -68,7 +68,8 @@ pub(crate) fn starts_of<'a>(records: &'a [Started], id: &str) -> Vec<&'a Started
 
 /// The kinds, the flags that take no value and those that do. What is not here is outside of every policy.
 const COMMANDS: [&str; 5] = ["version", "snapshots", "backup", "restore", "check"];
-const SWITCHES: [&str; 5] = ["--json", "--one-file-system", "--exclude-caches", "--dry-run", "--read-data"];
+const SWITCHES: [&str; 6] =
+    ["--json", "--no-lock", "--one-file-system", "--exclude-caches", "--dry-run", "--read-data"];
 const FLAGS: [&str; 13] = [
     "--host",
     "--tag",

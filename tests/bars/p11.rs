@@ -160,11 +160,11 @@ impl Besieged {
         Ok(())
     }
 
-    /// Posts a job on a connection of its own: its id, and when that began.
+    /// Posts a job on a connection of its own: its id, and when that began. One that needs no lease, since none of them ends.
     fn post(&self, host: &str, token: &str) -> Option<(String, Instant)> {
         let begun = Instant::now();
         let path = format!("/v1/hosts/{host}/jobs");
-        let reply = self.connect().and_then(|mut line| line.ask("POST", &path, token, r#"{"kind":"check"}"#)).ok()?;
+        let reply = self.connect().and_then(|mut line| line.ask("POST", &path, token, r#"{"kind":"unlock"}"#)).ok()?;
         Some((reply.json()["id"].as_str()?.to_owned(), begun))
     }
 

@@ -101,18 +101,18 @@ fn a_server_restored_from_an_old_copy_of_its_state_learns_what_it_has_lost() {
     fleet.write("hold", "");
     let running = post(&fleet, &backup(&fleet));
     wait_until_it_runs(&fleet, &running);
-    let accepted = post(&fleet, &json!({"kind": "check"}));
+    let accepted = post(&fleet, &json!({"kind": "unlock"}));
     eventually("the agent has accepted it", Duration::from_secs(20), || {
         let of_it = |line: &Value| line["type"] == "command.result" && line["payload"]["job_id"] == accepted.as_str();
         fleet.journal().iter().any(of_it).then_some(())
     });
-    // The agent learns of the next one after the copy only.
+    // The agent learns of the next ones after the copy only: of a command, and of one that waits for its lease.
     fleet.agent.as_ref().expect("an agent").signal("STOP");
-    let queued = post(&fleet, &backup(&fleet));
+    let (told, queued) = (post(&fleet, &json!({"kind": "unlock"})), post(&fleet, &backup(&fleet)));
     copy(&fleet, "state", "old-state");
     fleet.agent.as_ref().expect("an agent").signal("CONT");
     fs::remove_file(fleet.path("hold")).expect("removed");
-    for id in [&running, &accepted, &queued] {
+    for id in [&running, &accepted, &told, &queued] {
         succeeds(&fleet, id);
     }
     let lost = post(&fleet, &backup(&fleet));
@@ -134,7 +134,7 @@ fn a_server_restored_from_an_old_copy_of_its_state_learns_what_it_has_lost() {
     fleet.start_server();
     let after = versions(&fleet);
     assert!(after.0 > before.0 && after.1 >= 1, "above the agent's: {before:?} {after:?}");
-    for id in [&running, &accepted, &queued] {
+    for id in [&running, &accepted, &told, &queued] {
         let job = succeeds(&fleet, id);
         assert_eq!(job["error"], Value::Null, "its true end, and not that nobody knows it: {job}");
     }

@@ -23,6 +23,7 @@ mod hostile_agent;
 mod hostile_payloads;
 mod keepalive;
 mod kinds;
+mod leases;
 mod leftovers;
 mod offline;
 mod parked;

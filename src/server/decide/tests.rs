@@ -6,6 +6,7 @@ use super::*;
 use crate::job::JobStatus;
 use crate::protocol::agent_event::JobStarted;
 use crate::protocol::command::{ConfigUpdate, FireResult};
+use crate::repository_target::RepositoryTarget;
 use crate::server::fact::HostRevoked;
 use crate::server::folded::*;
 use crate::server::settle::decide_started;
@@ -248,13 +249,36 @@ fn a_host_without_a_repository_runs_nothing() {
 #[test]
 fn cancel_is_asked_once_and_only_of_a_job_that_has_not_ended() {
     let mut folded = Folded::of(queue(id(9), None));
-    let fact = decide_cancel(&folded.state, id(9), operator()).expect("a change");
-    assert_eq!(types(std::slice::from_ref(&fact)), ["job.cancel_requested"]);
-    folded.add([fact]);
-    assert_eq!(decide_cancel(&folded.state, id(9), operator()), None, "it was asked");
-    assert_eq!(decide_cancel(&folded.state, id(8), operator()), None, "there is no such job");
+    let facts = decide_cancel(&folded.state, id(9), operator());
+    assert_eq!(types(&facts), ["job.cancel_requested"]);
+    folded.add(facts);
+    assert_eq!(decide_cancel(&folded.state, id(9), operator()), [], "it was asked");
+    assert_eq!(decide_cancel(&folded.state, id(8), operator()), [], "there is no such job");
     folded.add([started(id(9)), finished(id(9), "cancelled")]);
-    assert_eq!(decide_cancel(&folded.state, id(9), operator()), None, "it has ended");
+    assert_eq!(decide_cancel(&folded.state, id(9), operator()), [], "it has ended");
+}
+
+#[test]
+fn a_job_that_needs_a_lease_is_dispatched_by_whoever_grants_it_and_a_cancel_ends_it_at_once() {
+    let target: RepositoryTarget = "main".parse().expect("a target");
+    let content = HostContent { repository: Some(target.clone()), ..content() };
+    let request = of_kind("prune", json!({}));
+    let new = decide_job(&HostState::default(), Some(&content), &request, noon());
+    let Ok(JobDecision::New(job, facts)) = new else { unreachable!("a new job was expected: {new:?}") };
+    assert_eq!(types(&facts), ["job.queued"]);
+    let mut folded = Folded::of(facts);
+    assert_eq!(folded.state.job(job).and_then(|job| job.repository.clone()), Some(target));
+    assert_eq!(decide_tick(&folded.state, noon() + TimeDelta::days(30)), [], "it waits as long as it takes");
+    let facts = decide_cancel(&folded.state, job, operator());
+    assert_eq!(types(&facts), ["job.cancel_requested", "job.expired"]);
+    // Of the two lines power loss may keep the first one only.
+    folded.add(facts.into_iter().take(1));
+    assert_eq!(types(&decide_tick(&folded.state, noon())), ["job.expired"]);
+    folded.add(decide_tick(&folded.state, noon()));
+    assert_eq!(folded.state.job(job).map(|job| job.status), Some(JobStatus::Cancelled));
+    let unlock = decide_job(&HostState::default(), Some(&content), &of_kind("unlock", json!({})), noon());
+    let Ok(JobDecision::New(_, facts)) = unlock else { unreachable!("a new job was expected: {unlock:?}") };
+    assert_eq!(types(&facts), ["job.queued", "job.dispatched"]);
 }
 
 #[test]

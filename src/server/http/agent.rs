@@ -148,6 +148,7 @@ pub async fn hello(app: &Arc<App>, mut request: Request, Agent { host, .. }: Age
     // After an outage everybody says what the journal has already: no thread and no lock is needed to find that.
     if !decide_hello(&host.slot.durable().state, &hello, now).is_empty() {
         host.append(move |state, _| decide_hello(state, &hello, now)).await?;
+        app.leases.attend(&host.name);
         if host.slot.durable().state.is_another_machine() {
             tracing::warn!(
                 host = %host.name,
@@ -222,6 +223,7 @@ pub async fn events(app: &Arc<App>, mut request: Request, Agent { host, .. }: Ag
     }
     drop(state);
     let envelopes = envelopes(&request.body().await?)?;
+    let is_of_jobs = envelopes.iter().any(|envelope| events_in::concerns_jobs(&envelope.kind));
     let (writer, content, indexed_since) = (Arc::clone(&host), host.content(), app.ready_at);
     let everybody = Arc::clone(app);
     let taken = host.slot.write(move |batch| {
@@ -231,6 +233,9 @@ pub async fn events(app: &Arc<App>, mut request: Request, Agent { host, .. }: Ag
         events_in::take(batch, &source, &envelopes)
     });
     let taken = taken.await?;
+    if is_of_jobs {
+        app.leases.attend(&host.name);
+    }
     let acked = taken?;
     Ok(ok(&Acknowledged { acked, interval_ms: None }))
 }

@@ -25,10 +25,13 @@ use crate::server::events_in::read_snapshots;
 use crate::server::find_job::find_job;
 use crate::server::history::{self, JobFilter};
 use crate::server::host::{Host, append_facts};
-use crate::server::{job_log, view};
+use crate::server::host_state::is_unsaid;
+use crate::server::{job_log, lease_loop, view};
 
 /// Longest `?wait=` of a job creation, in seconds.
 const LONGEST_JOB_WAIT_SECS: u64 = 300;
+/// How long a new job's answer waits for its lease to be granted or queued for.
+const LONGEST_TURN_WAIT: Duration = Duration::from_secs(1);
 const DEFAULT_PAGE: usize = 100;
 const LARGEST_PAGE: usize = 1000;
 
@@ -66,7 +69,7 @@ fn show_job(app: &App, host: &Host, job: &Job) -> Value {
         JobStatus::Running => host.progress(job.id).or_else(|| job_log::newest_progress(&host.log_path(job.id))),
         _ => None,
     };
-    view::job_view(&host.name, job, progress.as_ref(), in_contact(app, host))
+    view::job_view(&host.name, job, progress.as_ref(), in_contact(app, host), lease_loop::waiting_for(app, host, job))
 }
 
 fn show_host(app: &App, host: &Host) -> Value {
@@ -236,11 +239,13 @@ async fn start_job(
         })
         .await?;
     let (id, is_new) = decided?;
+    app.leases.attend(&host.name);
     if is_new {
         let action = if is_restore { Action::JobRestore } else { Action::JobCreate };
         audit::changed(app, request.client, operator, action, Some(&host.name), Some(id)).await?;
     }
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    wait_for_turn(host, id).await;
     wait_for_end(app, host, id, operator, Duration::from_secs(wait)).await;
     let shown = shown_job(app, host, id).await?;
     let mut answer = json(status, &shown);
@@ -261,6 +266,15 @@ async fn shown_job(app: &Arc<App>, host: &Arc<Host>, id: JobId) -> Result<Value,
         job.map(|job| show_job(&app, &host, &job)).ok_or_else(|| no_such_job(id))
     })
     .await
+}
+
+/// Until it is known whether the job runs now or waits, so that the answer says so: that takes two journals more. Not for long.
+async fn wait_for_turn(host: &Host, id: JobId) {
+    let mut changed = host.slot.watch();
+    let known = async {
+        while host.slot.durable().state.jobs.get(&id).is_some_and(is_unsaid) && changed.changed().await.is_ok() {}
+    };
+    let _ = tokio::time::timeout(LONGEST_TURN_WAIT, known).await;
 }
 
 async fn wait_for_end(app: &App, host: &Host, id: JobId, operator: &Operator, wait: Duration) {
@@ -305,7 +319,8 @@ pub async fn job(app: &Arc<App>, request: Request, operator: Operator) -> Result
 pub async fn cancel(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {
     let (host, job) = job_of(app, &request, &operator).await?;
     let actor = Actor { kind: ActorKind::Operator, name: operator.name.clone() };
-    host.append(move |state, _| decide_cancel(state, job.id, actor).into_iter().collect()).await?;
+    host.append(move |state, _| decide_cancel(state, job.id, actor)).await?;
+    app.leases.attend(&host.name);
     audit::changed(app, request.client, &operator, Action::JobCancel, Some(&host.name), Some(job.id)).await?;
     Ok(json(StatusCode::ACCEPTED, &shown_job(app, &host, job.id).await?))
 }
@@ -320,6 +335,7 @@ pub async fn abandon(app: &Arc<App>, request: Request, operator: Operator) -> Re
         Ok::<_, Refusal>(())
     });
     decided.await??;
+    app.leases.attend(&host.name);
     audit::changed(app, request.client, &operator, Action::JobAbandon, Some(&host.name), Some(job.id)).await?;
     Ok(json(StatusCode::ACCEPTED, &shown_job(app, &host, job.id).await?))
 }

@@ -16,6 +16,7 @@ use super::gate::{Agent, not_authorized};
 use super::request::Request;
 use crate::clock;
 use crate::id::InstanceId;
+use crate::job::Job;
 use crate::protocol::{Cursor, agent_path};
 use crate::server::app::{App, blocking};
 use crate::server::history;
@@ -116,6 +117,10 @@ async fn ask(app: &Arc<App>, request: &Request, agent: Agent) -> Result<Poll, Pr
         let secs = secs.clamp(*KEEPALIVE_RANGE_SECS.start(), *KEEPALIVE_RANGE_SECS.end());
         Beat { next: Instant::now() + Duration::from_secs(secs), every_secs: u8::try_from(secs).unwrap_or(u8::MAX) }
     });
+    // It may have been out of contact for long, and its jobs without a lease since.
+    if host.slot.durable().state.jobs.values().any(Job::is_undispatched) {
+        app.leases.attend(&host.name);
+    }
     let place = host.park();
     Ok(Poll {
         place,

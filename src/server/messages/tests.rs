@@ -6,7 +6,7 @@ use super::*;
 use crate::id::JobId;
 use crate::protocol::job_options::JobKind;
 use crate::server::decide::{JobDecision, JobRequest, decide_cancel, decide_fire, decide_job};
-use crate::server::fact::Fact;
+use crate::server::fact::{Fact, JobWaiting};
 use crate::server::folded::*;
 use crate::server::versions::decide_versions;
 
@@ -179,9 +179,16 @@ fn every_fire_is_answered_with_what_became_of_it() {
     let facts = decide_fire(&host(), &folded.state, Some(&content()), &first, noon(), false);
     let [queued, dispatched] = <[Fact; 2]>::try_from(facts).expect("two facts");
     folded.add([queued]);
-    let waiting = ask(&folded, &after(None));
+    assert_eq!(kinds(&ask(&folded, &after(None))), [""; 0], "it is open yet whether it waits");
+    let before = head(&folded);
+    folded.add([Fact::JobWaiting(JobWaiting { job_id: first.job_id, waiting_for: "its turn".to_owned() })]);
+    // The poll before it moved the cursor beyond the line that queued the job.
+    let waiting = ask(&folded, &after(Some(before)));
     assert_eq!((kinds(&waiting), result(&waiting).outcome), (vec!["fire.result"], FireOutcome::Waiting));
+    assert_eq!(result(&waiting).waiting_for.as_deref(), Some("its turn"));
+    let told = head(&folded);
     folded.add([dispatched]);
+    assert_eq!(kinds(&ask(&folded, &after(Some(told)))), ["command.run"], "it was told");
     let answer = ask(&folded, &after(None));
     assert_eq!(kinds(&answer), ["fire.result", "command.run"]);
     assert_eq!((result(&answer).outcome, result(&answer).job_id), (FireOutcome::Queued, first.job_id));
@@ -191,6 +198,40 @@ fn every_fire_is_answered_with_what_became_of_it() {
     let answer = ask(&folded, &after(Some(cursor)));
     assert_eq!(kinds(&answer), ["fire.result"]);
     assert_eq!((result(&answer).outcome, result(&answer).job_id), (FireOutcome::Skipped, second.job_id));
+}
+
+#[test]
+fn a_fire_is_answered_with_the_line_that_dispatches_or_ends_its_job_also_to_a_poll_from_before() {
+    let (schedule_id, scheduled_at) = (schedule("system"), noon());
+    let job_id = crate::id::job_id_of_fire(&host(), &schedule_id, scheduled_at);
+    let fire = crate::protocol::agent_event::ScheduleFire { schedule_id, scheduled_at, fired_at: scheduled_at, job_id };
+    for (end, messages) in [(false, &["fire.result", "command.run"][..]), (true, &["fire.result"])] {
+        let mut folded = greeted();
+        let facts = decide_fire(&host(), &folded.state, Some(&content()), &fire, noon(), false);
+        folded.add(facts[..1].to_vec());
+        let before = head(&folded);
+        if end {
+            folded.add(decide_cancel(&folded.state, job_id, operator()));
+        } else {
+            folded.add(facts[1..].to_vec());
+        }
+        assert_eq!(kinds(&ask(&folded, &after(Some(before)))), messages);
+        assert_eq!(kinds(&ask(&folded, &after(Some(head(&folded))))), [""; 0], "once");
+    }
+}
+
+#[test]
+fn a_command_that_is_withdrawn_is_not_told_until_it_is_dispatched_again() {
+    let mut folded = greeted();
+    folded.add(queue(id(1)));
+    let withdrawn = || Fact::JobWaiting(JobWaiting { job_id: id(1), waiting_for: "its agent".to_owned() });
+    folded.add([withdrawn()]);
+    assert_eq!(kinds(&ask(&folded, &after(None))), [""; 0]);
+    let cursor = head(&folded);
+    folded.add([crate::server::decide::dispatched(id(1), noon())]);
+    assert_eq!(kinds(&ask(&folded, &after(Some(cursor)))), ["command.run"]);
+    folded.add([accepted(id(1)), withdrawn()]);
+    assert!(folded.state.jobs[&id(1)].dispatch.is_some(), "the agent has it");
 }
 
 #[test]
