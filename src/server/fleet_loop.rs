@@ -182,7 +182,10 @@ async fn news(
             () = tokio::time::sleep_until(rescan) => Why::Rescan,
         };
         if why == Why::Hint {
-            quiet(hints).await;
+            tokio::select! {
+                () = quiet(hints) => {}
+                Ok(()) = wanted.changed() => return Why::Forced,
+            }
         }
         let Some(since) = working_since else { return why };
         if at_work(directory, &mut last.look).await.is_none() {

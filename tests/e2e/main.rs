@@ -32,4 +32,5 @@ mod secrets;
 mod tls;
 mod tls_files;
 mod upkeep;
+mod watch;
 mod way;
