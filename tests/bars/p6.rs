@@ -45,23 +45,17 @@ impl Asker {
     /// The schedule set that it is given; `Null` where there is none.
     pub(crate) fn served(&mut self) -> Value {
         // Once more where the server has closed the connection, or has been restarted.
-        for _ in 0..2 {
-            if self.connection.is_none() {
-                self.connection = Connection::new(self.port).ok();
-            }
-            let Some(connection) = &mut self.connection else { continue };
-            match connection.ask("GET", &self.path, &self.credential, "") {
-                Ok(reply) if reply.status == 200 => {
-                    let messages = reply.json()["messages"].clone();
-                    let set =
-                        messages.as_array().into_iter().flatten().find(|message| message["type"] == "schedule.set");
-                    return set.map_or(Value::Null, |set| set["payload"].clone());
-                }
-                Ok(reply) => panic!("{}: {} {}", self.host, reply.status, reply.body),
-                Err(_) => self.connection = None,
-            }
-        }
-        panic!("{}: no answer", self.host)
+        let reply = (0..2).find_map(|_| {
+            let mut connection = self.connection.take().or_else(|| Connection::new(self.port).ok())?;
+            let reply = connection.ask("GET", &self.path, &self.credential, "").ok()?;
+            self.connection = Some(connection);
+            Some(reply)
+        });
+        let reply = reply.expect("an answer");
+        assert_eq!(reply.status, 200, "{}: {}", self.host, reply.body);
+        let messages = reply.json()["messages"].clone();
+        let set = messages.as_array().into_iter().flatten().find(|message| message["type"] == "schedule.set");
+        set.map_or(Value::Null, |set| set["payload"].clone())
     }
 }
 
@@ -286,7 +280,7 @@ fn renamed_over(fleet: &Fleet, changed: &[(String, String)]) {
 fn rsynced(fleet: &Fleet, changed: &[(String, String)]) {
     sh(fleet, "rm -rf source; mkdir source; cp -r config/hosts config/repositories config/server.toml source");
     changed.iter().for_each(|(name, text)| fleet.write(&format!("source/{name}"), text));
-    sh(fleet, "rsync -a --delete --exclude=/.git source/ config/");
+    sh(fleet, "rsync -ac --delete --exclude=/.git source/ config/");
 }
 
 fn checked_out(fleet: &Fleet, changed: &[(String, String)]) {

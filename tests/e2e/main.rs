@@ -8,6 +8,7 @@ mod audit;
 mod bad_input;
 mod checker;
 mod clone;
+mod commits;
 mod connections;
 mod crash;
 mod credentials;
