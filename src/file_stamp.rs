@@ -40,6 +40,30 @@ pub fn is_still(path: &Path, stamp: &FileStamp) -> bool {
     std::fs::metadata(path).and_then(|metadata| stamp_of(&metadata)).is_ok_and(|now| now == *stamp)
 }
 
+/// The stamp of a file that is not read, by its path: whether another one was put in its place. Links are not followed.
+pub fn of(path: &Path) -> io::Result<FileStamp> {
+    std::fs::symlink_metadata(path).and_then(|metadata| stamp_of(&metadata))
+}
+
+/// Tells a directory from another one in its place, whatever is in it.
+pub fn identity_of(directory: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::metadata(directory).ok()?;
+    #[cfg(unix)]
+    return Some((std::os::unix::fs::MetadataExt::dev(&metadata), std::os::unix::fs::MetadataExt::ino(&metadata)));
+    #[cfg(not(unix))]
+    return {
+        let made = metadata.created().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        Some((made.as_secs(), u64::from(made.subsec_nanos())))
+    };
+}
+
+impl FileStamp {
+    /// When the content was changed last.
+    pub fn modified(&self) -> SystemTime {
+        self.modified
+    }
+}
+
 fn stamp_of(metadata: &Metadata) -> io::Result<FileStamp> {
     Ok(FileStamp { bytes: metadata.len(), modified: metadata.modified()?, identity: identity(metadata) })
 }

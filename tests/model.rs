@@ -146,6 +146,7 @@ fn content() -> HostContent {
         config_hash: "c".to_owned(),
         max_age: Arc::default(),
         commit: None,
+        dirty: None,
         adopted_at: None,
         configured: true,
         repository: None,

@@ -65,10 +65,11 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
         }
     };
     tokio::spawn(servers_loop::run(Arc::clone(&app)));
-    let (fleet, last) = fleet_loop::start(&app, &config).await.map_err(|error| error.to_string())?;
-    let listen = arguments.listen.unwrap_or(fleet.settings.listen);
+    let started = fleet_loop::start(&app, &config).await.map_err(|error| error.to_string())?;
+    let settings = &started.fleet.settings;
+    let listen = arguments.listen.unwrap_or(settings.listen);
     let has_tls = app.tls.start().map_err(|error| chain(&error))?;
-    if !has_tls && !listen.ip().is_loopback() && !fleet.settings.insecure_http {
+    if !has_tls && !listen.ip().is_loopback() && !settings.insecure_http {
         return Err(format!(
             "will not listen on {listen} without TLS: set [tls] cert and key in server.toml, or insecure_http = true behind a TLS proxy"
         ));
@@ -76,7 +77,7 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
     let listener = http::listener::listen(listen).map_err(|error| format!("cannot listen on {listen}: {error}"))?;
     let address = listener.local_addr().map_err(|error| format!("cannot listen on {listen}: {error}"))?;
     let watched = Arc::clone(&app);
-    tokio::spawn(fleet_loop::run(watched, config, fleet, last));
+    tokio::spawn(fleet_loop::run(watched, started));
     tokio::spawn(tick(Arc::clone(&app)));
     tokio::spawn(lease_loop::run(Arc::clone(&app)));
     if has_tls {

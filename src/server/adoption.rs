@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::fleet_state::FleetState;
+use crate::problem::{Problem, Severity};
 
 /// What is to be done about the files as they are now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,13 +52,46 @@ pub fn has_changed(seen: Option<&str>, hash: &str, state: &FleetState, in_compan
     }
 }
 
+/// A directory without any file of a configuration while hosts run one: a mount that is missing, or a deployment that has removed
+/// and not yet copied. It is refused, since it would disable every host; who means that leaves a `server.toml`.
+pub fn emptied(state: &FleetState, has_files: bool) -> Option<Problem> {
+    let hosts = state.adopted.as_ref().map_or(0, |adopted| adopted.hosts);
+    (!has_files && hosts > 0).then(|| Problem {
+        file: "server.toml".to_owned(),
+        line: 0,
+        column: 0,
+        severity: Severity::Error,
+        message: format!(
+            "the directory has no file of a configuration, and {hosts} hosts run one, which they keep: is it mounted? To disable all hosts, leave a server.toml, which may be empty"
+        ),
+    })
+}
+
+/// Whether the running configuration's commit, and whether it is dirty, are to be written anew: the directory has the same files
+/// and says something else of them than the journal. Of several servers with directories of their own, one tells when that
+/// changes in its own: `before` is what it said at the last look, `None` at the first.
+pub fn is_committed_anew(state: &FleetState, now: &CommitTold, before: Option<&CommitTold>, in_company: bool) -> bool {
+    let Some(adopted) = &state.adopted else { return false };
+    let differs = (&adopted.commit, adopted.dirty) != (&now.commit, now.dirty);
+    let is_ours = adopted.from.as_ref() == Some(&now.from);
+    differs && before.map_or(is_ours || !in_company, |before| before != now)
+}
+
+/// What a directory says of its files: the commit, whether they are not its, and which directory it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommitTold {
+    pub commit: Option<String>,
+    pub dirty: Option<bool>,
+    pub from: String,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::server::fleet_state::ConfigAdopted;
 
     fn state(adopted: Option<&str>, rejected: Option<&str>) -> FleetState {
-        let of = |hash: &str| ConfigAdopted { hash: hash.to_owned(), commit: None, hosts: 1, from: None };
+        let of = |hash: &str| ConfigAdopted { hash: hash.to_owned(), commit: None, dirty: None, hosts: 1, from: None };
         FleetState { adopted: adopted.map(of), rejected_hash: rejected.map(str::to_owned), ..FleetState::default() }
     }
 
@@ -85,6 +119,33 @@ mod tests {
                 "{adopted:?} {rejected:?} {hash} {changed}"
             );
         }
+    }
+
+    #[test]
+    fn an_empty_directory_disables_nothing() {
+        let ran = state(Some("a"), None);
+        assert!(emptied(&ran, false).is_some_and(|problem| problem.severity == Severity::Error));
+        assert_eq!((emptied(&ran, true), emptied(&FleetState::default(), false)), (None, None));
+    }
+
+    #[test]
+    fn a_commit_is_told_by_the_server_whose_directory_changed() {
+        let of = |commit: &str, dirty: bool| CommitTold {
+            commit: Some(commit.to_owned()),
+            dirty: Some(dirty),
+            from: "here".to_owned(),
+        };
+        let mut ran = state(Some("a"), None);
+        assert!(!is_committed_anew(&FleetState::default(), &of("1", false), None, false));
+        assert!(is_committed_anew(&ran, &of("1", false), None, false), "the first look of the only server");
+        assert!(!is_committed_anew(&ran, &of("1", false), None, true), "of one of several");
+        assert!(is_committed_anew(&ran, &of("1", false), Some(&of("1", true)), true));
+        assert!(!is_committed_anew(&ran, &of("1", true), Some(&of("1", true)), true), "others say otherwise");
+        if let Some(adopted) = &mut ran.adopted {
+            (adopted.commit, adopted.dirty, adopted.from) = (Some("1".to_owned()), Some(true), Some("here".to_owned()));
+        }
+        assert!(is_committed_anew(&ran, &of("2", true), None, true));
+        assert!(!is_committed_anew(&ran, &of("1", true), Some(&of("2", true)), true), "it is written already");
     }
 
     #[test]

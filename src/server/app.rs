@@ -38,6 +38,7 @@ pub struct ConfigView {
     /// Of the files as they are now; differs from the adopted one's while they have errors.
     pub hash: String,
     pub commit: Option<String>,
+    pub dirty: Option<bool>,
     pub problems: Vec<Problem>,
     /// The files as they are now are what runs.
     pub runs: bool,
@@ -64,7 +65,7 @@ pub struct App {
     config: RwLock<Arc<ConfigView>>,
     /// Rings for `POST /v1/config/reload` and SIGHUP; the value counts requests.
     pub reload_wanted: watch::Sender<u64>,
-    /// Counts finished reloads.
+    /// The `reload_wanted` that the last finished reload has seen at its beginning.
     pub reloaded: watch::Sender<u64>,
     /// Rings when a request misses what the index of jobs should hold.
     pub index_wanted: Notify,

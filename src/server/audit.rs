@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::app::App;
-use super::fleet_loop::append_fleet;
+use super::fleet_reload::append_fleet;
 use super::slot::WriteError;
 use crate::file_error::FileError;
 use crate::id::{HostName, JobId};

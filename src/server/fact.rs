@@ -104,6 +104,9 @@ pub struct Versioned {
     /// The configuration's git commit, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
+    /// Whether its files were not those of the commit; absent: unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dirty: Option<bool>,
     /// When the configuration that says so was adopted: a server that still has an older one leaves this alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopted_at: Option<DateTime<Utc>>,

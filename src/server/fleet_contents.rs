@@ -24,6 +24,7 @@ pub struct MadeFrom {
     pub key: [u8; 32],
     /// The git commit of the configuration, where it has one.
     pub commit: Option<String>,
+    pub dirty: Option<bool>,
     /// When the configuration was adopted.
     pub adopted_at: Option<DateTime<Utc>>,
 }
@@ -116,6 +117,7 @@ impl Making<'_> {
             config_hash,
             max_age,
             commit,
+            dirty: self.from.dirty,
             adopted_at,
             configured: true,
             repository: target_of(self.fleet, host),
@@ -184,6 +186,7 @@ pub fn no_content(from: &MadeFrom) -> HostContent {
         config: Arc::new(config),
         max_age: Arc::default(),
         commit: from.commit.clone(),
+        dirty: from.dirty,
         adopted_at: from.adopted_at,
         configured: false,
         repository: None,

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +29,7 @@ pub fn adoption_lock(fleet_dir: &Path) -> Result<File, FileError> {
 pub struct AdoptedCopy {
     /// `ConfigAdopted`'s.
     pub hash: String,
-    pub files: Texts,
+    pub files: Arc<Texts>,
 }
 
 /// An `AdoptedCopy` in its file.
@@ -59,8 +60,8 @@ pub fn read_adopted(fleet_dir: &Path) -> Result<Option<AdoptedCopy>, FileError> 
             else {
                 return Ok(None);
             };
-            let files = files.into_iter().map(|(path, text)| (path.into_owned(), text.into())).collect();
-            Ok(Some(AdoptedCopy { hash: hash.into_owned(), files }))
+            let files: Texts = files.into_iter().map(|(path, text)| (path.into_owned(), text.into())).collect();
+            Ok(Some(AdoptedCopy { hash: hash.into_owned(), files: files.into() }))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(FileError::of("read", &path)(error)),
@@ -105,7 +106,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let copy = |text: &str| AdoptedCopy {
             hash: "h".to_owned(),
-            files: Texts::from([("hosts/web-1.toml".to_owned(), text.into())]),
+            files: Texts::from([("hosts/web-1.toml".to_owned(), text.into())]).into(),
         };
         assert!(read_adopted(dir.path()).expect("none yet").is_none());
         keep_adopted(dir.path(), &copy("one")).expect("kept");

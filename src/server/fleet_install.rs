@@ -36,6 +36,7 @@ pub async fn install(
     let from = MadeFrom {
         key: app.state_dir.hash_key,
         commit: tree.commit.clone(),
+        dirty: tree.dirty,
         adopted_at: app.fleet.durable().state.adopted_at,
     };
     let known: BTreeMap<HostName, Arc<Host>> = app.hosts().into_iter().map(|host| (host.name.clone(), host)).collect();

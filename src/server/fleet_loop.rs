@@ -6,27 +6,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::adoption::{Adoption, decide_adoption, has_changed};
 use super::app::{App, ConfigView, blocking, stopped};
 use super::fleet::Fleet;
-use super::fleet::load::has_errors;
-use super::fleet_contents::LastContents;
-use super::fleet_copy::{self, AdoptedCopy};
-use super::fleet_install::install;
-use super::fleet_state::{ConfigAdopted, ConfigRejected, FleetState};
-use super::fleet_tree::{self, LastRead, Tree};
-use super::fleet_watch::{secret_roots, watch};
+use super::fleet_copy;
+use super::fleet_look::{Why, at_work};
+use super::fleet_reload::{LastReload, reload};
+use super::fleet_tree::AtWork;
+use super::fleet_watch::{FleetWatch, secret_roots};
 use super::served_tls;
-use super::slot::{WriteError, line_time};
-use crate::clock;
+use super::slot::WriteError;
+use super::tree_marks::Marks;
 use crate::file_error::{FileError, chain};
-use crate::journal::line::NewLine;
 use crate::problem::{Problem, Severity};
-use crate::protocol::ProblemEntry;
 
 /// A directory is read when nothing has changed in it for this long.
 const QUIET: Duration = Duration::from_millis(300);
@@ -34,6 +28,11 @@ const QUIET: Duration = Duration::from_millis(300);
 const RESCAN: Duration = Duration::from_secs(60);
 /// And this soon again when it could not be applied, on a full disk for instance.
 const RETRY: Duration = Duration::from_secs(3);
+/// Where a git is at work, it is looked at whether it still is.
+const AT_WORK: Duration = Duration::from_millis(250);
+/// That it is at work is worth showing after this long.
+const LONG_WORK: Duration = Duration::from_secs(5);
+
 /// Why the server cannot start with this configuration.
 #[derive(Debug)]
 pub enum StartError {
@@ -41,6 +40,8 @@ pub enum StartError {
     Problems(Vec<Problem>),
     /// The copy of what was adopted is gone from this directory of the state, or is another one's. And why it is needed.
     NoCopy(PathBuf, Vec<Problem>),
+    /// A git is at work in the directory, and no configuration was adopted before.
+    AtWork(AtWork),
     File(FileError),
     Write(WriteError),
 }
@@ -60,6 +61,7 @@ impl fmt::Display for StartError {
                 )?;
                 write_errors(f, problems)
             }
+            Self::AtWork(at_work) => write!(f, "no configuration ran before, and {at_work}"),
             Self::File(error) => f.write_str(&chain(error)),
             Self::Write(error) => error.fmt(f),
         }
@@ -83,67 +85,135 @@ impl From<WriteError> for StartError {
     }
 }
 
-/// What one reload leaves for the next.
-#[derive(Debug, Default)]
-pub struct LastReload {
-    /// The hash of the directory's files.
-    seen: Option<String>,
-    read: LastRead,
-    contents: LastContents,
+/// What `run` goes on from.
+pub struct Started {
+    /// The configuration that runs, for its settings.
+    pub fleet: Arc<Fleet>,
+    directory: PathBuf,
+    last: LastReload,
+    watch: FleetWatch,
+    hints: mpsc::Receiver<()>,
 }
 
-/// The configuration to begin with: the directory's if it is good, else the last one that was. Returns it for the settings, and
-/// what `run` goes on from.
-pub async fn start(app: &Arc<App>, directory: &Path) -> Result<(Arc<Fleet>, LastReload), StartError> {
+/// The configuration to begin with: the directory's if it is good, else the last one that was.
+pub async fn start(app: &Arc<App>, directory: &Path) -> Result<Started, StartError> {
+    let (sender, hints) = mpsc::channel(1);
+    // The watch comes before the reading, here and later: what changes during it is a hint.
+    let watch = follow(FleetWatch::new(sender), directory, &[]).await;
     let (fleet_dir, path) = (app.state_dir.fleet_dir(), directory.to_owned());
     let seen = blocking(move || fleet_copy::last_seen(&fleet_dir, &path)).await;
-    let mut last = LastReload { seen, ..LastReload::default() };
-    let fleet = reload(app, directory, &mut last).await?;
-    Ok((fleet, last))
+    let mut last = LastReload::of(seen);
+    // A git command that is at work has usually ended in a moment.
+    let patience = Instant::now() + LONG_WORK;
+    while at_work(directory, &mut last.look).await.is_some() && Instant::now() < patience {
+        tokio::time::sleep(AT_WORK).await;
+    }
+    let fleet = reload(app, directory, &mut last, Why::Forced, true).await?;
+    Ok(Started { fleet, directory: directory.to_owned(), last, watch, hints })
 }
 
-/// Watches and reloads until the server stops. `fleet` and `last` are what `start` returned.
-pub async fn run(app: Arc<App>, directory: PathBuf, fleet: Arc<Fleet>, mut last: LastReload) {
-    let (sender, mut hints) = mpsc::channel::<()>(1);
+/// Watches and reloads until the server stops.
+pub async fn run(app: Arc<App>, started: Started) {
+    let Started { fleet, directory, mut last, mut watch, mut hints } = started;
     let mut stopping = app.stopping.subscribe();
     let mut wanted = app.reload_wanted.subscribe();
     let mut decided = app.fleet.watch();
     let mut roots = secret_roots(&directory, &fleet);
     drop(fleet);
-    let mut watcher = watch(&directory, &roots, sender.clone());
     // An instant, not a wait: what else is told to the fleet's journal must not put it off.
-    let mut rescan = Instant::now() + RESCAN;
+    let mut next = Instant::now() + RESCAN;
+    // At the start a git may have been at work: the first look tells.
+    let mut working_since = last.is_at_work.then(Instant::now);
+    watch = follow(watch, &directory, &roots).await;
     loop {
-        tokio::select! {
+        let why = tokio::select! {
             () = stopped(&mut stopping) => return,
-            Some(()) = hints.recv() => {
-                // Wait for a quiet moment, but not for ever.
-                let patience = Instant::now() + Duration::from_secs(5);
-                while Instant::now() < patience && tokio::time::timeout(QUIET, hints.recv()).await.is_ok() {}
+            why = news(&app, &directory, &mut last, &mut hints, &mut wanted, &mut decided, next, working_since) => why,
+        };
+        wanted.mark_unchanged();
+        decided.mark_unchanged();
+        let request = *wanted.borrow();
+        watch = follow(watch, &directory, &roots).await;
+        let is_long = working_since.is_some_and(|since| since.elapsed() >= LONG_WORK);
+        let shows_work = is_long || why == Why::Forced;
+        next = Instant::now() + RESCAN;
+        match reload(&app, &directory, &mut last, why, shows_work).await {
+            Ok(fleet) => {
+                let now = secret_roots(&directory, &fleet);
+                if now != roots {
+                    roots = now;
+                    watch = follow(watch, &directory, &roots).await;
+                }
+                working_since = last.is_at_work.then(|| working_since.unwrap_or_else(Instant::now));
             }
-            // Who asks for it may have a reason to mistrust the times of files.
-            Ok(()) = wanted.changed() => last = LastReload { seen: last.seen, ..LastReload::default() },
+            Err(error) => {
+                not_applied(&app, &error);
+                next = Instant::now() + RETRY;
+            }
+        }
+        served_tls::look(&app).await;
+        app.reloaded.send_replace(request);
+    }
+}
+
+/// Waits until the directory is to be looked at, and says why. While a git is at work there, that is when it has ended.
+#[allow(clippy::too_many_arguments, reason = "it is the waiting half of `run`, whose values these are")]
+async fn news(
+    app: &App,
+    directory: &Path,
+    last: &mut LastReload,
+    hints: &mut mpsc::Receiver<()>,
+    wanted: &mut tokio::sync::watch::Receiver<u64>,
+    decided: &mut tokio::sync::watch::Receiver<u64>,
+    next: Instant,
+    working_since: Option<Instant>,
+) -> Why {
+    loop {
+        let rescan = if working_since.is_some() { next.min(Instant::now() + AT_WORK) } else { next };
+        let why = tokio::select! {
+            Some(()) = hints.recv() => Why::Hint,
+            Ok(()) = wanted.changed() => return Why::Forced,
             Ok(()) = decided.changed() => {
                 if app.fleet.durable().state.decisions <= *app.installed.borrow() {
                     continue;
                 }
+                return Why::Rescan;
             }
-            () = tokio::time::sleep_until(rescan) => {}
-        }
-        wanted.mark_unchanged();
-        decided.mark_unchanged();
-        match reload(&app, &directory, &mut last).await {
-            Ok(fleet) => (roots, rescan) = (secret_roots(&directory, &fleet), Instant::now() + RESCAN),
-            Err(error) => {
-                not_applied(&app, &error);
-                rescan = Instant::now() + RETRY;
+            () = tokio::time::sleep_until(rescan) => Why::Rescan,
+        };
+        if why == Why::Hint {
+            tokio::select! {
+                () = quiet(hints) => {}
+                Ok(()) = wanted.changed() => return Why::Forced,
             }
         }
-        served_tls::look(&app).await;
-        // A replaced directory keeps the watch on the old one: look at what is there now.
-        watcher = watch(&directory, &roots, sender.clone()).or(watcher);
-        app.reloaded.send_modify(|count| *count += 1);
+        let Some(since) = working_since else { return why };
+        if at_work(directory, &mut last.look).await.is_none() {
+            // git moves HEAD after it has let go of the lock.
+            tokio::time::sleep(QUIET).await;
+            return Why::Hint;
+        }
+        // Secrets are looked at all the same; and that git takes this long is worth showing.
+        let elapsed = since.elapsed();
+        if Instant::now() >= next || (elapsed >= LONG_WORK && elapsed < LONG_WORK + 2 * AT_WORK) {
+            return Why::Rescan;
+        }
     }
+}
+
+async fn follow(mut watch: FleetWatch, directory: &Path, roots: &[PathBuf]) -> FleetWatch {
+    let (directory, roots) = (directory.to_owned(), roots.to_owned());
+    let follow = move || {
+        watch.follow(&directory, &Marks::of(&directory), &roots);
+        watch
+    };
+    blocking(follow).await
+}
+
+/// Waits for a quiet moment, but not for ever.
+async fn quiet(hints: &mut mpsc::Receiver<()>) {
+    let patience = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < patience && tokio::time::timeout(QUIET, hints.recv()).await.is_ok() {}
 }
 
 /// What could not be adopted (on a full disk, usually) does not run, and that is shown.
@@ -159,142 +229,4 @@ fn not_applied(app: &App, error: &StartError) {
         error => vec![of_state(format!("the files are good and do not run yet: {error}"))],
     };
     app.set_config(ConfigView { problems, runs: false, ..ConfigView::clone(&app.config()) });
-}
-
-/// Reads the directory, adopts or rejects it, and gives the hosts what they should have. Returns what runs.
-async fn reload(app: &Arc<App>, directory: &Path, last: &mut LastReload) -> Result<Arc<Fleet>, StartError> {
-    let (path, mut last_read) = (directory.to_owned(), std::mem::take(&mut last.read));
-    let (mut tree, last_read) = blocking(move || (fleet_tree::read(&path, &mut last_read), last_read)).await;
-    last.read = last_read;
-    let fleet_dir = app.state_dir.fleet_dir();
-    let place = fleet_dir.clone();
-    let lock = blocking(move || fleet_copy::adoption_lock(&place)).await?;
-    let in_company = app.shared.servers.in_company();
-    if in_company {
-        app.fleet.refresh().await;
-    }
-    let before = app.fleet.durable().state;
-    let changed = has_changed(last.seen.as_deref(), &tree.hash, &before, in_company);
-    let adoption = decide_adoption(&before, &tree.hash, has_errors(&tree.problems), changed);
-    match adoption {
-        Adoption::Adopt => adopt(app, directory, &tree).await?,
-        Adoption::Reject => reject(app, &tree).await?,
-        Adoption::StillRefused | Adoption::Runs | Adoption::Differs => {}
-    }
-    if last.seen.as_ref() != Some(&tree.hash) {
-        let (fleet_dir, path, hash) = (fleet_dir.clone(), directory.to_owned(), tree.hash.clone());
-        if let Err(error) = blocking(move || fleet_copy::keep_seen(&fleet_dir, &path, &hash)).await {
-            tracing::warn!("which configuration was read last is not remembered: {}", chain(&error));
-        }
-        last.seen = Some(tree.hash.clone());
-    }
-    app.shared.servers.show_directory(directory, &tree.hash);
-    let state = app.fleet.durable().state;
-    let runs = matches!(adoption, Adoption::Adopt | Adoption::Runs);
-    let copy = match &state.adopted {
-        _ if runs => None,
-        None => return Err(StartError::Problems(tree.problems)),
-        Some(adopted) => {
-            let adopted = adopted.clone();
-            // Still under the lock, so that it is the one that the journal says.
-            let place = fleet_dir.clone();
-            let copy = blocking(move || fleet_tree::read_copy(&place, &adopted)).await?;
-            Some(copy.ok_or_else(|| StartError::NoCopy(fleet_dir, tree.problems.clone()))?)
-        }
-    };
-    drop(lock);
-    if adoption == Adoption::Differs {
-        tree.problems.push(differs(&state));
-    }
-    let running = copy.as_ref().unwrap_or(&tree);
-    app.set_keep_rules(running.fleet.settings.keep_rules());
-    app.set_trusted_proxies(&running.fleet.settings.trusted_proxies);
-    app.tls.want(running.fleet.settings.tls.as_ref(), directory);
-    // Secrets lie beside the real directory, not beside the copy.
-    let installed = match app.set_tokens(running.fleet.settings.tokens.clone()) {
-        Ok(()) => install(app, directory, running, &mut last.contents).await,
-        Err(error) => Err(error.into()),
-    };
-    // Also where that failed: nobody waits for what is tried again later.
-    app.installed.send_replace(state.decisions);
-    let fleet = Arc::clone(&running.fleet);
-    tree.problems.extend(installed?);
-    // Told when it begins, not at every scan.
-    let told = app.config();
-    for problem in tree.problems.iter().filter(|problem| !told.problems.contains(problem)) {
-        match problem.severity {
-            Severity::Error => tracing::error!("{problem}"),
-            Severity::Warning => tracing::warn!("{problem}"),
-        }
-    }
-    if !runs && (told.runs || told.loaded_at.is_none()) {
-        tracing::error!(
-            "the files of {} do not run: the configuration that was adopted last does",
-            directory.display()
-        );
-    }
-    app.set_config(ConfigView {
-        hash: tree.hash,
-        commit: tree.commit,
-        problems: tree.problems,
-        runs,
-        loaded_at: Some(clock::now()),
-    });
-    Ok(fleet)
-}
-
-async fn adopt(app: &App, directory: &Path, tree: &Tree) -> Result<(), StartError> {
-    let copy = AdoptedCopy { hash: tree.hash.clone(), files: tree.files.clone() };
-    let fleet_dir = app.state_dir.fleet_dir();
-    blocking(move || fleet_copy::keep_adopted(&fleet_dir, &copy)).await?;
-    let adopted = ConfigAdopted {
-        hash: tree.hash.clone(),
-        commit: tree.commit.clone(),
-        hosts: tree.fleet.hosts.len(),
-        from: Some(fleet_copy::name_of(directory)),
-    };
-    tracing::info!(hash = %tree.hash, hosts = adopted.hosts, "configuration adopted");
-    Ok(append_fleet(app, ConfigAdopted::TYPE, adopted).await?)
-}
-
-async fn reject(app: &App, tree: &Tree) -> Result<(), StartError> {
-    let problems = tree.problems.iter().map(entry).collect();
-    Ok(append_fleet(app, ConfigRejected::TYPE, ConfigRejected { hash: tree.hash.clone(), problems }).await?)
-}
-
-/// Tells that this server's directory is not what runs.
-fn differs(state: &FleetState) -> Problem {
-    let adopted = state.adopted.as_ref();
-    let from = adopted.and_then(|adopted| adopted.from.as_deref()).unwrap_or("another directory");
-    let at = state.adopted_at.map_or(String::new(), |at| format!(" at {}", at.format("%Y-%m-%dT%H:%M:%SZ")));
-    Problem {
-        file: "server.toml".to_owned(),
-        line: 0,
-        column: 0,
-        severity: Severity::Warning,
-        message: format!(
-            "this server's configuration directory differs from what runs, which was adopted from {from}{at}: deploy the same files here, or change them to have them adopted"
-        ),
-    }
-}
-
-fn entry(problem: &Problem) -> ProblemEntry {
-    let column = (problem.column > 0).then_some(problem.column);
-    ProblemEntry { file: problem.file.clone(), line: problem.line, column, message: problem.message.clone() }
-}
-
-/// Appends a fact of the fleet.
-pub async fn append_fleet(
-    app: &App,
-    kind: &'static str,
-    payload: impl Serialize + Send + 'static,
-) -> Result<(), WriteError> {
-    let write = app.fleet.write(move |batch| {
-        // Our payloads are structs with text keys, which always have a JSON form.
-        if let Ok(payload) = serde_json::value::to_raw_value(&payload) {
-            let now = line_time();
-            batch.append(now, &NewLine { kind: kind.to_owned(), ts: now, stream: None, payload });
-        }
-    });
-    write.await
 }

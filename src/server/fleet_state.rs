@@ -14,6 +14,9 @@ pub struct ConfigAdopted {
     pub hash: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
+    /// Whether the files are not those of the commit; absent: unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dirty: Option<bool>,
     pub hosts: usize,
     /// The directory that it was read from, with its machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -24,12 +27,35 @@ impl ConfigAdopted {
     pub const TYPE: &str = "config.adopted";
 }
 
+/// The same files are those of another commit than before, or no longer differ from it: no host has anything to be told.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ConfigCommitted {
+    pub hash: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dirty: Option<bool>,
+}
+
+impl ConfigCommitted {
+    pub const TYPE: &str = "config.committed";
+}
+
 /// A configuration that was refused whole; the last good one runs on.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ConfigRejected {
     pub hash: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// Errors before warnings, at most `PROBLEMS_LIMIT`.
     pub problems: Vec<ProblemEntry>,
+    /// How many there are.
+    #[serde(default)]
+    pub count: usize,
 }
+
+/// Problems that are written down of one refusal; a broken group may be one in each of ten thousand hosts.
+pub const PROBLEMS_LIMIT: usize = 200;
 
 impl ConfigRejected {
     pub const TYPE: &str = "config.rejected";
@@ -59,6 +85,10 @@ pub struct FleetState {
     pub adopted_at: Option<DateTime<Utc>>,
     /// The hash of the refused configuration, while it is the newest one seen.
     pub rejected_hash: Option<String>,
+    pub rejected_at: Option<DateTime<Utc>>,
+    /// Its commit, and how many problems it has.
+    pub rejected_commit: Option<String>,
+    pub rejected_count: usize,
 }
 
 impl Fold for FleetState {
@@ -70,13 +100,25 @@ impl Fold for FleetState {
                     self.decisions += 1;
                     self.adopted = Some(adopted);
                     self.adopted_at = Some(line.received_at);
-                    self.rejected_hash = None;
+                    (self.rejected_hash, self.rejected_at, self.rejected_commit) = (None, None, None);
+                    self.rejected_count = 0;
                 }
             }
             ConfigRejected::TYPE => {
                 if let Ok(rejected) = serde_json::from_str::<ConfigRejected>(line.payload.get()) {
                     self.decisions += 1;
                     self.rejected_hash = Some(rejected.hash);
+                    (self.rejected_at, self.rejected_commit) = (Some(line.received_at), rejected.commit);
+                    // Lines of earlier versions have no count, and all problems.
+                    self.rejected_count = rejected.count.max(rejected.problems.len());
+                }
+            }
+            ConfigCommitted::TYPE => {
+                if let Ok(ConfigCommitted { hash, commit, dirty }) = serde_json::from_str(line.payload.get())
+                    && let Some(adopted) = self.adopted.as_mut().filter(|adopted| adopted.hash == hash)
+                {
+                    self.decisions += 1;
+                    (adopted.commit, adopted.dirty) = (commit, dirty);
                 }
             }
             _ => {}

@@ -111,6 +111,7 @@ pub(crate) fn content() -> HostContent {
         config_hash: "c1".to_owned(),
         max_age: std::sync::Arc::default(),
         commit: Some("abc".to_owned()),
+        dirty: Some(false),
         adopted_at: None,
         configured: true,
         repository: None,

@@ -25,6 +25,8 @@ pub struct HostContent {
     pub max_age: Arc<BTreeMap<ScheduleId, Span>>,
     /// The git commit of the configuration, where it has one.
     pub commit: Option<String>,
+    /// Whether its files are not those of the commit; `None`: unknown.
+    pub dirty: Option<bool>,
     /// When the configuration that says so was adopted.
     pub adopted_at: Option<DateTime<Utc>>,
     /// The host's file is there; false for one that was removed, whose schedules are none.

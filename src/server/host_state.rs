@@ -85,6 +85,8 @@ pub struct HostState {
     pub returns: VecDeque<DateTime<Utc>>,
     pub schedule_wanted: Option<Versioned>,
     pub schedule_applied: u64,
+    /// The commit that the applied version came from, where it is known.
+    pub schedule_applied_commit: Option<String>,
     pub config_wanted: Option<Versioned>,
     pub config_applied: u64,
     pub streams: BTreeMap<StreamId, StreamMark>,
@@ -122,6 +124,14 @@ impl HostState {
     pub fn is_in_conflict(&self, now: DateTime<Utc>) -> bool {
         let since = now - TimeDelta::minutes(10);
         self.returns.iter().filter(|at| **at > since).count() > 3
+    }
+
+    fn apply_schedule(&mut self, version: u64) {
+        if version != self.schedule_applied {
+            let wanted = self.schedule_wanted.as_ref().filter(|wanted| wanted.version == version);
+            self.schedule_applied_commit = wanted.and_then(|wanted| wanted.commit.clone());
+        }
+        self.schedule_applied = version;
     }
 
     fn change_job(&mut self, id: JobId, fact: &Fact, line: &Line) {
@@ -268,7 +278,7 @@ impl Fold for HostState {
             }
             Fact::CredentialRotated(CredentialRotated { stage: RotationStage::Used, .. }) => self.credentials_used += 1,
             Fact::Hello(hello) => self.greet(hello, line),
-            Fact::Agent(AgentEvent::ScheduleAck(ack)) => self.schedule_applied = ack.version,
+            Fact::Agent(AgentEvent::ScheduleAck(ack)) => self.apply_schedule(ack.version),
             Fact::Agent(AgentEvent::ConfigAck(ack)) => self.config_applied = ack.version,
             Fact::JobQueued(queued) => self.queue(queued, line),
             Fact::ScheduleSkipped(result) => self.remember_fire(result.clone(), line),

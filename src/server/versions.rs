@@ -42,6 +42,7 @@ fn versioned(content: &HostContent, config: Option<u64>, schedule: Option<u64>) 
         version,
         hash: hash.to_owned(),
         commit: content.commit.clone(),
+        dirty: content.dirty,
         adopted_at: content.adopted_at,
     };
     let config = config.map(|version| Fact::ConfigVersioned(versioned(version, &content.config_hash)));

@@ -87,11 +87,7 @@ pub fn host_view(
         "clock_skew_ms": contact.clock_skew_ms,
         "conflict": state.is_in_conflict(now).then_some(true),
         "fingerprint_changed": state.is_another_machine().then_some(true),
-        "schedule": {
-            "wanted": state.schedule_wanted.as_ref().map(|w| w.version),
-            "applied": (state.schedule_applied > 0).then_some(state.schedule_applied),
-            "commit": state.schedule_wanted.as_ref().and_then(|w| w.commit.as_ref()),
-        },
+        "schedule": schedule_versions(state, content),
         "config": {
             "wanted": state.config_wanted.as_ref().map(|w| w.version),
             "applied": (state.config_applied > 0).then_some(state.config_applied),
@@ -101,6 +97,26 @@ pub fn host_view(
         "schedules": schedules,
         "alerts": [],
     }))
+}
+
+/// The versions of the schedule set, and the commits that they come from: where the two differ, the host has not caught up.
+fn schedule_versions(state: &HostState, content: Option<&HostContent>) -> Value {
+    let wanted = state.schedule_wanted.as_ref();
+    // What is wanted may be older than the configuration that runs, which says the same of this host.
+    let running = content.filter(|content| wanted.is_some_and(|wanted| wanted.hash == content.schedule_hash));
+    let (commit, dirty) = match running {
+        Some(content) => (content.commit.as_ref(), content.dirty),
+        None => (wanted.and_then(|wanted| wanted.commit.as_ref()), wanted.and_then(|wanted| wanted.dirty)),
+    };
+    let applied = (state.schedule_applied > 0).then_some(state.schedule_applied);
+    let is_caught_up = wanted.is_some_and(|wanted| Some(wanted.version) == applied);
+    json!({
+        "wanted": wanted.map(|wanted| wanted.version),
+        "applied": applied,
+        "commit": commit,
+        "dirty": dirty,
+        "applied_commit": if is_caught_up { commit } else { state.schedule_applied_commit.as_ref() },
+    })
 }
 
 /// The next due instant of an enabled schedule, before splay. `None` also where its zone is the host's own and unknown yet.
@@ -182,6 +198,38 @@ pub fn page(name: &str, items: Vec<Value>, next: Option<String>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::folded::*;
+    use crate::server::versions::decide_versions;
+
+    #[test]
+    fn where_the_applied_version_comes_from_another_commit_that_is_seen() {
+        let of = |hash: &str, commit: &str| HostContent {
+            schedule_hash: hash.to_owned(),
+            commit: Some(commit.to_owned()),
+            ..content()
+        };
+        let ack =
+            |version: u64| event("schedule.ack", &json!({"version": version, "applied_at": "2026-11-23T12:00:05Z"}));
+        let mut folded = Folded::default();
+        let shown =
+            |folded: &Folded, content: &HostContent| without_nulls(schedule_versions(&folded.state, Some(content)));
+        let (one, two) = (of("a", "c1"), of("b", "c2"));
+        folded.add(decide_versions(&folded.state, &one));
+        assert_eq!(shown(&folded, &one), json!({"wanted": 1, "commit": "c1", "dirty": false}));
+        folded.add([ack(1)]);
+        let other = of("a", "c9");
+        assert_eq!(
+            shown(&folded, &other),
+            json!({"wanted": 1, "applied": 1, "commit": "c9", "dirty": false, "applied_commit": "c9"}),
+            "another commit says the same of this host"
+        );
+        folded.add(decide_versions(&folded.state, &two));
+        let drifted = json!({"wanted": 2, "applied": 1, "commit": "c2", "dirty": false, "applied_commit": "c1"});
+        assert_eq!(shown(&folded, &two), drifted);
+        assert_eq!(shown(&folded, &one)["commit"], "c2", "what is wanted is not what this server runs");
+        folded.add([ack(2)]);
+        assert_eq!(shown(&folded, &two)["applied_commit"], "c2");
+    }
 
     #[test]
     fn silence_counts_from_the_servers_readiness_and_by_the_agents_own_wait() {

@@ -9,6 +9,8 @@ mod alternate;
 #[allow(dead_code, reason = "shared with the end-to-end tests")]
 #[path = "../e2e/checker.rs"]
 mod checker;
+#[path = "../fleet/damage.rs"]
+mod damage;
 #[allow(dead_code, reason = "shared with the end-to-end tests")]
 #[path = "../e2e/harness.rs"]
 mod harness;
@@ -30,6 +32,8 @@ mod p2;
 mod p3;
 mod p4;
 mod p5;
+mod p6;
+mod p6_halves;
 mod p7;
 mod p8;
 mod poster;

@@ -6,7 +6,8 @@ use restic_manager::server::fleet::Fleet;
 use restic_manager::server::fleet::load::{Texts, load, load_again};
 use restic_manager::server::fleet::remembered::Remembered;
 
-use super::mutate::{Rng, mutate, sample};
+use super::damage::{Rng, mutate};
+use super::mutate::sample;
 use super::{Files, cases};
 
 fn texts(files: &Files) -> Texts {

@@ -7,6 +7,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests set their files and times up by hand, and start programs")]
 
 mod again;
+mod damage;
 mod mutate;
 
 use std::collections::BTreeMap;

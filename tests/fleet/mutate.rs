@@ -9,6 +9,8 @@ use restic_manager::server::fleet::load::{has_errors, load};
 use restic_manager::server::fleet::read_tree::{ReadBefore, read_tree};
 use restic_manager::server::fleet::schedule_set::{config_update_of, schedules_of};
 
+use crate::damage::{Rng, mutate};
+
 type Files = BTreeMap<String, String>;
 
 pub(crate) fn sample() -> Files {
@@ -60,79 +62,12 @@ fn a_sample_cut_at_any_byte_never_crashes_and_is_refused_where_it_is_no_toml() {
     assert!(refused > cuts / 10, "{refused} of {cuts} refused");
 }
 
-/// xorshift64*: the same mutations on every machine.
-pub(crate) struct Rng(u64);
-
-impl Rng {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        let high = (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize;
-        high % bound.max(1)
-    }
-}
-
-/// One to three changes somewhere in the text.
-pub(crate) fn mutate(text: &str, rng: &mut Rng) -> String {
-    const PIECES: [&str; 20] = [
-        "\"",
-        "[",
-        "]",
-        "[[",
-        "{",
-        "}",
-        "=",
-        "#",
-        "\n",
-        "'''",
-        "\\",
-        "-1",
-        "\u{0}",
-        "é",
-        "\u{202e}",
-        "{host}",
-        "..",
-        "schedule",
-        "true",
-        "99999999999999999999",
-    ];
-    let mut characters: Vec<char> = text.chars().collect();
-    for _ in 0..=rng.below(3) {
-        let at = rng.below(characters.len() + 1);
-        let end = (at + 1 + rng.below(12)).min(characters.len());
-        match rng.below(5) {
-            0 => drop(characters.drain(at..end)),
-            1 => drop(characters.splice(at..at, PIECES[rng.below(PIECES.len())].chars())),
-            2 => {
-                let copy = characters[at..end].to_vec();
-                let to = rng.below(characters.len() + 1);
-                characters.splice(to..to, copy);
-            }
-            3 if at < characters.len() => {
-                characters[at] = char::from(u8::try_from(rng.below(128)).expect("below 128"));
-            }
-            _ => {
-                let other = rng.below(characters.len());
-                if at < characters.len() {
-                    characters.swap(at, other);
-                }
-            }
-        }
-    }
-    characters.into_iter().collect()
-}
-
 #[test]
 fn a_mutated_sample_never_crashes_and_is_refused_where_it_is_no_toml() {
     let count = std::env::var("RESTIC_MANAGER_FLEET_MUTATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(2_000);
     let mut files = sample();
     let names: Vec<String> = files.keys().filter(|name| *name != "agent.toml").cloned().collect();
-    let mut rng = Rng(0x5EED);
+    let mut rng = Rng::new(0x5EED);
     let mut refused = 0;
     for _ in 0..count {
         let name = &names[rng.below(names.len())];

@@ -182,7 +182,13 @@ fn an_agent_cannot_speak_as_the_server() {
     let forged = [
         Fact::Hello(hello(7)),
         Fact::JobExpired(JobExpired { job_id: id(1) }),
-        Fact::ScheduleVersioned(Versioned { version: u64::MAX, hash: "x".to_owned(), commit: None, adopted_at: None }),
+        Fact::ScheduleVersioned(Versioned {
+            version: u64::MAX,
+            hash: "x".to_owned(),
+            commit: None,
+            dirty: None,
+            adopted_at: None,
+        }),
         queue(id(2), None, None).remove(0),
     ];
     for fact in forged {
@@ -215,11 +221,18 @@ fn a_state_survives_its_carry() {
         Fact::Hello(hello(1)),
         Fact::Hello(hello(2)),
         Fact::Hello(hello(1)),
-        Fact::ScheduleVersioned(Versioned { version: 1, hash: "s".to_owned(), commit: None, adopted_at: None }),
+        Fact::ScheduleVersioned(Versioned {
+            version: 1,
+            hash: "s".to_owned(),
+            commit: None,
+            dirty: None,
+            adopted_at: None,
+        }),
         Fact::ConfigVersioned(Versioned {
             version: 2,
             hash: "c".to_owned(),
             commit: Some("abc".to_owned()),
+            dirty: None,
             adopted_at: None,
         }),
     ]);

@@ -85,7 +85,7 @@ pub async fn enrollment_token(app: &Arc<App>, mut request: Request, operator: Op
     let (dir, text) = (app.state_dir.enrollments_dir(), token.clone());
     blocking(move || credentials::keep_token(&dir, &text, &kept)).await?;
     let made = EnrollmentTokenMade { host: body.host.clone(), expires_at, by: operator.name.clone() };
-    crate::server::fleet_loop::append_fleet(app, EnrollmentTokenMade::TYPE, made).await?;
+    crate::server::fleet_reload::append_fleet(app, EnrollmentTokenMade::TYPE, made).await?;
     audit::changed(app, request.client, &operator, Action::EnrollmentTokenCreate, Some(&body.host), None).await?;
     Ok(json(StatusCode::CREATED, &TokenAnswer { token, host: body.host, expires_at }))
 }

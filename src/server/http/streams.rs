@@ -256,36 +256,54 @@ pub async fn config(app: &Arc<App>, _: Request, _: Operator) -> Result<Answer, P
     Ok(ok(&config_view(app)))
 }
 
+/// Problems that are listed at most; `problem_count` is of all.
+const SHOWN_PROBLEMS: usize = 1000;
+
 fn config_view(app: &App) -> Value {
     let state = app.fleet.durable().state;
     let view = app.config();
     let of_tls = app.tls.problem();
-    let problems: Vec<Value> = view
-        .problems
-        .iter()
-        .chain(of_tls.as_ref())
+    // Errors first: a broken group may be one in each of ten thousand hosts.
+    let (errors, warnings): (Vec<_>, Vec<_>) =
+        view.problems.iter().chain(of_tls.as_ref()).partition(|p| p.severity == crate::problem::Severity::Error);
+    let count = errors.len() + warnings.len();
+    let problems: Vec<Value> = errors
+        .into_iter()
+        .chain(warnings)
+        .take(SHOWN_PROBLEMS)
         .map(|p| json!({"file": p.file, "line": p.line, "column": p.column, "severity": if p.severity == crate::problem::Severity::Error { "error" } else { "warning" }, "message": p.message}))
         .collect();
     json!({
         "version": state.version,
         "hash": state.adopted.as_ref().map(|a| &a.hash),
         "commit": state.adopted.as_ref().and_then(|a| a.commit.as_ref()),
+        "dirty": state.adopted.as_ref().and_then(|a| a.dirty),
         "hosts": state.adopted.as_ref().map_or(0, |a| a.hosts),
         "adopted_at": state.adopted_at,
         "files_run": view.runs,
         "loaded_at": view.loaded_at,
         "problems": problems,
+        "problem_count": count,
+        "refused": state.rejected_hash.as_ref().map(|hash| json!({
+            "hash": hash,
+            "commit": state.rejected_commit,
+            "at": state.rejected_at,
+            "problem_count": state.rejected_count,
+        })),
     })
 }
 
 /// `POST /v1/config/reload`: reads the directory now and reports.
 pub async fn reload(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {
-    let mut reloaded = app.reloaded.subscribe();
-    let before = *reloaded.borrow_and_update();
-    app.reload_wanted.send_modify(|count| *count += 1);
     audit::changed(app, request.client, &operator, Action::ConfigReload, None, None).await?;
-    // One reload may be under way already; the one after it has seen everything.
-    let done = tokio::time::timeout(Duration::from_secs(60), reloaded.wait_for(|count| *count > before)).await;
+    let mut reloaded = app.reloaded.subscribe();
+    let mut ours = 0;
+    app.reload_wanted.send_modify(|count| {
+        *count += 1;
+        ours = *count;
+    });
+    // One that is under way already may have read what was changed since: the one after it has seen everything.
+    let done = tokio::time::timeout(Duration::from_secs(60), reloaded.wait_for(|seen| *seen >= ours)).await;
     if done.is_err() {
         return Err(Problem::unavailable("reload-slow", "the configuration is still being read: see GET /v1/config"));
     }
