@@ -221,8 +221,8 @@ mod tests {
 
     #[test]
     fn a_listing_gives_the_fleets_files_and_what_cannot_be_read() {
-        let listed = b"100644 blob aa     12\thosts/a.toml\0100644 blob bb 7\tREADME.md\0120000 blob cc 3\thosts/l.toml\0\
-            100755 blob dd 1048577\tserver.toml\0160000 commit ee       -\thosts/module.toml\0100644 blob ff 1\t.git/x.toml\0";
+        let listed = b"100644 blob aa     12\thosts/a.toml\x00100644 blob bb 7\tREADME.md\x00120000 blob cc 3\thosts/l.toml\x00\
+            100755 blob dd 1048577\tserver.toml\x00160000 commit ee       -\thosts/module.toml\x00100644 blob ff 1\t.git/x.toml\x00";
         let (found, unread) = blobs(listed);
         assert_eq!(found, [Blob { path: "hosts/a.toml".into(), id: "aa".into(), size: 12 }]);
         let unread: Vec<String> = unread.iter().map(ToString::to_string).collect();

@@ -8,6 +8,7 @@
 
 mod again;
 mod mutate;
+mod schemas;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
