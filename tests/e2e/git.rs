@@ -132,12 +132,12 @@ impl Story {
         }
     }
 
-    /// Waits until an agent runs what this commit says, and answers the host.
-    fn await_commit(&self, host: &str, commit: &str) -> Value {
+    /// Waits until an agent runs what this commit says, in this version or a later one; answers the version.
+    fn await_commit(&self, host: &str, commit: &str, least: u64) -> u64 {
         eventually(&format!("{host} runs {commit}"), Duration::from_secs(30), || {
-            let shown = self.fleet.get(&format!("/v1/hosts/{host}"));
-            let schedule = &shown["schedule"];
-            (schedule["commit"] == commit && schedule["applied"] == schedule["wanted"]).then_some(shown)
+            let schedule = &self.fleet.get(&format!("/v1/hosts/{host}"))["schedule"];
+            let version = schedule["wanted"].as_u64().filter(|version| *version >= least)?;
+            (schedule["commit"] == commit && schedule["applied"] == version).then_some(version)
         })
     }
 
@@ -168,7 +168,8 @@ fn a_fleet_in_git_is_checked_planned_deployed_and_reverted_with_the_readmes_hook
     let mut story = Story::begin();
     story.serve();
     let first = story.head();
-    let before = HOSTS.map(|host| story.await_commit(host, &first)["schedule"]["wanted"].as_u64().expect("a version"));
+    let before = HOSTS.map(|host| story.await_commit(host, &first, 1));
+    let bystander = story.fleet.get("/v1/hosts/nas-1")["schedule"]["wanted"].clone();
     let original = HOSTS.map(|host| story.applied(host, "system"));
 
     // A new host, and a slip: the commit is refused with check's words, and nothing is committed.
@@ -216,14 +217,28 @@ fn a_fleet_in_git_is_checked_planned_deployed_and_reverted_with_the_readmes_hook
         assert!(!step.contains("plan") || said.contains(expected), "{step}: {said}");
     }
 
+    let (code, said) = story.run("restic-manager", &["plan", "--from", &url, "--token", "wrong", "config"]);
+    assert!(code == Some(4) && said.starts_with("restic-manager: "), "{code:?} {said}");
+
+    // The README's other lines, as typed.
+    let lines = format!("{}{}", story.blocks["sh fleet"], story.blocks["sh editor"]);
+    for line in lines.lines() {
+        let line = line.replace("https://backup.example.org", &url);
+        let line = format!("export RESTIC_MANAGER_TOKEN_FILE={}; {line}", path_text(&token));
+        let (code, said) = story.run("bash", &["-c", &line]);
+        assert!(code == Some(0) || code == Some(3) && line.contains(" plan "), "{line}: {code:?} {said}");
+    }
+    let printed = fs::read_to_string(story.fleet.path("fleet/.schemas/host.json")).expect("a schema");
+    assert!(printed.contains("\"title\": \"config/hosts/NAME.toml\""), "{printed}");
+
     // Pushed: both agents run it, as the next version, with its commit; the new host is there.
     let said = story.git(&["push"]);
     assert!(said.contains("remote:   ~ schedule system: splay \"30m\" -> \"20m\""), "{said}");
     for (host, before) in HOSTS.iter().zip(before) {
-        assert_eq!(story.await_commit(host, &second)["schedule"]["wanted"], before + 1, "{host}");
+        assert_eq!(story.await_commit(host, &second, before + 1), before + 1, "{host}");
         assert_eq!(story.applied(host, "system")["splay"], "20m");
     }
-    assert_eq!(story.fleet.get("/v1/hosts/nas-1")["schedule"]["commit"], first, "nothing of it changed");
+    assert_eq!(story.fleet.get("/v1/hosts/nas-1")["schedule"]["wanted"], bystander, "nothing of it changed");
     assert_eq!(story.fleet.get("/v1/hosts/web-2")["schedule"]["commit"], second);
     let (code, said) = story.run("restic-manager", &against_server);
     assert!(code == Some(0) && said.starts_with("nothing changes from "), "{code:?} {said}");
@@ -233,7 +248,7 @@ fn a_fleet_in_git_is_checked_planned_deployed_and_reverted_with_the_readmes_hook
     assert!(said.contains("- host web-2: disabled; history and snapshots stay"), "{said}");
     let third = story.head();
     for ((host, before), original) in HOSTS.iter().zip(before).zip(&original) {
-        assert_eq!(story.await_commit(host, &third)["schedule"]["wanted"], before + 2, "{host}");
+        assert_eq!(story.await_commit(host, &third, before + 2), before + 2, "{host}");
         assert_eq!(story.applied(host, "system"), *original);
     }
 }

@@ -139,7 +139,7 @@ const UNSEEN: [(&str, &str); 28] = [
     ("paths-missing", ABSENT),
     ("repository-file-name", NAME),
     ("repository-secret-agent", VERSION),
-    ("repository-secret-command", VERSION),
+    ("repository-secret-command", OTHER_FILES),
     ("repository-secret-no-roots", OTHER_FILES),
     ("repository-secret-outside", OTHER_FILES),
     ("retention-wrong-count", NO_TOML),

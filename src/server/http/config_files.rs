@@ -26,7 +26,8 @@ pub async fn files(app: &Arc<App>, _: Request, _: Operator) -> Result<Answer, Pr
         };
         // Another server may have adopted a newer one at this moment.
         let adopted = state.adopted.as_ref().filter(|adopted| adopted.hash == copy.hash);
-        let files: serde_json::Map<_, _> = copy.files.into_iter().map(|(path, text)| (path, (&*text).into())).collect();
+        let files: serde_json::Map<_, _> =
+            copy.files.iter().map(|(path, text)| (path.clone(), (&**text).into())).collect();
         Ok(ok(&json!({
             "version": adopted.map(|_| state.version),
             "hash": copy.hash,
