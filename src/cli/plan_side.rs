@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::check::printable;
 use super::client::{CliFailure, Credentials};
 use crate::problem::Problem;
 use crate::process::{Exit, Program, run_for_bytes};
@@ -208,7 +209,7 @@ impl Git {
         match self.ask(arguments, input).await? {
             (Exit::Code(0), stdout, _) => Ok(stdout),
             (exit, _, stderr) => {
-                let said = stderr.lines().next().map_or_else(|| exit.to_string(), ToOwned::to_owned);
+                let said = stderr.lines().next().map_or_else(|| exit.to_string(), printable);
                 Err(format!("git {} in {}: {said}", arguments.first().unwrap_or(&""), self.directory.display()))
             }
         }

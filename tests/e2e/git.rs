@@ -278,6 +278,12 @@ fn a_plan_reads_revisions_without_touching_the_work_tree() {
         let (code, said) = story.run("restic-manager", &["plan", &from, "config"]);
         assert!(code == Some(1) && said.contains(expected), "{code:?} {said}");
     }
+    // What was committed past the hook can be mended with it.
+    story.edit("config/hosts/web-1.toml", "tags", "tgas");
+    story.git(&["commit", "--quiet", "--no-verify", "--all", "--message", "slip"]);
+    story.edit("config/hosts/web-1.toml", "tgas", "tags");
+    let said = story.git(&["commit", "--all", "--message", "mended"]);
+    assert!(said.contains("hosts/web-1.toml:3:1: error: unknown key tgas") && said.contains("has 1 error"), "{said}");
     // Not in a repository at all.
     let (code, said) = story.run("restic-manager", &["plan", "/etc"]);
     assert!(code == Some(1) && said.contains("not a git repository"), "{said}");
