@@ -26,7 +26,7 @@ pub struct PlanArguments {
     #[arg(value_name = "DIR", default_value = "config")]
     pub directory: PathBuf,
     /// What it is compared with: a directory, a running server's URL, or a revision of the git work tree that DIR is in, such as
-    /// HEAD~1, a tag, or origin/main [default: HEAD]
+    /// HEAD~1, a tag, or origin/main; a directory goes before a revision of its name [default: HEAD]
     #[arg(long, value_name = "DIR|URL|REV")]
     pub from: Option<String>,
     /// One JSON object, with every host
@@ -80,7 +80,7 @@ pub fn run(arguments: &PlanArguments, sides: &Sides, color: bool, out: &mut impl
     Ok(if difference.is_empty() { 0 } else { CHANGES })
 }
 
-/// What a side is called.
+/// A side, and what is wrong with it.
 type Told<'a> = (&'a Side, &'a Vec<Problem>);
 
 fn tell_errors(as_json: bool, sides: &[Told<'_>; 2], color: bool, out: &mut impl Write) -> io::Result<u8> {

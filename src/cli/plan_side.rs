@@ -111,16 +111,16 @@ pub(super) async fn of_revision(directory: &Path, revision: &str, given: bool) -
     let commit = git.answer(&["rev-parse", "--verify", &format!("{revision}^{{commit}}")], Vec::new()).await;
     let commit = commit.map_err(|error| format!("--from {revision} is no directory, URL or revision: {error}"))?;
     let commit = String::from_utf8_lossy(&commit).trim().to_owned();
-    let listed = git.answer(&["ls-tree", "-r", "-z", "-l", &commit], Vec::new()).await?;
+    let listed = git.answer(&["ls-tree", "-r", "-z", &commit], Vec::new()).await?;
     let (blobs, mut unread) = blobs(&listed);
     let wanted: String = blobs.iter().map(|blob| format!("{}\n", blob.id)).collect();
     let contents = git.answer(&["cat-file", "--batch"], wanted.into_bytes()).await?;
     let mut files = Texts::new();
     let mut rest = contents.as_slice();
-    for Blob { path, size, .. } in blobs {
-        let content =
-            content_of(&mut rest, size).ok_or("git's answer ended early: is the repository whole (git fsck)?")?;
+    for Blob { path, .. } in blobs {
+        let content = content_of(&mut rest).ok_or("git's answer ended early: is the repository whole (git fsck)?")?;
         match std::str::from_utf8(content) {
+            _ if content.len() as u64 > FILE_LIMIT => unread.push(Place::FILE.error(&path, "is larger than 1 MiB")),
             Ok(text) => {
                 files.insert(path, Arc::from(text));
             }
@@ -136,10 +136,9 @@ pub(super) async fn of_revision(directory: &Path, revision: &str, given: bool) -
 struct Blob {
     path: String,
     id: String,
-    size: usize,
 }
 
-/// The fleet's files in the output of `git ls-tree -rzl`, and what of them cannot be read.
+/// The fleet's files in the output of `git ls-tree -rz`, and what of them cannot be read.
 fn blobs(listed: &[u8]) -> (Vec<Blob>, Vec<Problem>) {
     let (mut blobs, mut unread) = (Vec::new(), Vec::new());
     for entry in listed.split(|byte| *byte == 0) {
@@ -150,12 +149,7 @@ fn blobs(listed: &[u8]) -> (Vec<Blob>, Vec<Problem>) {
         match words.as_slice() {
             // A link's content is where it leads, which may be outside of the repository.
             ["120000", ..] => error("is a link, which is not followed in a git revision: compare directories"),
-            [_, "blob", id, size] => match size.parse() {
-                Ok(size) if size as u64 <= FILE_LIMIT => {
-                    blobs.push(Blob { path: path.to_owned(), id: (*id).to_owned(), size });
-                }
-                _ => error("is larger than 1 MiB"),
-            },
+            [_, "blob", id] => blobs.push(Blob { path: path.to_owned(), id: (*id).to_owned() }),
             _ => {}
         }
     }
@@ -167,12 +161,13 @@ fn blobs(listed: &[u8]) -> (Vec<Blob>, Vec<Problem>) {
 }
 
 /// The next object of the output of `git cat-file --batch`: "ID blob SIZE", a newline, its bytes, a newline.
-fn content_of<'a>(rest: &mut &'a [u8], size: usize) -> Option<&'a [u8]> {
-    let head = rest.iter().position(|byte| *byte == b'\n')?;
-    let is_as_listed = rest.get(..head)?.ends_with(format!(" blob {size}").as_bytes());
-    let after = rest.get(head + 1..).filter(|_| is_as_listed)?;
+fn content_of<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let end = rest.iter().position(|byte| *byte == b'\n')?;
+    let (_, size) = std::str::from_utf8(rest.get(..end)?).ok()?.split_once(" blob ")?;
+    let size: usize = size.parse().ok()?;
+    let after = rest.get(end + 1..)?;
     let content = after.get(..size)?;
-    *rest = after.get(size + 1..)?;
+    *rest = after.get(size.checked_add(1)?..)?;
     Some(content)
 }
 
@@ -222,22 +217,23 @@ mod tests {
 
     #[test]
     fn a_listing_gives_the_fleets_files_and_what_cannot_be_read() {
-        let listed = b"100644 blob aa     12\thosts/a.toml\x00100644 blob bb 7\tREADME.md\x00120000 blob cc 3\thosts/l.toml\x00\
-            100755 blob dd 1048577\tserver.toml\x00160000 commit ee       -\thosts/module.toml\x00100644 blob ff 1\t.git/x.toml\x00";
+        let listed = b"100644 blob aa\thosts/a.toml\x00100644 blob bb\tREADME.md\x00120000 blob cc\thosts/l.toml\x00\
+            160000 commit ee\thosts/module.toml\x00100644 blob ff\t.git/x.toml\x00";
         let (found, unread) = blobs(listed);
-        assert_eq!(found, [Blob { path: "hosts/a.toml".into(), id: "aa".into(), size: 12 }]);
+        assert_eq!(found, [Blob { path: "hosts/a.toml".into(), id: "aa".into() }]);
         let unread: Vec<String> = unread.iter().map(ToString::to_string).collect();
-        assert!(unread.len() == 2 && unread[0].starts_with("hosts/l.toml: error: is a link"), "{unread:?}");
-        assert_eq!(unread[1], "server.toml: error: is larger than 1 MiB");
+        assert!(unread.len() == 1 && unread[0].starts_with("hosts/l.toml: error: is a link"), "{unread:?}");
     }
 
     #[test]
     fn objects_are_taken_one_after_the_other_and_never_by_half() {
         let mut rest: &[u8] = b"aa blob 3\na\nb\nbb blob 0\n\ncc missing\n";
-        assert_eq!(content_of(&mut rest, 3), Some(&b"a\nb"[..]));
-        assert_eq!(content_of(&mut rest, 0), Some(&b""[..]));
-        assert_eq!(content_of(&mut rest, 4), None);
-        assert_eq!(content_of(&mut &b"aa blob 9\nabc"[..], 9), None);
+        assert_eq!(content_of(&mut rest), Some(&b"a\nb"[..]));
+        assert_eq!(content_of(&mut rest), Some(&b""[..]));
+        assert_eq!(content_of(&mut rest), None);
+        for cut in [&b"aa blob 9\nabc"[..], b"aa blob 3\nabc", b"aa blob 18446744073709551615\nabc\n", b""] {
+            assert_eq!(content_of(&mut &*cut), None);
+        }
     }
 
     #[test]

@@ -278,6 +278,18 @@ fn a_plan_reads_revisions_without_touching_the_work_tree() {
         let (code, said) = story.run("restic-manager", &["plan", &from, "config"]);
         assert!(code == Some(1) && said.contains(expected), "{code:?} {said}");
     }
+    // What cannot be read in a revision is told, and is no plan.
+    fs::write(story.fleet.path("fleet/config/hosts/large.toml"), "#".repeat(1024 * 1024 + 1)).expect("written");
+    fs::write(story.fleet.path("fleet/config/hosts/latin.toml"), b"# \xe9").expect("written");
+    std::os::unix::fs::symlink("web-1.toml", story.fleet.path("fleet/config/hosts/link.toml")).expect("linked");
+    story.git(&["add", "--all"]);
+    story.git(&["commit", "--quiet", "--no-verify", "--message", "odd"]);
+    story.git(&["rm", "--quiet", "config/hosts/large.toml", "config/hosts/latin.toml", "config/hosts/link.toml"]);
+    let (code, said) = story.run("restic-manager", &["plan"]);
+    let complaints =
+        ["large.toml: error: is larger than 1 MiB", "latin.toml: error: is not text", "link.toml: error: is a link"];
+    assert!(code == Some(1) && complaints.iter().all(|complaint| said.contains(complaint)), "{said}");
+    story.git(&["commit", "--quiet", "--no-verify", "--message", "even"]);
     // What was committed past the hook can be mended with it.
     story.edit("config/hosts/web-1.toml", "tags", "tgas");
     story.git(&["commit", "--quiet", "--no-verify", "--all", "--message", "slip"]);
