@@ -258,6 +258,9 @@ hooks = "named"
 }
 
 #[cfg(test)]
+mod schema_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -4,4 +4,8 @@ pub mod check;
 pub mod client;
 pub mod demo;
 pub mod enroll;
+pub mod plan;
+pub mod plan_side;
+pub mod plan_text;
+pub mod schema;
 pub mod serve;

@@ -1,6 +1,7 @@
 //! Pure. An address or a network, as people write it: trusted proxies of a server, and what an agent reaches without a proxy.
 //! Does not resolve names.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -24,6 +25,14 @@ impl IpRange {
             (IpAddr::V6(a), IpAddr::V6(b)) => agree(a.to_bits(), b.to_bits(), u32::from(self.prefix)),
             _ => false,
         }
+    }
+}
+
+impl fmt::Display for IpRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let longest = if self.address.is_ipv4() { 32 } else { 128 };
+        self.address.fmt(f)?;
+        if self.prefix < longest { write!(f, "/{}", self.prefix) } else { Ok(()) }
     }
 }
 
@@ -57,7 +66,9 @@ mod tests {
             ("0.0.0.0/0", "::1", false),
         ];
         for (range, address, expected) in rows {
+            let written = range;
             let range: IpRange = range.parse().expect(range);
+            assert_eq!(range.to_string(), written);
             assert_eq!(range.contains(address.parse().expect(address)), expected, "{range:?} {address}");
         }
         for bad in ["", "10.0.0.0/33", "host", "10.0.0.0/", "::/129"] {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use restic_manager::cli::client::CliFailure;
-use restic_manager::cli::{check, demo, enroll, serve};
+use restic_manager::cli::{check, demo, enroll, plan, schema, serve};
 
 /// A self-hosted control plane for restic backups
 #[derive(Parser)]
@@ -28,6 +28,10 @@ enum Command {
     Token(Token),
     /// Validate a fleet's configuration offline
     Check(check::CheckArguments),
+    /// Show what a configuration would change, host by host
+    Plan(plan::PlanArguments),
+    /// Print the JSON Schema of a kind of file, for editors
+    Schema(schema::SchemaArguments),
 }
 
 #[derive(Subcommand)]
@@ -37,18 +41,23 @@ enum Token {
 }
 
 /// Runs on the main thread: programs that are started die with the thread that started them.
-fn on_one_thread<E: From<String>>(work: impl Future<Output = Result<(), E>>) -> Result<u8, E> {
+fn on_one_thread<T, E: From<String>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| format!("cannot start: {error}"))?.block_on(work).map(|()| 0)
+    runtime.map_err(|error| format!("cannot start: {error}"))?.block_on(work)
 }
 
 fn main() -> ExitCode {
     let result: Result<u8, CliFailure> = match Arguments::parse().command {
         Command::Serve(arguments) => serve::run(&arguments).map(|()| 0).map_err(CliFailure::from),
-        Command::Demo(arguments) => on_one_thread(demo::run(&arguments)).map_err(CliFailure::from),
-        Command::Enroll(arguments) => on_one_thread(enroll::enroll(&arguments)),
+        Command::Demo(arguments) => on_one_thread(demo::run(&arguments)).map(|()| 0).map_err(CliFailure::from),
+        Command::Enroll(arguments) => on_one_thread(enroll::enroll(&arguments)).map(|()| 0),
         Command::Token(Token::New(arguments)) => enroll::new(&arguments).map(|()| 0).map_err(CliFailure::from),
-        Command::Check(arguments) => check_fleet(&arguments).map_err(CliFailure::from),
+        Command::Check(arguments) => {
+            print(|color, out| check::run(&arguments, restic_manager::clock::now(), color, out))
+        }
+        Command::Plan(arguments) => on_one_thread(plan::read(&arguments))
+            .and_then(|sides| print(|color, out| plan::run(&arguments, &sides, color, out))),
+        Command::Schema(arguments) => print(|_, out| schema::run(&arguments, out)),
     };
     match result {
         Ok(code) => ExitCode::from(code),
@@ -59,14 +68,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn check_fleet(arguments: &check::CheckArguments) -> Result<u8, String> {
+/// Has something printed to stdout, in color on a terminal.
+fn print(
+    what: impl FnOnce(bool, &mut io::BufWriter<io::StdoutLock<'static>>) -> io::Result<u8>,
+) -> Result<u8, CliFailure> {
     let color = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let now = restic_manager::clock::now();
-    let result = check::run(arguments, now, color, &mut out).and_then(|code| out.flush().map(|()| code));
+    let result = what(color, &mut out).and_then(|code| out.flush().map(|()| code));
     match result {
         // Whoever read the output went away, as `head` does.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(1),
-        result => result.map_err(|error| format!("cannot print: {error}")),
+        result => result.map_err(|error| CliFailure::from(format!("cannot print: {error}"))),
     }
 }

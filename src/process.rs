@@ -14,7 +14,10 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, mpsc, watch};
 
+mod bytes;
 mod unix_or_windows;
+
+pub use bytes::run_for_bytes;
 
 use unix_or_windows::{exit_of, heed_interrupts, interrupt_group, keep_together, kill_group};
 
@@ -150,27 +153,7 @@ impl Drop for Running {
 /// Call within a tokio runtime.
 pub fn start(program: &Program) -> Result<(Running, mpsc::Receiver<Output>), StartError> {
     heed_interrupts();
-    #[allow(clippy::disallowed_methods, reason = "this is the place")]
-    let mut command = Command::new(&program.program);
-    command
-        .args(&program.arguments)
-        .env_clear()
-        .envs(program.environment.iter().map(|(name, value)| (name, value)))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    if let Some(directory) = &program.directory {
-        if !directory.is_dir() {
-            return Err(StartError::NoDirectory { directory: directory.clone() });
-        }
-        command.current_dir(directory);
-    }
-    keep_together(&mut command);
-    let mut child = command.spawn().map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => StartError::NotFound { program: program.program.clone() },
-        _ => StartError::Other { program: program.program.clone(), source },
-    })?;
+    let mut child = spawn(program, Stdio::null())?;
     // `id` is absent only after a wait, and nobody has waited yet.
     let pid = child.id().unwrap_or_default();
     let running = Running { pid, ended: Arc::default(), kill: Arc::default() };
@@ -201,6 +184,31 @@ pub fn start(program: &Program) -> Result<(Running, mpsc::Receiver<Output>), Sta
     Ok((running, receiver))
 }
 
+/// Starts it in a group of its own, with pipes for its output.
+fn spawn(program: &Program, input: Stdio) -> Result<Child, StartError> {
+    #[allow(clippy::disallowed_methods, reason = "this is the place")]
+    let mut command = Command::new(&program.program);
+    command
+        .args(&program.arguments)
+        .env_clear()
+        .envs(program.environment.iter().map(|(name, value)| (name, value)))
+        .stdin(input)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    if let Some(directory) = &program.directory {
+        if !directory.is_dir() {
+            return Err(StartError::NoDirectory { directory: directory.clone() });
+        }
+        command.current_dir(directory);
+    }
+    keep_together(&mut command);
+    command.spawn().map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => StartError::NotFound { program: program.program.clone() },
+        _ => StartError::Other { program: program.program.clone(), source },
+    })
+}
+
 /// How a program ended, and what it printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Captured {
@@ -218,6 +226,11 @@ pub enum RunError {
         program: PathBuf,
         deadline: Duration,
     },
+    /// It printed more than this many bytes, and was killed.
+    TooMuch {
+        program: PathBuf,
+        limit: usize,
+    },
 }
 
 impl fmt::Display for RunError {
@@ -226,6 +239,9 @@ impl fmt::Display for RunError {
             Self::Start(error) => error.fmt(f),
             Self::Deadline { program, deadline } => {
                 write!(f, "{} had not ended after {} s and was killed", program.display(), deadline.as_secs())
+            }
+            Self::TooMuch { program, limit } => {
+                write!(f, "{} printed more than {limit} bytes and was killed", program.display())
             }
         }
     }
@@ -236,7 +252,7 @@ impl std::error::Error for RunError {
         match self {
             // Its own text is ours already.
             Self::Start(error) => error.source(),
-            Self::Deadline { .. } => None,
+            Self::Deadline { .. } | Self::TooMuch { .. } => None,
         }
     }
 }

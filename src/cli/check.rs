@@ -66,7 +66,8 @@ pub fn run(arguments: &CheckArguments, now: DateTime<Utc>, color: bool, out: &mu
     Ok(u8::from(problems.iter().any(|problem| problem.severity == Severity::Error)))
 }
 
-fn compiler_line(problem: &Problem, color: bool) -> String {
+/// A problem as a compiler would tell it.
+pub(super) fn compiler_line(problem: &Problem, color: bool) -> String {
     let line = printable(&problem.to_string());
     if !color {
         return line;
@@ -116,7 +117,7 @@ fn json_object(fleet: &Fleet, problems: &[Problem], fires: &[Fire]) -> serde_jso
     object
 }
 
-fn severity_word(severity: Severity) -> &'static str {
+pub(super) fn severity_word(severity: Severity) -> &'static str {
     match severity {
         Severity::Error => "error",
         Severity::Warning => "warning",
@@ -203,7 +204,7 @@ fn write_table(fires: &[Fire], out: &mut impl Write) -> io::Result<()> {
 }
 
 /// Text out of files and their names, without what drives a terminal or turns the direction of writing.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     let hostile = |c: char| {
         c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };

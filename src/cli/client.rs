@@ -40,15 +40,22 @@ pub struct ServerArguments {
     /// The server's address
     #[arg(long, alias = "server", env = "RESTIC_MANAGER_URL", default_value = "http://127.0.0.1:8080")]
     url: String,
+    #[command(flatten)]
+    credentials: Credentials,
+}
+
+/// With what a server is asked.
+#[derive(Debug, Clone, Args)]
+pub struct Credentials {
     /// An operator's token; better in the environment or a file than on the command line
     #[arg(long, env = "RESTIC_MANAGER_TOKEN", hide_env_values = true)]
-    token: Option<String>,
+    pub(super) token: Option<String>,
     /// A file that holds the token, such as state/admin-token
     #[arg(long, env = "RESTIC_MANAGER_TOKEN_FILE")]
-    token_file: Option<PathBuf>,
+    pub(super) token_file: Option<PathBuf>,
     /// A certificate authority beside the system's, PEM
     #[arg(long)]
-    ca_file: Option<PathBuf>,
+    pub(super) ca_file: Option<PathBuf>,
 }
 
 impl ServerArguments {
@@ -59,11 +66,18 @@ impl ServerArguments {
 
     /// The certificate authority that was named.
     pub fn ca_file(&self) -> Option<&Path> {
-        self.ca_file.as_deref()
+        self.credentials.ca_file.as_deref()
     }
 
     /// The client these arguments describe. The error says what is missing.
     pub fn client(&self) -> Result<HttpClient, String> {
+        self.credentials.client(&self.url)
+    }
+}
+
+impl Credentials {
+    /// A client of the server at this address. The error says what is missing.
+    pub fn client(&self, url: &str) -> Result<HttpClient, String> {
         let token = match (&self.token, &self.token_file) {
             (Some(token), _) => token.clone(),
             (None, Some(path)) => {
@@ -79,6 +93,6 @@ impl ServerArguments {
         let token = Secret::new(token.trim().to_owned());
         let tls = tls::client_config(self.ca_file.as_deref(), false).map_err(|error| chain(&error))?;
         let proxies = ProxyRules::from_environment(|name| std::env::var(name).ok())?;
-        HttpClient::new(&self.url, Some(&token), tls, proxies).map_err(|error| chain(&error))
+        HttpClient::new(url, Some(&token), tls, proxies).map_err(|error| chain(&error))
     }
 }

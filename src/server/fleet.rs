@@ -14,7 +14,9 @@ use crate::protocol::text::Span;
 use crate::toml_reader::Place;
 use settings::ServerSettings;
 
+pub mod difference;
 mod effective;
+mod fields;
 pub mod load;
 mod raw;
 mod raw_schedule;

@@ -17,6 +17,7 @@ pub mod agent;
 pub mod answer;
 pub mod audit;
 pub mod client_address;
+pub mod config_files;
 pub mod connection;
 pub mod credential;
 pub mod enrollment;

@@ -10,6 +10,7 @@ mod idle;
 mod load;
 mod memory;
 mod nchan;
+mod plan;
 mod sqlite;
 mod start;
 mod wake;
@@ -33,7 +34,7 @@ pub(crate) struct Row {
     pub(crate) measure: fn(&Bench) -> Outcome<Vec<Line>>,
 }
 
-const ROWS: [Row; 12] = [
+const ROWS: [Row; 13] = [
     Row { name: "memory", what: "memory per parked poll", measure: memory::plain },
     Row { name: "memory-tls", what: "memory per parked poll over TLS", measure: memory::tls },
     Row { name: "wake", what: "a command until the parked agent holds it", measure: wake::measure },
@@ -42,6 +43,7 @@ const ROWS: [Row; 12] = [
     Row { name: "history", what: "last 50 jobs of a host", measure: history::measure },
     Row { name: "start", what: "start-up with history", measure: start::measure },
     Row { name: "load", what: "loading the configuration; one file's change", measure: load::measure },
+    Row { name: "plan", what: "a plan in which one host changes", measure: plan::measure },
     Row { name: "back", what: "TLS agents back after a restart", measure: back::measure },
     Row { name: "idle", what: "an idle agent", measure: idle::measure },
     Row { name: "backup", what: "a backup through the agent", measure: backup::measure },

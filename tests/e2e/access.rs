@@ -37,7 +37,7 @@ fn request(operation: &Operation) -> Option<(&'static str, Option<Value>)> {
         ("GET", "/v1/jobs/{job}/log") => ("", None),
         ("POST", "/v1/jobs/{job}/cancel" | "/v1/jobs/{job}/abandon") => ("", None),
         ("GET", "/v1/events") => ("?wait=0", None),
-        ("GET", "/v1/config") => ("", None),
+        ("GET", "/v1/config" | "/v1/config/files") => ("", None),
         ("POST", "/v1/config/reload") => ("", None),
         ("POST", "/v1/enrollment-tokens") => ("", Some(json!({"host": "web-1"}))),
         ("GET", "/v1/audit") => ("?limit=10", None),

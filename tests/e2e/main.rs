@@ -17,6 +17,7 @@ mod delivery;
 mod demo;
 mod edits;
 mod follow;
+mod git;
 #[allow(dead_code, reason = "shared with the bars")]
 mod harness;
 mod heal;

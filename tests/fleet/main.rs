@@ -9,6 +9,7 @@
 mod again;
 mod damage;
 mod mutate;
+mod schemas;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -17,9 +17,9 @@ use crate::problem::Problem;
 use crate::toml_reader::Place;
 
 /// The largest file, in bytes.
-const FILE_LIMIT: u64 = 1024 * 1024;
+pub const FILE_LIMIT: u64 = 1024 * 1024;
 /// Files in all, of any kind.
-const FILES_LIMIT: usize = 100_000;
+pub const FILES_LIMIT: usize = 100_000;
 /// Levels of directories; a link to a directory above would go on for ever.
 const DEPTH_LIMIT: usize = 8;
 

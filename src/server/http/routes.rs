@@ -9,7 +9,7 @@ use hyper::Method;
 use super::answer::{Answer, Problem};
 use super::gate::Agent;
 use super::request::Request;
-use super::{agent, audit, credential, enrollment, open, operator, poll, streams};
+use super::{agent, audit, config_files, credential, enrollment, open, operator, poll, streams};
 use crate::server::access::{Operator, Role};
 use crate::server::app::App;
 
@@ -114,6 +114,7 @@ static OPERATIONS: &[Operation] = &[
     operation!(POST "/v1/jobs/{job}/abandon" [], Operator(Operator, Host), operator::abandon),
     operation!(GET "/v1/events" ["after", "wait", "host", "limit"], Operator(Viewer, List), streams::events),
     operation!(GET "/v1/config" [], Operator(Viewer, Fleet), streams::config),
+    operation!(GET "/v1/config/files" [], Operator(Viewer, Fleet), config_files::files),
     operation!(POST "/v1/config/reload" [], Operator(Operator, Fleet), streams::reload),
     operation!(POST "/v1/enrollment-tokens" [], Operator(Admin, Host), enrollment::enrollment_token),
     operation!(GET "/v1/audit" ["limit", "before"], Operator(Admin, Fleet), audit::audit),
