@@ -105,7 +105,7 @@ fn p15_only_what_is_known_to_be_success_is_success() {
         if kind == "unlock" {
             fleet.write("unlock-too", "");
         }
-        let of_all = |at: usize| at % every == 0 && (kind == "backup" || every == 1);
+        let of_all = |at: usize| at.is_multiple_of(every) && (kind == "backup" || every == 1);
         let endings = all.iter().enumerate().filter(|(at, ending)| {
             of_all(*at)
                 || (telling(ending) && (kind == "backup" || matches!(ending, Ending::Code(0 | 3) | Ending::Signal(9))))

@@ -19,6 +19,7 @@ mod follow;
 #[allow(dead_code, reason = "shared with the bars")]
 mod harness;
 mod heal;
+mod hooks;
 mod hostile_agent;
 mod hostile_payloads;
 mod keepalive;

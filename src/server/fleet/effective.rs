@@ -199,8 +199,8 @@ fn effective_schedule(
         tags: all_tags,
         retention_policy,
         options,
-        pre_hook: None,
-        post_hook: None,
+        pre_hook: layers.text(|raw| &raw.pre_hook).filter(|_| kind == JobKind::Backup),
+        post_hook: layers.text(|raw| &raw.post_hook).filter(|_| kind == JobKind::Backup),
         enabled: layers.value(|raw| &raw.enabled).unwrap_or(true),
     };
     Some(HostSchedule { schedule, max_age: layers.value(|raw| &raw.max_age) })
@@ -244,6 +244,8 @@ fn warn_of_useless(kind: JobKind, layers: &Layers<'_>, problems: &mut Vec<Proble
         warn(layers.last(|raw| &raw.paths).map(|(file, value)| (file, value.place)), "paths");
         warn(layers.last(|raw| &raw.excludes).map(|(file, value)| (file, value.place)), "excludes");
         warn(layers.last(|raw| &raw.tags).map(|(file, value)| (file, value.place)), "tags");
+        warn(layers.last(|raw| &raw.pre_hook).map(|(file, value)| (file, value.place)), "pre_hook");
+        warn(layers.last(|raw| &raw.post_hook).map(|(file, value)| (file, value.place)), "post_hook");
     }
     if !matches!(kind, JobKind::Backup | JobKind::Forget) {
         warn(layers.last(|raw| &raw.retention).map(|(file, value)| (file, value.place)), "retention");

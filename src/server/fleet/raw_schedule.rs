@@ -31,6 +31,8 @@ pub(super) struct RawSchedule {
     pub(super) max_age: Typed<Span>,
     pub(super) incomplete: Typed<IncompleteMeans>,
     pub(super) catch_up: Typed<bool>,
+    pub(super) pre_hook: Typed<String>,
+    pub(super) post_hook: Typed<String>,
     pub(super) hook_timeout: Typed<Span>,
     pub(super) enabled: Typed<bool>,
     // What `options` holds:
@@ -63,6 +65,8 @@ const IN_OPTIONS: [&str; 9] = [
 
 /// Longer ones would have a fire wait past the next.
 const LONGEST_SPLAY: Span = Span::from_secs(7 * 86_400);
+/// Longer than a day, and the next day's backup would not run.
+const LONGEST_HOOK: Span = Span::from_secs(86_400);
 
 /// Reads one table. Without a usable id there is nothing to hold its values by.
 pub(super) fn read_schedule(table: &mut TableReader<'_>) -> (Typed<ScheduleId>, RawSchedule) {
@@ -81,6 +85,8 @@ pub(super) fn read_schedule(table: &mut TableReader<'_>) -> (Typed<ScheduleId>, 
         max_age: table.parsed("max_age"),
         incomplete: table.choice("incomplete", &[("warn", IncompleteMeans::Warn), ("fail", IncompleteMeans::Fail)]),
         catch_up: table.boolean("catch_up"),
+        pre_hook: read_checked(table, "pre_hook", rules::hook),
+        post_hook: read_checked(table, "post_hook", rules::hook),
         hook_timeout: table.parsed("hook_timeout"),
         enabled: table.boolean("enabled"),
         ..RawSchedule::default()
@@ -95,13 +101,10 @@ pub(super) fn read_schedule(table: &mut TableReader<'_>) -> (Typed<ScheduleId>, 
     {
         table.error(age.place, "max_age is longer than nothing: leave it out for no limit");
     }
-    for hook in ["pre_hook", "post_hook"] {
-        if let Some(text) = table.string(hook)
-            && !text.value.is_empty()
-        {
-            let message = format!("{hook} is not supported by this version, and a backup without it would be wrong");
-            table.error(text.place, message);
-        }
+    if let Some(timeout) = &raw.hook_timeout
+        && (timeout.value.is_zero() || timeout.value > LONGEST_HOOK)
+    {
+        table.error(timeout.place, format!("hook_timeout is between 1s and {LONGEST_HOOK}"));
     }
     table.table("options", |options| read_options(options, &mut raw));
     table.misplaced(&IN_OPTIONS, "into options = { ... }");
