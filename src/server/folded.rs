@@ -108,7 +108,7 @@ pub(crate) fn content() -> HostContent {
         config: ConfigUpdate { repo_url: Some("rest:http://backup/web-1".to_owned()), ..ConfigUpdate::default() }
             .into(),
         config_hash: "c1".to_owned(),
-        max_age: std::sync::Arc::default(),
+        alarms: std::sync::Arc::default(),
         commit: Some("abc".to_owned()),
         adopted_at: None,
         configured: true,

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests set their files and times up by hand, and start programs")]
 
 mod access;
+mod alerts;
 mod alternate;
 mod audit;
 mod bad_input;

@@ -35,6 +35,11 @@ pub(super) struct RawSchedule {
     pub(super) post_hook: Typed<String>,
     pub(super) hook_timeout: Typed<Span>,
     pub(super) enabled: Typed<bool>,
+    // What `alarms` holds:
+    /// Percent; 0: not watched.
+    pub(super) shrink: Typed<u8>,
+    /// Runs; 0: not watched.
+    pub(super) no_new_data: Typed<u32>,
     // What `options` holds:
     pub(super) iexcludes: Typed<Vec<String>>,
     pub(super) one_file_system: Typed<bool>,
@@ -62,6 +67,22 @@ const IN_OPTIONS: [&str; 9] = [
     "read_data",
     "read_data_subset",
 ];
+
+/// The sizes of so many runs are remembered.
+const MOST_RUNS_WITHOUT_NEW_DATA: u64 = 30;
+
+/// `"50%"`: of how much less than before is told; `"off"`: 0.
+struct Shrink(u8);
+
+impl std::str::FromStr for Shrink {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number =
+            if text == "off" { Some(0) } else { text.strip_suffix('%').and_then(|number| number.parse().ok()) };
+        let number = number.filter(|number| (0..=99).contains(number));
+        number.map(Self).ok_or_else(|| format!("{} is no share: write for example \"50%\", or \"off\"", shown(text)))
+    }
+}
 
 /// Longer ones would have a fire wait past the next.
 const LONGEST_SPLAY: Span = Span::from_secs(7 * 86_400);
@@ -106,6 +127,11 @@ pub(super) fn read_schedule(table: &mut TableReader<'_>) -> (Typed<ScheduleId>, 
     {
         table.error(timeout.place, format!("hook_timeout is between 1s and {LONGEST_HOOK}"));
     }
+    table.table("alarms", |alarms| {
+        raw.shrink = alarms.parsed::<Shrink>("shrink").map(|share| share.map(|share| share.0));
+        let runs = alarms.integer("no_new_data", 0..=MOST_RUNS_WITHOUT_NEW_DATA);
+        raw.no_new_data = runs.map(|runs| runs.map(|runs| u32::try_from(runs).unwrap_or(u32::MAX)));
+    });
     table.table("options", |options| read_options(options, &mut raw));
     table.misplaced(&IN_OPTIONS, "into options = { ... }");
     table.report_unknown();
