@@ -12,6 +12,8 @@ mod commands;
 mod core;
 mod diagnose;
 mod enroll;
+mod hook_reference;
+mod hook_run;
 mod host_path;
 mod identity;
 mod json_file;

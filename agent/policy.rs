@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use restic_manager::protocol::job_options::JobSpec;
 use serde::Deserialize;
 
+use crate::hook_reference::permits_hooks;
 use crate::host_path::HostPath;
 use crate::repository_url::{hazard, pattern_names, without_credentials};
 
@@ -39,7 +40,7 @@ const DEFAULT_RESTORE_ROOT: &str = if cfg!(windows) {
     "/var/lib/restic-manager-agent/restore"
 };
 
-/// Which hooks run. An agent of this version runs none; the value is kept for those that do.
+/// Which hooks run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Hooks {
@@ -147,7 +148,7 @@ impl Policy {
                     let within = |path: &HostPath| self.backup_roots.iter().any(|(_, root)| path.is_within(root));
                     permits_path(path, within, "backup_roots", "backed up")?;
                 }
-                Ok(())
+                permits_hooks(self.hooks, options)
             }
             JobSpec::Restore(options) => match &options.target {
                 Some(target) => {

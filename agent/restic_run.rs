@@ -129,7 +129,7 @@ pub(crate) async fn run(agent: &Agent, task: &Task<'_>, version: ResticVersion) 
             None
         }
     };
-    let (mut finished, locked) = match job_program(agent, task, version) {
+    let (finished, locked) = match job_program(agent, task, version) {
         Err(error) => {
             let error = masked(agent, &error);
             write(&log, LogSource::Event, &error);
@@ -145,15 +145,26 @@ pub(crate) async fn run(agent: &Agent, task: &Task<'_>, version: ResticVersion) 
             (finished, locked)
         }
     };
-    if let Some(log) = &log {
-        let mut log = log.borrow_mut();
-        if let Err(error) = log.finish(clock::now()) {
-            agent.note_error(&format!("job {}: its log: {}", task.id, chain(&error)));
-        }
-        finished.last_log_seq = log.last_seq();
-    }
     agent.send_bell.notify_one();
     Ran { finished, locked }
+}
+
+/// Writes one line into the job's log.
+pub(crate) fn log_line(agent: &Agent, job: JobId, source: LogSource, text: &str) {
+    write(&agent.log(job).ok(), source, text);
+}
+
+/// The job's log is complete: its end says how far it goes.
+pub(crate) fn end_log(agent: &Agent, finished: &mut JobFinished) {
+    let ended = agent.log(finished.job_id).and_then(|log| {
+        let mut log = log.borrow_mut();
+        let ended = log.finish(clock::now());
+        finished.last_log_seq = log.last_seq();
+        ended
+    });
+    if let Err(error) = ended {
+        agent.note_error(&format!("job {}: its log: {}", finished.job_id, chain(&error)));
+    }
 }
 
 /// restic counts a restore of nothing as a success; who asked for files that are not in the snapshot must not. Says where the

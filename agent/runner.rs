@@ -14,7 +14,7 @@ use crate::commands::{ended, finish};
 use crate::core::Agent;
 use crate::ledger::{LedgerJob, Progress, Stage, Work};
 use crate::restic_run::{self, Task};
-use crate::{restic_probe, snapshots};
+use crate::{hook_run, restic_probe, snapshots};
 
 /// How soon a job that found the repository locked is tried again, in seconds, times the number of the try.
 const LOCKED_RETRY_SECS: u64 = 20;
@@ -122,10 +122,11 @@ async fn run_job(agent: &Rc<Agent>, job: &LedgerJob) {
     }));
     let version = restic_probe::probe(agent).await;
     let task = Task { id: job.id, spec: &prepared.spec, schedule_id: prepared.schedule_id.as_ref(), cancel: &bell };
-    let finished = match version {
-        Ok(version) => run_with_retries(agent, &task, version).await,
+    let mut finished = match version {
+        Ok(version) => hook_run::between_hooks(agent, &task, run_with_retries(agent, &task, version)).await,
         Err(error) => ended(job.id, JobOutcome::Failed, Some(&error)),
     };
+    restic_run::end_log(agent, &mut finished);
     let succeeded = finished.status == JobOutcome::Succeeded;
     finish(agent, finished);
     agent.running.borrow_mut().remove(&job.id);

@@ -110,11 +110,6 @@ fn load(agent: &Agent) -> Vec<(Schedule, CompiledSchedule)> {
     let set = agent.received.borrow().schedules().cloned();
     let mut schedules = Vec::new();
     for schedule in set.into_iter().flat_map(|set| set.schedules) {
-        if schedule.pre_hook.is_some() || schedule.post_hook.is_some() {
-            // Without its hooks a backup may be of a half-written database.
-            agent.note_error(&format!("schedule {} does not run: its hooks come with a later version", schedule.id));
-            continue;
-        }
         match compile(&schedule, &agent.host, zone) {
             Ok(compiled) => schedules.push((schedule, compiled)),
             Err(error) => agent.note_error(&format!("schedule {} does not run: {error}", schedule.id)),

@@ -153,6 +153,10 @@ uuid_type!(
     EnrollmentId
 );
 uuid_type!(
+    /// One alert, from when it is raised until it is resolved.
+    AlertId
+);
+uuid_type!(
     /// One snapshots report, which may have several pages.
     ReportId
 );
@@ -165,6 +169,12 @@ const FIRE_NAMESPACE: Uuid = Uuid::NAMESPACE_URL;
 pub fn job_id_of_fire(host: &HostName, schedule_id: &ScheduleId, scheduled_at: DateTime<Utc>) -> JobId {
     let at = scheduled_at.to_rfc3339_opts(SecondsFormat::Secs, true);
     JobId(Uuid::new_v5(&FIRE_NAMESPACE, format!("restic-manager:{host}/{schedule_id}@{at}").as_bytes()))
+}
+
+/// The id of an alert: whichever server raises it for the same cause at the same instant names it alike.
+pub fn alert_id(host: &HostName, what: &str, raised_at: DateTime<Utc>) -> AlertId {
+    let at = raised_at.to_rfc3339_opts(SecondsFormat::Micros, true);
+    AlertId(Uuid::new_v5(&FIRE_NAMESPACE, format!("restic-manager:alert:{host}/{what}@{at}").as_bytes()))
 }
 
 #[cfg(test)]

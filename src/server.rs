@@ -2,6 +2,9 @@
 
 pub mod access;
 pub mod adoption;
+pub mod alert;
+pub mod alert_loop;
+pub mod alert_rules;
 pub mod app;
 pub mod audit;
 pub mod bell;

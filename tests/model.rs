@@ -144,7 +144,7 @@ fn content() -> HostContent {
             serde_json::from_value(json!({"version": 0, "hash": "", "repo_url": "/srv/repo"})).expect("settings"),
         ),
         config_hash: "c".to_owned(),
-        max_age: Arc::default(),
+        alarms: Arc::default(),
         commit: None,
         dirty: None,
         adopted_at: None,

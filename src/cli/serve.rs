@@ -11,6 +11,7 @@ use clap::Args;
 use crate::clock;
 use crate::file_error::chain;
 use crate::logging::{self, LogFormat};
+use crate::server::alert_loop;
 use crate::server::app::{App, blocking, stopped};
 use crate::server::credentials;
 use crate::server::decide::decide_tick;
@@ -84,6 +85,7 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
         tokio::spawn(served_tls::run(Arc::clone(&app)));
     }
     tokio::spawn(upkeep::run(Arc::clone(&app)));
+    tokio::spawn(alert_loop::run(Arc::clone(&app)));
     tokio::spawn(index_upkeep::run(Arc::clone(&app)));
     tokio::spawn(signals(Arc::clone(&app)));
     tracing::info!(%address, tls = has_tls, state = %state.display(), "ready");

@@ -175,6 +175,15 @@ pub struct BackupOptions {
     /// How often a backup that found the repository locked is tried again, 0 to 10.
     #[serde(skip_serializing_if = "is_default")]
     pub retries: u8,
+    /// Run before restic, and in its place if it fails: the name of a program in the agent's hooks.d, or text for `hook_shell`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub pre_hook: Option<String>,
+    /// Run after the backup, whatever became of it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub post_hook: Option<String>,
+    /// After so long a hook is killed; absent: 30 minutes.
+    #[serde(skip_serializing_if = "is_default")]
+    pub hook_timeout: Option<Span>,
 }
 
 /// `restic init`.

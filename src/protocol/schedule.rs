@@ -34,7 +34,7 @@ pub struct Schedule {
     pub retention_policy: RetentionPolicy,
     #[serde(default)]
     pub options: ScheduleOptions,
-    /// Carried, and run from a later version on; agents of this version refuse a schedule that has one.
+    /// As `BackupOptions` has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pre_hook: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -60,6 +60,9 @@ impl Schedule {
                 incomplete: options.incomplete,
                 dry_run: false,
                 retries: options.retries,
+                pre_hook: self.pre_hook.clone(),
+                post_hook: self.post_hook.clone(),
+                hook_timeout: options.hook_timeout,
             }),
             JobKind::Init => JobSpec::Init(InitOptions {}),
             JobKind::Forget => JobSpec::Forget(ForgetOptions {

@@ -39,6 +39,8 @@ pub enum Action {
     CredentialRotate,
     #[serde(rename = "credential.revoke")]
     CredentialRevoke,
+    #[serde(rename = "alert.acknowledge")]
+    AlertAcknowledge,
     #[serde(rename = "config.reload")]
     ConfigReload,
 }

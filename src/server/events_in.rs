@@ -3,9 +3,10 @@
 
 use std::path::Path;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::alert_rules::{Moment, decide_alerts};
 use super::decide::decide_fire;
 use super::fact::agent_line;
 use super::history;
@@ -50,9 +51,17 @@ pub fn take(batch: &mut Batch<'_, HostState>, from: &Source<'_>, envelopes: &[En
         })?;
         news.push((envelope, event));
     }
+    let mut may_end_a_job = false;
     for (envelope, event) in news {
         take_one(batch, from, envelope, event.as_ref())?;
         acked = envelope.seq;
+        may_end_a_job |= matches!(event, Some(AgentEvent::JobFinished(_) | AgentEvent::CommandResult(_)));
+    }
+    if may_end_a_job {
+        // Should power loss take these lines, the next look finds the same.
+        let Source { host, content, .. } = *from;
+        let moment = |now| Moment { now, silence: Some(TimeDelta::zero()) };
+        append_facts(batch, |state, now| decide_alerts(&host.name, state, content, moment(now)));
     }
     Ok(acked)
 }

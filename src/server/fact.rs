@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::alert::{AlertAcknowledged, AlertRaised, AlertResolved};
 use crate::id::{EnrollmentId, JobId, ScheduleId, StreamId};
 use crate::job::Actor;
 use crate::journal::line::{Line, NewLine};
@@ -130,6 +131,9 @@ pub enum Fact {
     ScheduleSkipped(FireResult),
     ScheduleVersioned(Versioned),
     ConfigVersioned(Versioned),
+    AlertRaised(AlertRaised),
+    AlertResolved(AlertResolved),
+    AlertAcknowledged(AlertAcknowledged),
 }
 
 impl Fact {
@@ -154,6 +158,9 @@ impl Fact {
             "schedule.skipped" => serde_json::from_str(payload).ok().map(Self::ScheduleSkipped),
             "schedule.versioned" => serde_json::from_str(payload).ok().map(Self::ScheduleVersioned),
             "config.versioned" => serde_json::from_str(payload).ok().map(Self::ConfigVersioned),
+            "alert.raised" => serde_json::from_str(payload).ok().map(Self::AlertRaised),
+            "alert.resolved" => serde_json::from_str(payload).ok().map(Self::AlertResolved),
+            "alert.acknowledged" => serde_json::from_str(payload).ok().map(Self::AlertAcknowledged),
             _ => Self::agent_event(line),
         }
     }
@@ -183,6 +190,9 @@ impl Fact {
             Self::ScheduleSkipped(payload) => ("schedule.skipped", to_raw(payload)),
             Self::ScheduleVersioned(payload) => ("schedule.versioned", to_raw(payload)),
             Self::ConfigVersioned(payload) => ("config.versioned", to_raw(payload)),
+            Self::AlertRaised(payload) => ("alert.raised", to_raw(payload)),
+            Self::AlertResolved(payload) => ("alert.resolved", to_raw(payload)),
+            Self::AlertAcknowledged(payload) => ("alert.acknowledged", to_raw(payload)),
         };
         NewLine { kind: kind.to_owned(), ts: now, stream: None, payload }
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use chrono_tz::Tz;
 
+use super::alert_rules::Alarms;
 use crate::id::{GroupName, HostName, RepositoryName, ScheduleId};
 use crate::protocol::schedule::Schedule;
 use crate::protocol::text::Span;
@@ -71,8 +72,8 @@ impl Host {
 pub struct HostSchedule {
     /// As the agent gets it.
     pub schedule: Schedule,
-    /// Without a success for this long it counts as stale; the server's business only.
-    pub max_age: Option<Span>,
+    /// What is watched for; the server's business only.
+    pub alarms: Alarms,
 }
 
 /// Where restic keeps data. `{host}` in texts stands for the host's name until `for_host` replaces it.

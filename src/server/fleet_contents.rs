@@ -98,15 +98,15 @@ impl Making<'_> {
             _ => self.settings(host, places, problems),
         };
         let same_schedules = before.filter(|made| Arc::ptr_eq(&made.host, host)).map(|made| &made.content);
-        let (schedules, schedule_hash, max_age) = match same_schedules {
+        let (schedules, schedule_hash, alarms) = match same_schedules {
             Some(content) => {
-                (Arc::clone(&content.schedules), content.schedule_hash.clone(), Arc::clone(&content.max_age))
+                (Arc::clone(&content.schedules), content.schedule_hash.clone(), Arc::clone(&content.alarms))
             }
             None => {
                 let schedules = schedules_of(host);
                 let hash = schedule_hash(&schedules);
-                let max_age = host.schedules.iter().filter_map(|held| Some((held.schedule.id.clone(), held.max_age?)));
-                (schedules.into(), hash, Arc::new(max_age.collect()))
+                let alarms = host.schedules.iter().map(|held| (held.schedule.id.clone(), held.alarms));
+                (schedules.into(), hash, Arc::new(alarms.collect()))
             }
         };
         let (commit, adopted_at) = (self.from.commit.clone(), self.from.adopted_at);
@@ -115,7 +115,7 @@ impl Making<'_> {
             schedule_hash,
             config,
             config_hash,
-            max_age,
+            alarms,
             commit,
             dirty: self.from.dirty,
             adopted_at,
@@ -184,7 +184,7 @@ pub fn no_content(from: &MadeFrom) -> HostContent {
         schedules: Arc::new([]),
         config_hash: config_hash(&config, &from.key),
         config: Arc::new(config),
-        max_age: Arc::default(),
+        alarms: Arc::default(),
         commit: from.commit.clone(),
         dirty: from.dirty,
         adopted_at: from.adopted_at,

@@ -109,7 +109,7 @@ pub(crate) fn content() -> HostContent {
         config: ConfigUpdate { repo_url: Some("rest:http://backup/web-1".to_owned()), ..ConfigUpdate::default() }
             .into(),
         config_hash: "c1".to_owned(),
-        max_age: std::sync::Arc::default(),
+        alarms: std::sync::Arc::default(),
         commit: Some("abc".to_owned()),
         dirty: Some(false),
         adopted_at: None,

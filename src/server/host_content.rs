@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+use super::alert_rules::Alarms;
 use crate::id::ScheduleId;
 use crate::protocol::command::ConfigUpdate;
 use crate::protocol::schedule::Schedule;
-use crate::protocol::text::Span;
 use crate::repository_target::RepositoryTarget;
 
 /// One host's desired state. What is large is shared by those of several configurations.
@@ -21,8 +21,8 @@ pub struct HostContent {
     /// Version 0; every field explicit, so that what is not set is cleared.
     pub config: Arc<ConfigUpdate>,
     pub config_hash: String,
-    /// Where no success for this long is an alert.
-    pub max_age: Arc<BTreeMap<ScheduleId, Span>>,
+    /// What of each schedule is watched for; all of them are here.
+    pub alarms: Arc<BTreeMap<ScheduleId, Alarms>>,
     /// The git commit of the configuration, where it has one.
     pub commit: Option<String>,
     /// Whether its files are not those of the commit; `None`: unknown.

@@ -8,6 +8,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::alert::OpenAlerts;
+use super::alert_rules::{LastEnd, RunSize, remember_run};
 use super::fact::{CredentialRotated, Fact, Idempotency, JobQueued, RotationStage, Versioned};
 use super::job_fold::{apply_to_job, changed_job, queued_job};
 use crate::id::{InstanceId, JobId, ScheduleId, StreamId};
@@ -54,6 +56,11 @@ pub struct ScheduleMemory {
     pub last_success: Option<DateTime<Utc>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_status: Option<JobStatus>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_end: Option<LastEnd>,
+    /// Sizes of the newest successful backups, oldest first.
+    #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
+    pub runs: VecDeque<RunSize>,
     /// The latest answers to fires with their lines, oldest first: an agent that comes back after a while wants several.
     #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
     pub results: VecDeque<(u64, DateTime<Utc>, FireResult)>,
@@ -96,6 +103,7 @@ pub struct HostState {
     pub recent: VecDeque<Job>,
     pub schedules: BTreeMap<ScheduleId, ScheduleMemory>,
     pub keys: BTreeMap<String, RememberedKey>,
+    pub alerts: OpenAlerts,
     /// Checksums of the newest lines, oldest first. Not carried: a cursor from before starts over, which is harmless.
     #[serde(skip)]
     pub lines: VecDeque<(u64, u32)>,
@@ -158,8 +166,12 @@ impl HostState {
         if let Some(schedule) = job.schedule_id.as_ref().filter(|_| !is_dry_run) {
             let memory = self.schedules.entry(schedule.clone()).or_default();
             memory.last_status = Some(job.status);
+            memory.last_end = LastEnd::of(&job).or(memory.last_end.take());
             if job.status == JobStatus::Succeeded {
                 memory.last_success = memory.last_success.max(job.finished_at);
+                if let Some(run) = job.stats.as_ref().and_then(RunSize::of) {
+                    remember_run(&mut memory.runs, run);
+                }
             }
         }
         self.recent.push_front(job);
@@ -284,6 +296,9 @@ impl Fold for HostState {
             Fact::ScheduleSkipped(result) => self.remember_fire(result.clone(), line),
             Fact::ScheduleVersioned(wanted) => self.schedule_wanted = Some(wanted.clone()),
             Fact::ConfigVersioned(wanted) => self.config_wanted = Some(wanted.clone()),
+            Fact::AlertRaised(raised) => self.alerts.raise(raised, line.received_at),
+            Fact::AlertResolved(resolved) => self.alerts.resolve(resolved.alert_id),
+            Fact::AlertAcknowledged(seen) => self.alerts.acknowledge(seen.alert_id, &seen.by),
             other => {
                 if let Some(id) = changed_job(other) {
                     self.change_job(id, other, line);

@@ -14,6 +14,7 @@ use request::{Request, shown};
 use routes::{Access, Routes, routes};
 
 pub mod agent;
+pub mod alerts;
 pub mod answer;
 pub mod audit;
 pub mod client_address;

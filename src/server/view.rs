@@ -4,6 +4,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value, json};
 
+use super::alert::alert_view;
 use super::host_content::HostContent;
 use super::host_state::HostState;
 use crate::cron_time::CronExpression;
@@ -63,7 +64,7 @@ pub fn host_view(
         .map(|schedule| {
             let memory = state.schedules.get(&schedule.id);
             let last_success = memory.and_then(|m| m.last_success);
-            let max_age = content.and_then(|c| c.max_age.get(&schedule.id));
+            let max_age = content.and_then(|c| c.alarms.get(&schedule.id)?.max_age);
             json!({
                 "id": schedule.id,
                 "kind": schedule.kind,
@@ -95,7 +96,7 @@ pub fn host_view(
         "running": of_status(JobStatus::Running),
         "queued": of_status(JobStatus::Queued),
         "schedules": schedules,
-        "alerts": [],
+        "alerts": state.alerts.iter().map(|alert| alert_view(name, alert)).collect::<Vec<_>>(),
     }))
 }
 

@@ -25,6 +25,7 @@ mod hostile_settings;
 mod p10;
 mod p11;
 mod p13;
+mod p15;
 mod p1_kills;
 mod p1_order;
 mod p1_power;

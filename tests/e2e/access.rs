@@ -40,6 +40,8 @@ fn request(operation: &Operation) -> Option<(&'static str, Option<Value>)> {
         ("GET", "/v1/config" | "/v1/config/files") => ("", None),
         ("POST", "/v1/config/reload") => ("", None),
         ("POST", "/v1/enrollment-tokens") => ("", Some(json!({"host": "web-1"}))),
+        ("GET", "/v1/alerts") => ("?limit=10", None),
+        ("POST", "/v1/alerts/{alert}/ack") => ("", None),
         ("GET", "/v1/audit") => ("?limit=10", None),
         ("GET", "/healthz" | "/readyz" | "/openapi.json") => ("", None),
         _ => return None,
@@ -169,7 +171,33 @@ impl Matrix {
         let revoked = matrix.fleet.curl(&["-X", "DELETE", "/v1/hosts/web-1/credential"]).expect("an answer");
         assert_eq!(revoked.0, 200, "{}", revoked.1);
         matrix.as_it_was();
+        matrix.refuse_a_scheduled_job();
         matrix
+    }
+
+    /// As web-1's agent: a fire whose job it then refuses, which raises an alert.
+    fn refuse_a_scheduled_job(&self) {
+        let at = "2026-01-01T03:00:00Z";
+        let (host, schedule) = ("web-1".parse().expect("a name"), "data".parse().expect("an id"));
+        let job = restic_manager::id::job_id_of_fire(&host, &schedule, at.parse().expect("an instant"));
+        let fire = json!({"schedule_id": "data", "scheduled_at": at, "fired_at": at, "job_id": job});
+        let refusal = json!({"job_id": job, "accepted": false, "error": "not here"});
+        let events = [("schedule.fire", fire), ("command.result", refusal)];
+        let lines = (1..).zip(events).map(|(seq, (kind, payload))| {
+            json!({"seq": seq, "ts": at, "type": kind, "payload": payload}).to_string() + "\n"
+        });
+        let header = format!("Authorization: Bearer {OWN}");
+        let path = format!("/v1/agents/web-1/events?stream={STREAM}&instance={INSTANCE}");
+        let taken = self.fleet.ask(&header, &["--data-binary", &lines.collect::<String>(), &path]).expect("an answer");
+        assert_eq!(taken.code, 200, "{}", taken.body);
+    }
+
+    /// One that is open now: while web-1 has no agent there are none.
+    fn alert(&self) -> String {
+        eventually("web-1 has an alert", Duration::from_secs(30), || {
+            let alerts = self.fleet.get("/v1/hosts/web-1")["alerts"].take();
+            Some(alerts.get(0)?["id"].as_str()?.to_owned())
+        })
     }
 
     /// An agent that may come, and an enrollment token that was not used: an operation may have taken either away.
@@ -205,6 +233,7 @@ impl Matrix {
             Caller::Operator(role, limit) => name(role, limit),
         };
         let path = operation.path.replace("{host}", "web-1").replace("{job}", &self.job) + query;
+        let path = if path.contains("{alert}") { path.replace("{alert}", &self.alert()) } else { path };
         let header = match caller {
             Caller::Nobody => "X-Nothing: here".to_owned(),
             _ => format!("Authorization: Bearer {token}"),

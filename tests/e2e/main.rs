@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests set their files and times up by hand, and start programs")]
 
 mod access;
+mod alerts;
 mod alternate;
 mod audit;
 mod bad_input;
@@ -21,6 +22,7 @@ mod git;
 #[allow(dead_code, reason = "shared with the bars")]
 mod harness;
 mod heal;
+mod hooks;
 mod hostile_agent;
 mod hostile_payloads;
 mod keepalive;

@@ -17,6 +17,7 @@ use crate::problem::Problem;
 use crate::protocol::job_options::{JobKind, ScheduleOptions};
 use crate::protocol::schedule::Schedule;
 use crate::retention::RetentionPolicy;
+use crate::server::alert_rules::Alarms;
 use crate::toml_reader::{Place, Placed};
 
 /// What hosts have in common while they are put together.
@@ -199,11 +200,17 @@ fn effective_schedule(
         tags: all_tags,
         retention_policy,
         options,
-        pre_hook: None,
-        post_hook: None,
+        pre_hook: layers.text(|raw| &raw.pre_hook).filter(|_| kind == JobKind::Backup),
+        post_hook: layers.text(|raw| &raw.post_hook).filter(|_| kind == JobKind::Backup),
         enabled: layers.value(|raw| &raw.enabled).unwrap_or(true),
     };
-    Some(HostSchedule { schedule, max_age: layers.value(|raw| &raw.max_age) })
+    let default = Alarms::default();
+    let alarms = Alarms {
+        max_age: layers.value(|raw| &raw.max_age),
+        shrink_percent: layers.value(|raw| &raw.shrink).unwrap_or(default.shrink_percent),
+        no_new_data: layers.value(|raw| &raw.no_new_data).unwrap_or(default.no_new_data),
+    };
+    Some(HostSchedule { schedule, alarms })
 }
 
 fn effective_options(layers: &Layers<'_>) -> ScheduleOptions {
@@ -244,6 +251,10 @@ fn warn_of_useless(kind: JobKind, layers: &Layers<'_>, problems: &mut Vec<Proble
         warn(layers.last(|raw| &raw.paths).map(|(file, value)| (file, value.place)), "paths");
         warn(layers.last(|raw| &raw.excludes).map(|(file, value)| (file, value.place)), "excludes");
         warn(layers.last(|raw| &raw.tags).map(|(file, value)| (file, value.place)), "tags");
+        warn(layers.last(|raw| &raw.shrink).map(|(file, value)| (file, value.place)), "alarms.shrink");
+        warn(layers.last(|raw| &raw.no_new_data).map(|(file, value)| (file, value.place)), "alarms.no_new_data");
+        warn(layers.last(|raw| &raw.pre_hook).map(|(file, value)| (file, value.place)), "pre_hook");
+        warn(layers.last(|raw| &raw.post_hook).map(|(file, value)| (file, value.place)), "post_hook");
     }
     if !matches!(kind, JobKind::Backup | JobKind::Forget) {
         warn(layers.last(|raw| &raw.retention).map(|(file, value)| (file, value.place)), "retention");

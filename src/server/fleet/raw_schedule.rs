@@ -31,8 +31,15 @@ pub(super) struct RawSchedule {
     pub(super) max_age: Typed<Span>,
     pub(super) incomplete: Typed<IncompleteMeans>,
     pub(super) catch_up: Typed<bool>,
+    pub(super) pre_hook: Typed<String>,
+    pub(super) post_hook: Typed<String>,
     pub(super) hook_timeout: Typed<Span>,
     pub(super) enabled: Typed<bool>,
+    // What `alarms` holds:
+    /// Percent; 0: not watched.
+    pub(super) shrink: Typed<u8>,
+    /// Runs; 0: not watched.
+    pub(super) no_new_data: Typed<u32>,
     // What `options` holds:
     pub(super) iexcludes: Typed<Vec<String>>,
     pub(super) one_file_system: Typed<bool>,
@@ -61,8 +68,26 @@ const IN_OPTIONS: [&str; 9] = [
     "read_data_subset",
 ];
 
+/// The sizes of so many runs are remembered.
+const MOST_RUNS_WITHOUT_NEW_DATA: u64 = 30;
+
+/// `"50%"`: of how much less than before is told; `"off"`: 0.
+struct Shrink(u8);
+
+impl std::str::FromStr for Shrink {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number =
+            if text == "off" { Some(0) } else { text.strip_suffix('%').and_then(|number| number.parse().ok()) };
+        let number = number.filter(|number| (0..=99).contains(number));
+        number.map(Self).ok_or_else(|| format!("{} is no share: write for example \"50%\", or \"off\"", shown(text)))
+    }
+}
+
 /// Longer ones would have a fire wait past the next.
 const LONGEST_SPLAY: Span = Span::from_secs(7 * 86_400);
+/// Longer than a day, and the next day's backup would not run.
+const LONGEST_HOOK: Span = Span::from_secs(86_400);
 
 /// Reads one table. Without a usable id there is nothing to hold its values by.
 pub(super) fn read_schedule(table: &mut TableReader<'_>) -> (Typed<ScheduleId>, RawSchedule) {
@@ -81,6 +106,8 @@ pub(super) fn read_schedule(table: &mut TableReader<'_>) -> (Typed<ScheduleId>, 
         max_age: table.parsed("max_age"),
         incomplete: table.choice("incomplete", &[("warn", IncompleteMeans::Warn), ("fail", IncompleteMeans::Fail)]),
         catch_up: table.boolean("catch_up"),
+        pre_hook: read_checked(table, "pre_hook", rules::hook),
+        post_hook: read_checked(table, "post_hook", rules::hook),
         hook_timeout: table.parsed("hook_timeout"),
         enabled: table.boolean("enabled"),
         ..RawSchedule::default()
@@ -95,14 +122,16 @@ pub(super) fn read_schedule(table: &mut TableReader<'_>) -> (Typed<ScheduleId>, 
     {
         table.error(age.place, "max_age is longer than nothing: leave it out for no limit");
     }
-    for hook in ["pre_hook", "post_hook"] {
-        if let Some(text) = table.string(hook)
-            && !text.value.is_empty()
-        {
-            let message = format!("{hook} is not supported by this version, and a backup without it would be wrong");
-            table.error(text.place, message);
-        }
+    if let Some(timeout) = &raw.hook_timeout
+        && (timeout.value.is_zero() || timeout.value > LONGEST_HOOK)
+    {
+        table.error(timeout.place, format!("hook_timeout is between 1s and {LONGEST_HOOK}"));
     }
+    table.table("alarms", |alarms| {
+        raw.shrink = alarms.parsed::<Shrink>("shrink").map(|share| share.map(|share| share.0));
+        let runs = alarms.integer("no_new_data", 0..=MOST_RUNS_WITHOUT_NEW_DATA);
+        raw.no_new_data = runs.map(|runs| runs.map(|runs| u32::try_from(runs).unwrap_or(u32::MAX)));
+    });
     table.table("options", |options| read_options(options, &mut raw));
     table.misplaced(&IN_OPTIONS, "into options = { ... }");
     table.report_unknown();

@@ -131,6 +131,17 @@ pub(super) fn read_data_subset(text: &str, in_maintenance: bool) -> Checked {
     Err(format!("{} is no part of the data: write for example \"1/12\", \"5%\" or \"2G\"", shown(text)))
 }
 
+/// A hook: a program's name, or text for a shell. Empty: none, where a group has one.
+pub(super) fn hook(text: &str) -> Checked {
+    if text.len() > 16 * 1024 {
+        return Err("is longer than 16 KiB: put it into a file of the agent's hooks.d".to_owned());
+    }
+    if text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')) {
+        return Err(format!("{} has control characters", shown(text)));
+    }
+    Ok(())
+}
+
 /// A file of the server's own, or a directory: anything but nothing.
 pub(super) fn file_path(text: &str) -> Checked {
     no_controls("a path", text)

@@ -9,7 +9,7 @@ use hyper::Method;
 use super::answer::{Answer, Problem};
 use super::gate::Agent;
 use super::request::Request;
-use super::{agent, audit, config_files, credential, enrollment, open, operator, poll, streams};
+use super::{agent, alerts, audit, config_files, credential, enrollment, open, operator, poll, streams};
 use crate::server::access::{Operator, Role};
 use crate::server::app::App;
 
@@ -117,6 +117,8 @@ static OPERATIONS: &[Operation] = &[
     operation!(GET "/v1/config/files" [], Operator(Viewer, Fleet), config_files::files),
     operation!(POST "/v1/config/reload" [], Operator(Operator, Fleet), streams::reload),
     operation!(POST "/v1/enrollment-tokens" [], Operator(Admin, Host), enrollment::enrollment_token),
+    operation!(GET "/v1/alerts" ["limit", "after"], Operator(Viewer, List), alerts::alerts),
+    operation!(POST "/v1/alerts/{alert}/ack" [], Operator(Operator, Host), alerts::acknowledge),
     operation!(GET "/v1/audit" ["limit", "before"], Operator(Admin, Fleet), audit::audit),
     operation!(GET "/healthz" [], Open, open::healthz),
     operation!(GET "/readyz" [], Open, open::readyz),

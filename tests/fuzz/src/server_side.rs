@@ -52,7 +52,7 @@ fn content() -> HostContent {
         schedule_hash: "s".into(),
         config: Default::default(),
         config_hash: "c".into(),
-        max_age: Default::default(),
+        alarms: Default::default(),
         commit: None,
         adopted_at: None,
         dirty: None,

@@ -1,0 +1,113 @@
+//! Pure. Alerts: what needs a person, from when it is seen until its cause ends. One for each kind and schedule of a host at a time.
+//! Does not say when one is due: `alert_rules` does. Does not send anything.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::id::{AlertId, HostName, JobId, ScheduleId};
+
+/// product.md "Alerts", and what a backup's history tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AlertKind {
+    BackupFailed,
+    /// A snapshot was made without some of its sources.
+    BackupIncomplete,
+    /// Far smaller, or of far fewer files, than the ones before.
+    BackupShrunk,
+    /// Nothing new or changed for so many runs as the schedule says.
+    NoNewData,
+    ForgetFailed,
+    PruneFailed,
+    CheckFailed,
+    /// Any other kind of scheduled job.
+    JobFailed,
+    /// No success for longer than the schedule's `max_age`; "nothing ran" included.
+    StaleSchedule,
+    AgentOffline,
+    HostConflict,
+}
+
+/// An open alert.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alert {
+    pub id: AlertId,
+    pub kind: AlertKind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule_id: Option<ScheduleId>,
+    /// The job that shows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<JobId>,
+    /// For people; without secrets.
+    pub text: String,
+    pub raised_at: DateTime<Utc>,
+    /// The operator who has seen to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acknowledged_by: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlertRaised {
+    pub alert_id: AlertId,
+    pub kind: AlertKind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule_id: Option<ScheduleId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<JobId>,
+    pub text: String,
+}
+
+/// The cause has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlertResolved {
+    pub alert_id: AlertId,
+    pub kind: AlertKind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule_id: Option<ScheduleId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlertAcknowledged {
+    pub alert_id: AlertId,
+    pub by: String,
+}
+
+/// What one journal's facts leave open, oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct OpenAlerts(Vec<Alert>);
+
+impl OpenAlerts {
+    pub fn iter(&self) -> impl Iterator<Item = &Alert> {
+        self.0.iter()
+    }
+
+    pub fn get(&self, id: AlertId) -> Option<&Alert> {
+        self.0.iter().find(|alert| alert.id == id)
+    }
+
+    pub fn raise(&mut self, raised: &AlertRaised, at: DateTime<Utc>) {
+        let AlertRaised { alert_id, kind, schedule_id, job_id, text } = raised.clone();
+        if self.get(alert_id).is_none() {
+            self.0.push(Alert { id: alert_id, kind, schedule_id, job_id, text, raised_at: at, acknowledged_by: None });
+        }
+    }
+
+    pub fn resolve(&mut self, id: AlertId) {
+        self.0.retain(|alert| alert.id != id);
+    }
+
+    pub fn acknowledge(&mut self, id: AlertId, by: &str) {
+        if let Some(alert) = self.0.iter_mut().find(|alert| alert.id == id) {
+            alert.acknowledged_by.get_or_insert_with(|| by.to_owned());
+        }
+    }
+}
+
+/// The alert object of protocol.md's lists.
+pub fn alert_view(host: &HostName, alert: &Alert) -> serde_json::Value {
+    // A struct of text and times always has a JSON form.
+    let mut view = serde_json::to_value(alert).unwrap_or_default();
+    view["host"] = host.as_str().into();
+    view
+}

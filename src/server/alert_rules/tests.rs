@@ -1,0 +1,142 @@
+//! Alerts are raised once, while their cause lasts, and resolved by themselves.
+
+use serde_json::json;
+
+use super::*;
+use crate::server::folded::*;
+
+fn enrolled() -> Folded {
+    let enrolled = json!({"enrollment_id": id::<JobId>(90), "token_sha256": "t", "credential_sha256": "c"});
+    Folded::of([Fact::HostEnrolled(serde_json::from_value(enrolled).expect("an enrollment"))])
+}
+
+fn with_alarms(alarms: Alarms) -> HostContent {
+    let all = content().schedules.iter().map(|schedule| (schedule.id.clone(), alarms)).collect();
+    HostContent { alarms: std::sync::Arc::new(all), ..content() }
+}
+
+/// Decides on the state as it is, takes the facts in, and tells them by type and kind.
+fn settle(folded: &mut Folded, content: &HostContent, silence: Option<TimeDelta>) -> Vec<String> {
+    let now = folded.head.at.expect("a line");
+    let facts = decide_alerts(&host(), &folded.state, Some(content), Moment { now, silence });
+    let told = facts.iter().map(|fact| match fact {
+        Fact::AlertRaised(raised) => format!("+{}", json!(raised.kind).as_str().expect("text")),
+        Fact::AlertResolved(resolved) => format!("-{}", json!(resolved.kind).as_str().expect("text")),
+        other => unreachable!("no alert: {other:?}"),
+    });
+    let told = told.collect();
+    folded.add(facts);
+    let again = decide_alerts(&host(), &folded.state, Some(content), Moment { now, silence });
+    assert_eq!(again, [], "once");
+    told
+}
+
+/// A job of the schedule `system`, from its beginning to this end.
+fn run(folded: &mut Folded, number: u8, end: &serde_json::Value) {
+    let job: JobId = id(number);
+    let queued = json!({"job_id": job, "kind": "backup", "options": {}, "schedule_id": "system",
+        "actor": {"kind": "schedule", "name": "system"}, "scheduled_at": noon()});
+    folded.add([Fact::JobQueued(serde_json::from_value(queued).expect("a job")), started(job)]);
+    let mut payload = json!({"job_id": job, "finished_at": noon(), "exit_code": 0});
+    payload.as_object_mut().expect("an object").extend(end.as_object().expect("an object").clone());
+    folded.add([event("job.finished", &payload)]);
+}
+
+fn sized(files: u64, bytes: u64, changed: u64) -> serde_json::Value {
+    json!({"status": "succeeded", "stats": {"total_files_processed": files, "total_bytes_processed": bytes,
+        "files_new": changed, "files_changed": 0}})
+}
+
+#[test]
+fn a_failed_backup_is_told_once_and_resolved_by_the_next_success() {
+    let (mut folded, content) = (enrolled(), with_alarms(Alarms::default()));
+    run(&mut folded, 1, &json!({"status": "failed", "error": "no space"}));
+    assert_eq!(settle(&mut folded, &content, None), ["+backup_failed"]);
+    let open = folded.state.alerts.iter().next().expect("open").clone();
+    assert_eq!((open.text.as_str(), open.job_id), ("no space", Some(id(1))));
+    folded.add([Fact::AlertAcknowledged(crate::server::alert::AlertAcknowledged {
+        alert_id: open.id,
+        by: "alice".to_owned(),
+    })]);
+    assert_eq!(
+        folded.state.alerts.get(open.id).and_then(|alert| alert.acknowledged_by.clone()).as_deref(),
+        Some("alice")
+    );
+    run(&mut folded, 2, &json!({"status": "failed", "error": "no space"}));
+    run(&mut folded, 3, &json!({"status": "cancelled"}));
+    assert_eq!(settle(&mut folded, &content, None), [""; 0], "it is open already, and a cancel tells nothing");
+    run(
+        &mut folded,
+        4,
+        &json!({"status": "succeeded", "incomplete": true, "warnings": ["/x: denied"], "exit_code": 3}),
+    );
+    assert_eq!(settle(&mut folded, &content, None), ["-backup_failed", "+backup_incomplete"]);
+    run(&mut folded, 5, &json!({"status": "succeeded"}));
+    assert_eq!(settle(&mut folded, &content, None), ["-backup_incomplete"]);
+}
+
+#[test]
+fn an_operators_own_job_and_a_dry_run_raise_nothing() {
+    let (mut folded, content) = (enrolled(), with_alarms(Alarms::default()));
+    folded.add([queued(id(1)), started(id(1)), finished(id(1), "failed")]);
+    assert_eq!(settle(&mut folded, &content, None), [""; 0]);
+}
+
+#[test]
+fn a_backup_that_shrinks_is_told_until_it_grows_again_or_is_the_usual_one() {
+    let (mut folded, content) = (enrolled(), with_alarms(Alarms::default()));
+    for number in 1..=4 {
+        run(&mut folded, number, &sized(1000, 5_000_000, 3));
+        assert_eq!(settle(&mut folded, &content, None), [""; 0]);
+    }
+    run(&mut folded, 5, &sized(1000, 2_400_000, 3));
+    assert_eq!(settle(&mut folded, &content, None), ["+backup_shrunk"], "fewer bytes");
+    run(&mut folded, 6, &sized(990, 5_000_000, 3));
+    assert_eq!(settle(&mut folded, &content, None), ["-backup_shrunk"]);
+    run(&mut folded, 7, &sized(400, 5_000_000, 3));
+    assert_eq!(settle(&mut folded, &content, None), ["+backup_shrunk"], "fewer files");
+    let mut told = Vec::new();
+    for number in 8..=20 {
+        run(&mut folded, number, &sized(400, 5_000_000, 3));
+        told.extend(settle(&mut folded, &content, None));
+    }
+    assert_eq!(told, ["-backup_shrunk"], "in the end it is the usual size");
+    let off = with_alarms(Alarms { shrink_percent: 0, ..Alarms::default() });
+    run(&mut folded, 21, &sized(1, 1, 1));
+    assert_eq!(settle(&mut folded, &off, None), [""; 0]);
+}
+
+#[test]
+fn so_many_runs_with_nothing_new_are_told() {
+    let content = with_alarms(Alarms { no_new_data: 3, ..Alarms::default() });
+    let mut folded = enrolled();
+    let mut told = Vec::new();
+    for (number, changed) in (1..).zip([5, 0, 0, 0, 0, 1]) {
+        run(&mut folded, number, &sized(10, 1000, changed));
+        told.push(settle(&mut folded, &content, None).join(","));
+    }
+    assert_eq!(told, ["", "", "", "+no_new_data", "", "-no_new_data"]);
+}
+
+#[test]
+fn a_schedule_without_a_success_for_its_max_age_is_stale_also_where_nothing_ran() {
+    let content = with_alarms(Alarms { max_age: Some(Span::from_secs(3600)), ..Alarms::default() });
+    let folded = enrolled();
+    let at =
+        |minutes: i64| Moment { now: folded.head.at.expect("a line") + TimeDelta::minutes(minutes), silence: None };
+    assert_eq!(decide_alerts(&host(), &folded.state, Some(&content), at(59)), []);
+    let due = decide_alerts(&host(), &folded.state, Some(&content), at(61));
+    // `idle` is disabled.
+    assert_eq!(types(&due), ["alert.raised"; 3]);
+    let removed = HostContent { configured: false, ..content };
+    assert_eq!(decide_alerts(&host(), &folded.state, Some(&removed), at(61)), []);
+}
+
+#[test]
+fn silence_is_told_by_who_looked_and_by_nobody_else() {
+    let (mut folded, content) = (enrolled(), with_alarms(Alarms::default()));
+    assert_eq!(settle(&mut folded, &content, Some(TimeDelta::minutes(14))), [""; 0]);
+    assert_eq!(settle(&mut folded, &content, Some(TimeDelta::minutes(16))), ["+agent_offline"]);
+    assert_eq!(settle(&mut folded, &content, None), [""; 0], "an event from elsewhere does not end it");
+    assert_eq!(settle(&mut folded, &content, Some(TimeDelta::zero())), ["-agent_offline"]);
+}
