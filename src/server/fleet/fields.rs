@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::settings::{AgentUpdate, OperatorToken, ServerSettings, TlsSettings};
 use super::{HostSchedule, Maintenance, MaintenanceCheck, MaintenancePrune, Repository, SecretRef, SecretSource};
 use crate::server::access::Role;
+use crate::server::alert_rules::Alarms;
 
 /// Names and values, in the order in which they are told. What is not set is not there.
 pub(super) type Fields = Vec<(String, Value)>;
@@ -40,7 +41,7 @@ const BESIDE_OPTIONS: [&str; 4] = ["retries", "incomplete", "catch_up", "hook_ti
 
 /// By its form on the wire, so that no field of it is forgotten.
 pub(super) fn of_schedule(held: &HostSchedule) -> Fields {
-    let HostSchedule { schedule, max_age } = held;
+    let HostSchedule { schedule, alarms: Alarms { max_age, shrink_percent, no_new_data } } = held;
     // Text, numbers and lists always have a JSON form.
     let Ok(Value::Object(schedule)) = serde_json::to_value(schedule) else { return Vec::new() };
     let mut fields = Fields::new();
@@ -59,6 +60,14 @@ pub(super) fn of_schedule(held: &HostSchedule) -> Fields {
         }
     }
     fields.extend(max_age.map(|age| ("max_age".to_owned(), age.to_string().into())));
+    let default = Alarms::default();
+    if *shrink_percent != default.shrink_percent {
+        let share = if *shrink_percent == 0 { "off".to_owned() } else { format!("{shrink_percent}%") };
+        fields.push(("alarms.shrink".to_owned(), share.into()));
+    }
+    if *no_new_data != default.no_new_data {
+        fields.push(("alarms.no_new_data".to_owned(), (*no_new_data).into()));
+    }
     fields.retain(|(name, value)| *value != json!([]) && !(name == "splay" && *value == json!("0s")));
     let place = |name: &str| FIRST.iter().position(|first| *first == name).unwrap_or(FIRST.len());
     fields.sort_by(|(a, _), (b, _)| (place(a), a).cmp(&(place(b), b)));
