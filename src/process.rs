@@ -1,4 +1,5 @@
-//! Edge. The only place that starts programs: restic for the agent, and the fleet of `restic-manager demo`.
+//! Edge. The only place that starts programs: restic for the agent, git for the server, and the fleet of
+//! `restic-manager demo`.
 //! Tells their output line by line, then how they ended, and ends them with everything they started.
 //! Does not know restic, read what is printed, or decide when a program has taken too long.
 

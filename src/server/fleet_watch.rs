@@ -95,9 +95,12 @@ impl FleetWatch {
         for directory in watched.way.iter().filter_map(|entry| entry.parent()) {
             let _ = watcher.watch(directory, RecursiveMode::NonRecursive);
         }
-        if let Some(git) = watched.git.as_ref().filter(|git| !watched.whole.contains(&git.top)) {
-            let _ = watcher.watch(&git.git_dir, RecursiveMode::NonRecursive);
-            let _ = watcher.watch(&git.common_dir, RecursiveMode::NonRecursive);
+        for git in &watched.git {
+            // Of a work tree above, or one whose `.git` is a file.
+            let is_elsewhere = |path: &Path| !watched.whole.iter().any(|whole| path.starts_with(whole));
+            for directory in [&git.git_dir, &git.common_dir].into_iter().filter(|path| is_elsewhere(path)) {
+                let _ = watcher.watch(directory, RecursiveMode::NonRecursive);
+            }
             let _ = watcher.watch(&git.common_dir.join("refs/heads"), RecursiveMode::Recursive);
         }
         Ok(watcher)

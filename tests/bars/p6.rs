@@ -239,8 +239,9 @@ impl Edited {
         Self { fleet, askers, number: 0 }
     }
 
+    /// What each host is told; 0 in the moment between two versions, when it is told neither.
     fn versions(&mut self) -> Vec<u64> {
-        self.askers.iter_mut().map(|asker| asker.served()["version"].as_u64().expect("a version")).collect()
+        self.askers.iter_mut().map(|asker| asker.served()["version"].as_u64().unwrap_or(0)).collect()
     }
 
     /// Makes an edit that gives these hosts (from 0) another text, and says what is wrong with what follows.

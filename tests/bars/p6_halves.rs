@@ -205,7 +205,7 @@ fn p6_a_tree_swapped_by_a_link_is_never_served_half_way() {
     });
     told("by link swap", number, &seen, begun);
     assert!(seen.mixed.is_empty() && seen.missed.is_empty(), "{seen:#?}");
-    assert!(seen.polls > number && seen.reloads > number / 3, "{seen:?}");
+    assert!(seen.polls > number && seen.reloads > 5, "{seen:?}");
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn p6_a_work_tree_is_never_served_half_way() {
     });
     told("by git checkout", number, &seen, begun);
     assert!(seen.mixed.is_empty() && seen.missed.is_empty(), "{seen:#?}");
-    assert!(seen.polls > number && seen.reloads > number / 3, "{seen:?}");
+    assert!(seen.polls > number && seen.reloads > 5, "{seen:?}");
 }
 
 /// The control: where git's index is hidden, the same checkouts are read at any moment, and the check sees it.
