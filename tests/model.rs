@@ -147,6 +147,7 @@ fn content() -> HostContent {
         max_age: Arc::default(),
         commit: None,
         adopted_at: None,
+        maintains: None,
         configured: true,
     }
 }

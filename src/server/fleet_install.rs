@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::task::JoinSet;
 
 use super::app::{App, blocking};
+use super::fleet::secret_commands::questions;
 use super::fleet_contents::{LastContents, MadeFrom, Making, make, no_content};
 use super::fleet_loop::StartError;
 use super::fleet_tree::Tree;
@@ -29,6 +30,8 @@ pub async fn install(
     tree: &Tree,
     last: &mut LastContents,
 ) -> Result<Vec<Problem>, StartError> {
+    let wish = *app.reload_wanted.borrow();
+    app.secret_commands.ask(questions(&tree.fleet), wish).await;
     let from = MadeFrom {
         key: app.state_dir.hash_key,
         commit: tree.commit.clone(),
@@ -43,10 +46,12 @@ pub async fn install(
     let (mut all, mut problems) = (Vec::new(), Vec::new());
     for hosts in [changed, same] {
         let (fleet, directory) = (Arc::clone(&tree.fleet), directory.to_owned());
-        let (before, shared) = (Arc::clone(&before), Arc::clone(&shared));
+        let (before, shared, commands) = (Arc::clone(&before), Arc::clone(&shared), Arc::clone(&app.secret_commands));
         let (made, unread) = blocking(move || {
             let (from, known) = &*shared;
-            make(&Making { fleet: &fleet, directory: &directory, from, last: &before, known }, &hosts)
+            let making =
+                Making { fleet: &fleet, directory: &directory, commands: &commands, from, last: &before, known };
+            make(&making, &hosts)
         })
         .await;
         give_all(app, made.iter().map(|made| (&made.host.name, &made.content))).await?;

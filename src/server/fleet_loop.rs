@@ -108,6 +108,10 @@ pub async fn run(app: Arc<App>, directory: PathBuf, fleet: Arc<Fleet>, mut last:
     let mut stopping = app.stopping.subscribe();
     let mut wanted = app.reload_wanted.subscribe();
     let mut decided = app.fleet.watch();
+    let mut answered_late = app.secret_commands.late.subscribe();
+    if *answered_late.borrow() > 0 {
+        answered_late.mark_changed();
+    }
     let mut roots = secret_roots(&directory, &fleet);
     drop(fleet);
     let mut watcher = watch(&directory, &roots, sender.clone());
@@ -128,6 +132,8 @@ pub async fn run(app: Arc<App>, directory: PathBuf, fleet: Arc<Fleet>, mut last:
                     continue;
                 }
             }
+            // Secrets of commands that `start` or the last reload did not wait for.
+            Ok(()) = answered_late.changed() => {}
             () = tokio::time::sleep_until(rescan) => {}
         }
         wanted.mark_unchanged();

@@ -67,6 +67,7 @@ pub(crate) fn queued(job_id: JobId) -> Fact {
         schedule_id: None,
         scheduled_at: None,
         idempotency: None,
+        part: None,
     })
 }
 
@@ -111,6 +112,7 @@ pub(crate) fn content() -> HostContent {
         max_age: std::sync::Arc::default(),
         commit: Some("abc".to_owned()),
         adopted_at: None,
+        maintains: None,
         configured: true,
     }
 }

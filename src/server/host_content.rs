@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+use super::fleet::Fleet;
 use crate::id::ScheduleId;
 use crate::protocol::command::ConfigUpdate;
 use crate::protocol::schedule::Schedule;
@@ -26,6 +27,8 @@ pub struct HostContent {
     pub commit: Option<String>,
     /// When the configuration that says so was adopted.
     pub adopted_at: Option<DateTime<Utc>>,
+    /// The configuration, for a host that maintains repositories: what a fire of that runs is put together of it.
+    pub maintains: Option<Arc<Fleet>>,
     /// The host's file is there; false for one that was removed, whose schedules are none.
     pub configured: bool,
 }

@@ -74,6 +74,7 @@ fn told_by_the_agent(
         schedule_id: schedule_id.cloned(),
         scheduled_at,
         idempotency: None,
+        part: None,
     })
 }
 
@@ -96,6 +97,7 @@ mod tests {
             schedule_id: None,
             scheduled_at: None,
             idempotency: None,
+            part: None,
         };
         vec![Fact::JobQueued(queued), dispatched(job, noon())]
     }

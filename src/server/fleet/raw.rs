@@ -188,7 +188,6 @@ fn read_secret<'d>(table: &mut TableReader<'d>, key: &'d str) -> Option<SecretSo
 }
 
 fn read_maintenance(table: &mut TableReader<'_>) -> RawMaintenance {
-    table.warning(table.place(), "[maintenance] is checked but not run by this version yet");
     if table.place_of("host").is_none() {
         table.missing("host", "host = \"backup-1\"");
     }
@@ -210,10 +209,15 @@ fn read_maintenance(table: &mut TableReader<'_>) -> RawMaintenance {
         check: read_work(
             table,
             "check",
-            |check, _| {
+            |check, place| {
                 let subset = read_checked(check, "read_data_subset", |text| rules::read_data_subset(text, true))
                     .map(|t| t.value);
-                (subset.filter(|text| !text.is_empty()), check.boolean("read_data").is_some_and(|read| read.value))
+                let subset = subset.filter(|text| !text.is_empty());
+                let read_data = check.boolean("read_data").is_some_and(|read| read.value);
+                if read_data && subset.is_some() {
+                    check.error(place, "maintenance.check has read_data and read_data_subset: choose one");
+                }
+                (subset, read_data)
             },
             |cron, (read_data_subset, read_data)| super::MaintenanceCheck { cron, read_data_subset, read_data },
         ),

@@ -55,6 +55,7 @@ fn content() -> HostContent {
         max_age: Default::default(),
         commit: None,
         adopted_at: None,
+        maintains: None,
         configured: true,
     }
 }
