@@ -18,6 +18,7 @@ mod json_file;
 mod ledger;
 mod log_spool;
 mod make_room;
+mod own_secrets;
 mod policy;
 mod poll;
 mod poll_wait;

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use restic_manager::file_error::FileError;
 use restic_manager::protocol::command::{ConfigUpdate, ScheduleSet};
+use restic_manager::protocol::repository_access::RepositoryAccess;
+use restic_manager::repository_target::RepositoryTarget;
 
 use crate::json_file;
 
@@ -54,6 +56,23 @@ impl Received {
     /// The settings; before the first ones version 0 with nothing in them.
     pub(crate) fn config(&self) -> &ConfigUpdate {
         &self.settings
+    }
+
+    /// How a repository is reached: the host's own, or one that it maintains. The error is for the person who asked.
+    pub(crate) fn access(&self, target: Option<&RepositoryTarget>) -> Result<RepositoryAccess, String> {
+        let Some(target) = target else {
+            let own = RepositoryAccess::own(&self.settings);
+            let has_one = !own.url.is_empty();
+            return has_one
+                .then_some(own)
+                .ok_or_else(|| "this host has no repository: set `repository` in its configuration".to_owned());
+        };
+        self.settings.maintained.as_ref().and_then(|maintained| maintained.get(target)).cloned().ok_or_else(|| {
+            format!(
+                "this host has no access to repository {target}: [maintenance] in repositories/{}.toml does not name it, or a secret of it cannot be read (see GET /v1/config)",
+                target.repository
+            )
+        })
     }
 
     /// None: the server has not sent any yet, which is version 0 and not an empty set.

@@ -244,11 +244,11 @@ proptest! {
                 JobSpec::Restore(RestoreOptions { snapshot: "latest".into(), include: list, ..Default::default() })
             }
             1 => JobSpec::Restore(RestoreOptions { snapshot: text, exclude: list, ..Default::default() }),
-            2 => JobSpec::Prune(PruneOptions { max_unused: Some(text), dry_run: false }),
+            2 => JobSpec::Prune(PruneOptions { max_unused: Some(text), ..PruneOptions::default() }),
             _ => JobSpec::Forget(ForgetOptions {
                 schedule: Some(fixture.schedule.clone()),
                 retention_policy: RetentionPolicy { keep_within: Some(text), keep_tags: list, ..Default::default() },
-                dry_run: false,
+                ..ForgetOptions::default()
             }),
         };
         if let Ok(list) = arguments(&spec, &context) {
@@ -259,7 +259,7 @@ proptest! {
     #[test]
     fn no_check_can_smuggle_a_flag(text in hostile()) {
         let fixture = Fixture::new();
-        let spec = JobSpec::Check(CheckOptions { read_data: false, read_data_subset: Some(text) });
+        let spec = JobSpec::Check(CheckOptions { read_data_subset: Some(text), ..CheckOptions::default() });
         if let Ok(list) = arguments(&spec, &fixture.context()) {
             assert_no_value_is_a_flag(&list);
         }

@@ -78,6 +78,9 @@ impl ConfigUpdate {
     }
 }
 
+/// The largest secret that is read, in bytes.
+pub const SECRET_LIMIT: usize = 64 * 1024;
+
 /// Text that must not be shown: `Debug` hides it, and only messages and the agent's 0600 files hold it.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -86,6 +89,18 @@ pub struct Secret(String);
 impl Secret {
     pub fn new(text: String) -> Self {
         Self(text)
+    }
+
+    /// A text as a secret: without the newline at its end. The error goes on after "it ...".
+    pub fn of_text(text: &str) -> Result<Self, &'static str> {
+        let secret = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
+        if secret.is_empty() {
+            return Err("is empty");
+        }
+        if secret.contains('\0') {
+            return Err("has a NUL, which no environment can hold");
+        }
+        Ok(Self(secret.to_owned()))
     }
 
     /// The secret itself, for the child's environment, a header or a hash, and nothing else.

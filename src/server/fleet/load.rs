@@ -251,7 +251,7 @@ fn warn_of_retention(
 
 /// Maintenance that does nothing, or half of what is meant.
 fn warn_of_maintenance(raw: &RawRepository, has_retention: bool, problems: &mut Vec<Problem>) {
-    let Some(Placed { value: work, place }) = &raw.maintenance else { return };
+    let Some(Placed { value: work, place }) = raw.maintenance.as_ref().filter(|_| raw.clean) else { return };
     let mut warn = |message: &str| problems.push(place.warning(&raw.file, message));
     match (&work.forget, &work.prune) {
         (None, None) if work.check.is_none() => {

@@ -67,6 +67,8 @@ pub(super) fn read_host(file: &str, text: &str, whose: Whose, problems: &mut Vec
 #[derive(Debug)]
 pub(super) struct RawRepository {
     pub(super) file: String,
+    /// False where anything in it is wrong: what seems to be absent may be that.
+    pub(super) clean: bool,
     pub(super) url: String,
     pub(super) username: Option<String>,
     pub(super) credential: Option<SecretSource>,
@@ -110,6 +112,7 @@ pub(super) fn read_repository(file: &str, text: &str, problems: &mut Vec<Problem
         }
         RawRepository {
             file: file.to_owned(),
+            clean: true,
             url,
             username: username.filter(|name| !name.is_empty()),
             credential,
@@ -122,7 +125,10 @@ pub(super) fn read_repository(file: &str, text: &str, problems: &mut Vec<Problem
             maintenance: top.table("maintenance", read_maintenance),
         }
     };
-    read_document(file, text, problems, read).0
+    let problems_before = problems.len();
+    let (mut raw, _) = read_document(file, text, problems, read);
+    raw.clean = problems.len() == problems_before;
+    raw
 }
 
 /// restic multiplies by 1024 in a signed 64-bit number.

@@ -13,10 +13,7 @@ use super::{Fleet, Host, Repository, SecretRef, SecretSource, for_host};
 use crate::file_stamp::{self, FileStamp};
 use crate::id::HostName;
 use crate::problem::Problem;
-use crate::protocol::command::Secret;
-
-/// The largest secret, in bytes.
-pub(super) const SECRET_LIMIT: u64 = 64 * 1024;
+use crate::protocol::command::{SECRET_LIMIT, Secret};
 
 /// Where secrets may be.
 pub struct SecretPlaces<'a> {
@@ -140,27 +137,15 @@ fn read_file(
     let unread = |error: std::io::Error| problem(format!("cannot be read: {error}"));
     let file = File::open(&found).map_err(unread)?;
     let stamp = file.metadata().and_then(|metadata| file_stamp::before_reading(&metadata)).map_err(unread)?;
-    let size = file.take(SECRET_LIMIT + 1).read_to_string(&mut text).map_err(|error| match error.kind() {
+    let size = file.take(SECRET_LIMIT as u64 + 1).read_to_string(&mut text).map_err(|error| match error.kind() {
         std::io::ErrorKind::InvalidData => problem("is not text in UTF-8".to_owned()),
         _ => problem(format!("cannot be read: {error}")),
     })?;
-    if u64::try_from(size).unwrap_or(u64::MAX) > SECRET_LIMIT {
+    if size > SECRET_LIMIT {
         return Err(problem("is larger than 64 KiB".to_owned()));
     }
-    let secret = secret_of(&text).map_err(|what| problem(what.to_owned()))?;
+    let secret = Secret::of_text(&text).map_err(|what| problem(what.to_owned()))?;
     Ok((secret, path, stamp))
-}
-
-/// A text as a secret: without the newline at its end. The error goes on after "it ...".
-pub(super) fn secret_of(text: &str) -> Result<Secret, &'static str> {
-    let secret = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
-    if secret.is_empty() {
-        return Err("is empty");
-    }
-    if secret.contains('\0') {
-        return Err("has a NUL, which no environment can hold");
-    }
-    Ok(Secret::new(secret.to_owned()))
 }
 
 #[cfg(test)]
