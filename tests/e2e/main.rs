@@ -24,6 +24,7 @@ mod hostile_payloads;
 mod keepalive;
 mod kinds;
 mod leftovers;
+mod maintenance;
 mod offline;
 mod parked;
 mod restic_trouble;
