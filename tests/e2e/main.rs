@@ -29,6 +29,7 @@ mod offline;
 mod parked;
 mod restic_trouble;
 mod schema;
+mod secret_sources;
 mod secrets;
 mod tls;
 mod tls_files;
