@@ -22,6 +22,7 @@ mod own_secrets;
 mod policy;
 mod poll;
 mod poll_wait;
+mod read_secrets;
 mod real_path;
 mod received;
 mod repository_url;

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::commands::ended;
 use crate::core::{Agent, SharedLog};
 use crate::make_room;
-use crate::own_secrets;
+use crate::read_secrets;
 use crate::restic_args::{ArgumentContext, arguments};
 use crate::restic_environment::{EnvironmentContext, environment};
 use crate::restic_json::StdoutLine;
@@ -74,7 +74,7 @@ pub(crate) async fn program(
     };
     // Whoever starts restic, for a job or not: the repository is the one of this moment.
     agent.policy.permits_repository(&access.url)?;
-    let access = own_secrets::resolve(agent, access).await?;
+    let access = read_secrets::resolve(agent, access).await?;
     let environment = environment(&access, &context).map_err(|refusal| refusal.to_string())?;
     let environment = environment.into_iter().map(|(name, value)| (name, value.reveal().to_owned())).collect();
     Ok(Program { program: agent.settings.restic.clone().into(), arguments, environment, directory: None })
