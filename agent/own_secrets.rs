@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use restic_manager::protocol::repository_access::RepositoryAccess;
+use restic_manager::protocol::text::is_secret_name;
+use restic_manager::toml_reader::{TableReader, shown};
 
 use crate::repository_url::{pattern_names, without_credentials};
 
@@ -65,6 +67,56 @@ pub(crate) fn permits(secrets: &OwnSecrets, access: &RepositoryAccess) -> Result
     }
 }
 
+/// Reads `[secrets]`.
+pub(crate) fn read(table: &mut TableReader<'_>) -> OwnSecrets {
+    let mut secrets = OwnSecrets::new();
+    for name in table.names() {
+        let Some(read) = table.table(name, |table| read_one(table, name)) else { continue };
+        if !is_secret_name(name) {
+            table.error(read.place, format!("{} is no name: use 1 to 63 of a-z, A-Z, 0-9, '_' and '-'", shown(name)));
+        }
+        secrets.extend(read.value.map(|secret| (name.to_owned(), secret)));
+    }
+    secrets
+}
+
+/// Exactly one of `file`, `env` and `command`, and what it may be used with.
+fn read_one(table: &mut TableReader<'_>, name: &str) -> Option<OwnSecret> {
+    let argv = table.strings("command").map(|list| list.value.into_iter().map(|item| item.value).collect());
+    let found = [
+        table.string("file").map(|path| SecretSource::File(path.value.into())),
+        table.string("env").map(|name| SecretSource::Environment(name.value)),
+        argv.map(SecretSource::Command),
+    ];
+    let mut found = found.into_iter().flatten();
+    let source = match (found.next(), found.next()) {
+        (Some(source), None) => source,
+        (None, _) => {
+            table.missing("file", "file = \"/etc/restic-manager-agent/restic-password\" (or env, or command)");
+            return None;
+        }
+        (Some(_), Some(_)) => {
+            table
+                .error(table.place(), format!("secrets.{name} has more than one of file, env and command: choose one"));
+            return None;
+        }
+    };
+    let is_empty = match &source {
+        SecretSource::File(path) => path.as_os_str().is_empty(),
+        SecretSource::Environment(name) => name.is_empty() || name.contains(['=', '\0']),
+        SecretSource::Command(argv) => argv.first().is_none_or(String::is_empty),
+    };
+    if is_empty {
+        table.error(table.place(), format!("secrets.{name} names no file, variable or command"));
+        return None;
+    }
+    if table.place_of("repositories").is_none() {
+        table.missing("repositories", "repositories = [\"rest:https://backup.example.org/*\"]");
+    }
+    let repositories = table.strings("repositories")?.value.into_iter().map(|pattern| pattern.value).collect();
+    Some(OwnSecret { source, repositories })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,5 +153,29 @@ mod tests {
         assert!(permits(&secrets, &led).expect_err("refused").contains("https_proxy"));
         let only_password = RepositoryAccess { credential_secret: String::new(), ..led };
         assert_eq!(permits(&secrets, &only_password), Ok(()), "a repository's password goes to no server");
+    }
+
+    #[test]
+    fn secrets_of_ones_own_have_one_source_and_say_what_they_are_for() {
+        let head = "server = \"https://backup.example.org\"\nhost = \"web-1\"\n";
+        let parsed = |text: &str| crate::settings::parse("agent.toml", &format!("{head}{text}"));
+        let good = "[secrets.a]\nfile = 'C:\\x\\y'\nrepositories = [\"*\"]\n[secrets.b]\nenv = \"B\"\nrepositories = []\n\
+                    [secrets.c]\ncommand = [\"pass\", \"c\"]\nrepositories = [\"rest:*\"]\n";
+        let secrets = parsed(good).expect("fine").secrets;
+        assert_eq!(secrets["a"].source, SecretSource::File("C:\\x\\y".into()));
+        assert_eq!(secrets["c"].source, SecretSource::Command(vec!["pass".to_owned(), "c".to_owned()]));
+        for (text, says) in [
+            ("[secrets.a]\nrepositories = []\n", "secrets.a.file is missing"),
+            ("[secrets.a]\nfile = \"/x\"\n", "secrets.a.repositories is missing"),
+            ("[secrets.a]\nfile = \"/x\"\nenv = \"A\"\nrepositories = []\n", "choose one"),
+            ("[secrets.a]\ncommand = []\nrepositories = []\n", "names no"),
+            ("[secrets.\"a b\"]\nfile = \"/x\"\nrepositories = []\n", "is no name"),
+            ("[secrets.a]\nfiel = \"/x\"\nrepositories = []\n", "fiel"),
+            ("[secrets]\na = \"hunter2\"\n", "secrets.a"),
+        ] {
+            let problems = parsed(text).expect_err(says);
+            let all: String = problems.iter().map(|problem| format!("{problem}\n")).collect();
+            assert!(all.contains(says) && !all.contains("hunter2"), "{says} is missing in:\n{all}");
+        }
     }
 }

@@ -162,4 +162,23 @@ mod tests {
         let (received, damage) = Received::open(dir.path()).expect("opens");
         assert!(received.schedules().is_none() && damage.len() == 1);
     }
+
+    #[test]
+    fn what_the_host_maintains_is_reached_by_its_own_access_and_what_it_does_not_is_refused() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut received = open(dir.path());
+        let target = |text: &str| text.parse::<RepositoryTarget>().expect("a target");
+        assert!(received.access(None).expect_err("nothing yet").contains("no repository"));
+        let admin =
+            RepositoryAccess { url: "/srv/all".into(), username: "admin".into(), ..RepositoryAccess::default() };
+        let maintained = Some([(target("main"), admin.clone())].into());
+        let update = ConfigUpdate { repo_url: Some("/srv/own".into()), maintained, ..config(1, "a") };
+        received.apply_config(update).expect("written");
+        assert_eq!(received.access(None).map(|own| own.url), Ok("/srv/own".to_owned()));
+        assert_eq!(received.access(Some(&target("main"))), Ok(admin));
+        assert!(received.access(Some(&target("main/web-1"))).expect_err("not so").contains("repositories/main.toml"));
+        let none = ConfigUpdate { maintained: Some(std::collections::BTreeMap::new()), ..config(2, "b") };
+        received.apply_config(none).expect("written");
+        assert!(received.access(Some(&target("main"))).is_err(), "no longer elected");
+    }
 }

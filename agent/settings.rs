@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use restic_manager::id::HostName;
 use restic_manager::problem::{Problem, Severity};
-use restic_manager::protocol::text::{Span, is_secret_name};
+use restic_manager::protocol::text::Span;
 use restic_manager::proxy::{DirectRule, Proxy};
 use restic_manager::toml_reader::{TableReader, read_document, shown};
 
-use crate::own_secrets::{OwnSecret, OwnSecrets, SecretSource};
+use crate::own_secrets::{self, OwnSecrets};
 use crate::policy::{Hooks, Policy, RawPolicy};
 
 const DEFAULT_GRACE: Span = Span::from_secs(60);
@@ -82,7 +82,7 @@ fn read(table: &mut TableReader<'_>) -> Option<AgentSettings> {
     let rotate_after = table.parsed::<Rotation>("rotate_after").map_or(Some(DEFAULT_ROTATION), |after| after.value.0);
     let proxy = table.table("proxy", read_proxy).and_then(|proxy| proxy.value);
     let policy = table.table("policy", policy);
-    let secrets = table.table("secrets", read_secrets).map_or_else(OwnSecrets::new, |secrets| secrets.value);
+    let secrets = table.table("secrets", own_secrets::read).map_or_else(OwnSecrets::new, |secrets| secrets.value);
     let raw = policy.map_or_else(RawPolicy::default, |policy| policy.value);
     let policy = match Policy::try_from(raw) {
         Ok(policy) => Some(policy),
@@ -107,55 +107,6 @@ fn read(table: &mut TableReader<'_>) -> Option<AgentSettings> {
         policy: policy?,
         secrets,
     })
-}
-
-fn read_secrets(table: &mut TableReader<'_>) -> OwnSecrets {
-    let mut secrets = OwnSecrets::new();
-    for name in table.names() {
-        let Some(read) = table.table(name, |table| read_secret(table, name)) else { continue };
-        if !is_secret_name(name) {
-            table.error(read.place, format!("{} is no name: use 1 to 63 of a-z, A-Z, 0-9, '_' and '-'", shown(name)));
-        }
-        secrets.extend(read.value.map(|secret| (name.to_owned(), secret)));
-    }
-    secrets
-}
-
-/// Exactly one of `file`, `env` and `command`, and what it may be used with.
-fn read_secret(table: &mut TableReader<'_>, name: &str) -> Option<OwnSecret> {
-    let argv = table.strings("command").map(|list| list.value.into_iter().map(|item| item.value).collect());
-    let found = [
-        table.string("file").map(|path| SecretSource::File(path.value.into())),
-        table.string("env").map(|name| SecretSource::Environment(name.value)),
-        argv.map(SecretSource::Command),
-    ];
-    let mut found = found.into_iter().flatten();
-    let source = match (found.next(), found.next()) {
-        (Some(source), None) => source,
-        (None, _) => {
-            table.missing("file", "file = \"/etc/restic-manager-agent/restic-password\" (or env, or command)");
-            return None;
-        }
-        (Some(_), Some(_)) => {
-            table
-                .error(table.place(), format!("secrets.{name} has more than one of file, env and command: choose one"));
-            return None;
-        }
-    };
-    let is_empty = match &source {
-        SecretSource::File(path) => path.as_os_str().is_empty(),
-        SecretSource::Environment(name) => name.is_empty() || name.contains(['=', '\0']),
-        SecretSource::Command(argv) => argv.first().is_none_or(String::is_empty),
-    };
-    if is_empty {
-        table.error(table.place(), format!("secrets.{name} names no file, variable or command"));
-        return None;
-    }
-    if table.place_of("repositories").is_none() {
-        table.missing("repositories", "repositories = [\"rest:https://backup.example.org/*\"]");
-    }
-    let repositories = table.strings("repositories")?.value.into_iter().map(|pattern| pattern.value).collect();
-    Some(OwnSecret { source, repositories })
 }
 
 /// A length of time, or "never".

@@ -76,6 +76,11 @@ fn every_kind_of_job_has_its_arguments() {
         ("unlock", json!({}), "unlock".to_owned()),
         ("unlock", json!({"remove_all": true}), "unlock --remove-all".to_owned()),
         (
+            "forget",
+            json!({"schedule": "system", "retention_policy": {"keep_last": 1}, "repository": "main", "hosts": ["a", "b"]}),
+            "forget --json --host=a --host=b --tag=schedule:system --group-by=host --keep-last=1".to_owned(),
+        ),
+        (
             "restore",
             json!({"snapshot": "latest", "include": ["/etc/fstab", "-x"]}),
             "restore --json --target=/restore/new --include=/etc/fstab --include=-x --host=web-1 -- latest".to_owned(),
@@ -106,6 +111,11 @@ fn jobs_that_are_wrong_or_dangerous_are_refused() {
         ("backup", json!({"paths": ["/"], "exclude_larger_than": "big"}), "size"),
         ("forget", json!({"retention_policy": {"keep_last": 1}}), "schedule"),
         ("forget", json!({"schedule": "system"}), "empty"),
+        (
+            "forget",
+            json!({"schedule": "system", "retention_policy": {"keep_last": 1}, "hosts": ["other"]}),
+            "only in a repository that this host maintains",
+        ),
         ("forget", json!({"schedule": "system", "retention_policy": {"keep_last": 0}}), "empty"),
         ("forget", json!({"schedule": "system", "retention_policy": {"keep_within": "1w"}}), "span"),
         ("forget", json!({"schedule": "system", "retention_policy": {"keep_tags": ["a,b"]}}), "comma"),

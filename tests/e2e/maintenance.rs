@@ -188,6 +188,17 @@ fn the_elected_host_maintains_a_shared_repository_with_its_own_key() {
     }
 }
 
+/// What a poll of this agent tells.
+fn messages(fleet: &Fleet, bearer: &str, host: &str) -> Vec<Value> {
+    let greeting = hello(INSTANCE, STREAM).to_string();
+    assert_eq!(
+        fleet.ask(bearer, &["-d", &greeting, &format!("/v1/agents/{host}/hello")]).expect("an answer").code,
+        200
+    );
+    let poll = format!("/v1/agents/{host}/commands?instance={INSTANCE}&wait=0");
+    fleet.ask(bearer, &[&poll]).expect("an answer").json()["messages"].as_array().expect("messages").clone()
+}
+
 #[test]
 fn where_each_host_has_its_own_repository_a_fire_makes_a_job_for_each() {
     let mut fleet = Fleet::new();
@@ -201,24 +212,27 @@ fn where_each_host_has_its_own_repository_a_fire_makes_a_job_for_each() {
     fleet.write("config/hosts/web-2.toml", &format!("repository = \"main\"\n{two}"));
     fleet.start_server();
     let (one, two) = (enrolled_with_curl(&fleet, "web-1"), enrolled_with_curl(&fleet, "web-2"));
-    let messages = |bearer: &str, host: &str| {
-        let greeting = hello(INSTANCE, STREAM).to_string();
-        assert_eq!(
-            fleet.ask(bearer, &["-d", &greeting, &format!("/v1/agents/{host}/hello")]).expect("an answer").code,
-            200
-        );
-        let poll = format!("/v1/agents/{host}/commands?instance={INSTANCE}&wait=0");
-        fleet.ask(bearer, &[&poll]).expect("an answer").json()["messages"].as_array().expect("messages").clone()
-    };
-    let maintained = &messages(&one, "web-1")[0]["payload"]["maintained"];
+    let maintained = &messages(&fleet, &one, "web-1")[0]["payload"]["maintained"];
     assert_eq!(maintained["main/web-2"]["password"], "of-web-2");
     assert_eq!(
         (&maintained["main/web-2"]["username"], maintained.as_object().map(serde_json::Map::len)),
         (&json!("web-2"), Some(2))
     );
-    let settings = messages(&two, "web-2")[0].clone();
+    let settings = messages(&fleet, &two, "web-2")[0].clone();
     assert_eq!(settings["payload"]["maintained"], json!({}));
     assert!(!settings.to_string().contains(PASSWORD), "{settings}");
+
+    // A secret that is gone takes no target away.
+    fs::remove_file(fleet.path("secrets/web-2")).expect("removed");
+    let (_, config) = fleet.try_post("/v1/config/reload", "{}");
+    assert!(config["problems"].to_string().contains("host web-2: the secret's file"), "{config}");
+    let kept = &messages(&fleet, &one, "web-1")[0]["payload"];
+    assert_eq!((&kept["version"], &kept["maintained"]["main/web-2"]["password"]), (&json!(1), &json!("of-web-2")));
+    fleet.start_server();
+    assert_eq!(fleet.get("/v1/hosts/web-1")["config"]["wanted"], 1, "nor does a restart");
+    fleet.write("secrets/web-2", "of-web-2");
+    fleet.post("/v1/config/reload", "{}");
+    assert_eq!(fleet.get("/v1/hosts/web-1")["config"]["wanted"], 1);
 
     let events = format!("/v1/agents/web-1/events?stream={STREAM}&instance={INSTANCE}");
     let mut seq = 0;
@@ -237,7 +251,7 @@ fn where_each_host_has_its_own_repository_a_fire_makes_a_job_for_each() {
         let id = "maintenance:main:check";
         let job = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_URL, format!("restic-manager:web-1/{id}@{at}").as_bytes());
         tell("schedule.fire", json!({"schedule_id": id, "scheduled_at": at, "fired_at": at, "job_id": job}));
-        let told = messages(&one, "web-1");
+        let told = messages(&fleet, &one, "web-1");
         let commands: Vec<&Value> =
             told.iter().filter(|message| message["type"] == "command.run").map(|message| &message["payload"]).collect();
         let mut parts: Vec<(&str, &str)> = commands
