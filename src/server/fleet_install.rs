@@ -1,7 +1,7 @@
 //! Edge. Gives every host what the configuration that runs says it should have, and has new versions decided in its journal. Does
 //! not read the configuration, choose which one runs, or make contents: `fleet_contents` does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::task::JoinSet;
 
 use super::app::{App, blocking};
+use super::fleet::Fleet;
 use super::fleet::secret_commands::questions;
 use super::fleet_contents::{LastContents, MadeFrom, Making, make, no_content};
 use super::fleet_loop::StartError;
@@ -30,8 +31,7 @@ pub async fn install(
     tree: &Tree,
     last: &mut LastContents,
 ) -> Result<Vec<Problem>, StartError> {
-    let wish = *app.reload_wanted.borrow();
-    app.secret_commands.ask(questions(&tree.fleet), wish).await;
+    ask_for_secrets(app, &tree.fleet).await;
     let from = MadeFrom {
         key: app.state_dir.hash_key,
         commit: tree.commit.clone(),
@@ -61,6 +61,20 @@ pub async fn install(
     give_all(app, gone.iter().map(|name| (name, &of_the_gone))).await?;
     *last = LastContents::of(&tree.fleet, all);
     Ok(problems)
+}
+
+/// Has commands asked for secrets. Where another server has settled on other settings than this one made, it may know newer answers
+/// than ours: we ask again, else each would put its own back in turns.
+async fn ask_for_secrets(app: &Arc<App>, fleet: &Fleet) {
+    let differs = |name: &HostName| {
+        let host = app.host(name);
+        let wanted = host.as_ref().and_then(|host| host.slot.durable().state.config_wanted.clone());
+        let ours = host.and_then(|host| host.content());
+        wanted.zip(ours).is_some_and(|(wanted, ours)| wanted.hash != ours.config_hash)
+    };
+    let doubted = if app.shared.servers.in_company() { questions(fleet, differs) } else { HashSet::new() };
+    let wish = *app.reload_wanted.borrow();
+    app.secret_commands.ask(questions(fleet, |_| true), &doubted, wish).await;
 }
 
 /// Returns when every host's versions are durable.

@@ -39,8 +39,8 @@ pub fn question(fleet: &Fleet, repository: &Repository, command: &str, whose: &H
     })
 }
 
-/// Everything that this configuration asks commands for.
-pub fn questions(fleet: &Fleet) -> HashSet<Question> {
+/// Everything that this configuration asks commands for, of the hosts that `counts` says yes to.
+pub fn questions(fleet: &Fleet, counts: impl Fn(&HostName) -> bool) -> HashSet<Question> {
     let mut questions = HashSet::new();
     if fleet.settings.secret_commands.is_empty() {
         return questions;
@@ -52,13 +52,13 @@ pub fn questions(fleet: &Fleet) -> HashSet<Question> {
             }
         }
     };
-    for repository in fleet.repositories.values() {
-        for host in fleet.hosts_of(&repository.name) {
-            add(repository, Credentials::of_hosts(repository), host);
+    for host in fleet.hosts.values().filter(|host| counts(&host.name)) {
+        if let Some(repository) = host.repository.as_ref().and_then(|name| fleet.repositories.get(name)) {
+            add(repository, Credentials::of_hosts(repository), &host.name);
         }
-        if let Some(work) = &repository.maintenance {
+        for repository in fleet.maintained_by(&host.name) {
             for target in targets(fleet, repository) {
-                add(repository, Credentials::of_maintenance(repository), target.host.as_ref().unwrap_or(&work.host));
+                add(repository, Credentials::of_maintenance(repository), target.host.as_ref().unwrap_or(&host.name));
             }
         }
     }
@@ -121,22 +121,30 @@ impl SecretCommands {
         memory.known.get(question)?.answer.as_ref().map(|(_, _, number)| *number)
     }
 
-    /// Has asked what is due, and forgets what is no longer wanted. `wish`: everything is asked anew whenever this changes.
+    /// Has asked what is due, and forgets what is no longer wanted. `wish`: everything is asked anew whenever this changes; of
+    /// `doubted` what is asked for in any case.
     /// Waits a while for what there is no answer to yet; what comes later rings `late`.
-    pub async fn ask(self: &Arc<Self>, questions: HashSet<Question>, wish: u64) {
-        self.ask_patiently(questions, wish, PATIENCE).await;
+    pub async fn ask(self: &Arc<Self>, questions: HashSet<Question>, doubted: &HashSet<Question>, wish: u64) {
+        self.ask_patiently(questions, doubted, wish, PATIENCE).await;
     }
 
-    async fn ask_patiently(self: &Arc<Self>, questions: HashSet<Question>, wish: u64, patience: Duration) {
+    async fn ask_patiently(
+        self: &Arc<Self>,
+        questions: HashSet<Question>,
+        doubted: &HashSet<Question>,
+        wish: u64,
+        patience: Duration,
+    ) {
         let mut answered = self.answered.subscribe();
         let mut waited_for = Vec::new();
         {
             let mut memory = self.memory();
-            let anew = std::mem::replace(&mut memory.wish, wish) != wish;
+            let all_anew = std::mem::replace(&mut memory.wish, wish) != wish;
             memory.known.retain(|question, _| questions.contains(question));
             memory.queue.retain(|question| questions.contains(question));
             let now = Instant::now();
             for question in questions {
+                let anew = all_anew || doubted.contains(&question);
                 let known = memory.known.entry(question.clone()).or_default();
                 let must_wait = anew || known.answer.is_none();
                 let is_new = (anew || known.is_due(now)) && !known.is_asked;
@@ -235,11 +243,13 @@ mod tests {
         let commands = Arc::new(SecretCommands::default());
         let mut asked = Vec::new();
         for wish in [0, 0, 0, 1, 1] {
-            commands.ask([question.clone()].into(), wish).await;
+            commands.ask([question.clone()].into(), &HashSet::new(), wish).await;
             asked.push(commands.answer(&question, "c").expect("an answer").0.reveal().to_owned());
         }
         assert_eq!(asked, ["1", "1", "1", "2", "2"]);
-        commands.ask(HashSet::new(), 1).await;
+        commands.ask([question.clone()].into(), &[question.clone()].into(), 1).await;
+        assert_eq!(commands.answer(&question, "c").expect("an answer").0.reveal(), "3", "doubted");
+        commands.ask(HashSet::new(), &HashSet::new(), 1).await;
         assert!(commands.answer(&question, "c").expect_err("forgotten").contains("has not answered yet"));
     }
 
@@ -250,7 +260,7 @@ mod tests {
         let ask = |n: usize| shell(&format!("touch '{dir}/{n}'; ls '{dir}' | wc -l; rm '{dir}/{n}'"));
         let questions: Vec<Question> = (0..100).map(ask).collect();
         let commands = Arc::new(SecretCommands::default());
-        commands.ask(questions.iter().cloned().collect(), 0).await;
+        commands.ask(questions.iter().cloned().collect(), &HashSet::new(), 0).await;
         for question in &questions {
             let (at_once, _) = commands.answer(question, "c").expect("an answer");
             assert!(at_once.reveal().trim().parse::<usize>().expect("a number") <= AT_ONCE);
@@ -264,7 +274,7 @@ mod tests {
         let go = directory.path().join("go");
         let question = shell(&format!("until [ -e '{}' ]; do sleep 0.01; done; echo s", go.display()));
         let mut late = commands.late.subscribe();
-        commands.ask_patiently([question.clone()].into(), 0, Duration::from_millis(50)).await;
+        commands.ask_patiently([question.clone()].into(), &HashSet::new(), 0, Duration::from_millis(50)).await;
         assert!(commands.answer(&question, "c").is_err(), "not yet");
         std::fs::write(&go, "").expect("written");
         late.changed().await.expect("rung");
