@@ -12,6 +12,7 @@ use restic_manager::protocol::job_options::JobSpec;
 
 use crate::core::Agent;
 use crate::ledger::{Command, Progress, Stage, Work};
+use crate::own_secrets;
 use crate::real_path;
 use crate::restic_json::readable;
 
@@ -81,12 +82,9 @@ fn check(agent: &Agent, command: &CommandRun) -> Result<JobSpec, String> {
 
 /// The policy's word on a job with the repository of the moment, and with the links of the moment on the disk.
 pub(crate) fn permitted(agent: &Agent, spec: &JobSpec) -> Result<(), String> {
-    let received = agent.received.borrow();
-    let url = received.config().repo_url.clone().unwrap_or_default();
-    if url.is_empty() {
-        return Err("this host has no repository: set `repository` in its configuration".to_owned());
-    }
-    agent.policy.permits(spec, &url)?;
+    let access = agent.received.borrow().access(spec.repository())?;
+    agent.policy.permits(spec, &access.url)?;
+    own_secrets::permits(&agent.settings.secrets, &access)?;
     agent.policy.permits_real(spec, real_path::real)
 }
 

@@ -3,7 +3,7 @@
 //! Does not loop or decide.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -14,6 +14,7 @@ use restic_manager::http_client::HttpClient;
 use restic_manager::id::{HostName, InstanceId, JobId};
 use restic_manager::protocol::EVENT_LIMIT_BYTES;
 use restic_manager::protocol::agent_event::{AgentEvent, CommandResult};
+use restic_manager::protocol::repository_access::RepositoryAccess;
 use tokio::sync::Notify;
 
 use crate::identity::Identity;
@@ -29,6 +30,9 @@ use crate::room::Room;
 use crate::scheduler::PendingFires;
 use crate::settings::AgentSettings;
 use crate::spool::{Spool, SpoolError};
+
+/// How many secrets that were used are remembered.
+const USED_SECRETS: usize = 8;
 
 /// What was learned about polls.
 pub(crate) const POLL_WAIT_FILE: &str = "poll_wait.json";
@@ -60,6 +64,8 @@ pub(crate) struct Agent {
     pub(crate) room: Rc<Room>,
     pub(crate) received: RefCell<Received>,
     pub(crate) pending_fires: RefCell<PendingFires>,
+    /// The secrets that the last starts of restic were given: what it says may repeat them.
+    pub(crate) used_secrets: RefCell<VecDeque<String>>,
     /// What `restic version` said last.
     pub(crate) restic: RefCell<Result<ResticVersion, String>>,
     /// Jobs that run, with the bell that cancels each.
@@ -175,15 +181,24 @@ impl Agent {
         self.status_bell.notify_one();
     }
 
-    /// The secrets that no line may show.
+    /// The secrets that no line may show: those of the host's own repository, and those that were used last, of what it
+    /// maintains or its own. Of thousands that it maintains the others never meet anything that is shown.
     pub(crate) fn secrets(&self) -> Vec<String> {
         let received = self.received.borrow();
         let config = received.config();
-        [&config.repo_password, &config.repo_credential]
-            .into_iter()
-            .flatten()
-            .map(|secret| secret.reveal().to_owned())
-            .filter(|secret| !secret.is_empty())
-            .collect()
+        let own = [&config.repo_password, &config.repo_credential].into_iter().flatten();
+        let own = own.map(|secret| secret.reveal().to_owned()).filter(|secret| !secret.is_empty());
+        own.chain(self.used_secrets.borrow().iter().cloned()).collect()
+    }
+
+    /// restic is about to be given these.
+    pub(crate) fn uses(&self, access: &RepositoryAccess) {
+        let mut used = self.used_secrets.borrow_mut();
+        for secret in [&access.password, &access.credential].map(|secret| secret.reveal()) {
+            if !secret.is_empty() && !used.iter().any(|known| known == secret) {
+                used.push_front(secret.to_owned());
+            }
+        }
+        used.truncate(USED_SECRETS);
     }
 }

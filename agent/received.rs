@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use restic_manager::file_error::FileError;
 use restic_manager::protocol::command::{ConfigUpdate, ScheduleSet};
+use restic_manager::protocol::repository_access::RepositoryAccess;
+use restic_manager::repository_target::RepositoryTarget;
 
 use crate::json_file;
 
@@ -54,6 +56,23 @@ impl Received {
     /// The settings; before the first ones version 0 with nothing in them.
     pub(crate) fn config(&self) -> &ConfigUpdate {
         &self.settings
+    }
+
+    /// How a repository is reached: the host's own, or one that it maintains. The error is for the person who asked.
+    pub(crate) fn access(&self, target: Option<&RepositoryTarget>) -> Result<RepositoryAccess, String> {
+        let Some(target) = target else {
+            let own = RepositoryAccess::own(&self.settings);
+            let has_one = !own.url.is_empty();
+            return has_one
+                .then_some(own)
+                .ok_or_else(|| "this host has no repository: set `repository` in its configuration".to_owned());
+        };
+        self.settings.maintained.as_ref().and_then(|maintained| maintained.get(target)).cloned().ok_or_else(|| {
+            format!(
+                "this host has no access to repository {target}: [maintenance] in repositories/{}.toml does not name it, or a secret of it cannot be read (see GET /v1/config)",
+                target.repository
+            )
+        })
     }
 
     /// None: the server has not sent any yet, which is version 0 and not an empty set.
@@ -142,5 +161,24 @@ mod tests {
         std::fs::write(dir.path().join(SCHEDULES), r#"{"version":9,"hash":"x"}"#).expect("written");
         let (received, damage) = Received::open(dir.path()).expect("opens");
         assert!(received.schedules().is_none() && damage.len() == 1);
+    }
+
+    #[test]
+    fn what_the_host_maintains_is_reached_by_its_own_access_and_what_it_does_not_is_refused() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut received = open(dir.path());
+        let target = |text: &str| text.parse::<RepositoryTarget>().expect("a target");
+        assert!(received.access(None).expect_err("nothing yet").contains("no repository"));
+        let admin =
+            RepositoryAccess { url: "/srv/all".into(), username: "admin".into(), ..RepositoryAccess::default() };
+        let maintained = Some([(target("main"), admin.clone())].into());
+        let update = ConfigUpdate { repo_url: Some("/srv/own".into()), maintained, ..config(1, "a") };
+        received.apply_config(update).expect("written");
+        assert_eq!(received.access(None).map(|own| own.url), Ok("/srv/own".to_owned()));
+        assert_eq!(received.access(Some(&target("main"))), Ok(admin));
+        assert!(received.access(Some(&target("main/web-1"))).expect_err("not so").contains("repositories/main.toml"));
+        let none = ConfigUpdate { maintained: Some(std::collections::BTreeMap::new()), ..config(2, "b") };
+        received.apply_config(none).expect("written");
+        assert!(received.access(Some(&target("main"))).is_err(), "no longer elected");
     }
 }

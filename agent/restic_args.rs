@@ -182,8 +182,15 @@ fn forget(options: &ForgetOptions, context: &ArgumentContext<'_>) -> Result<Vec<
     }
     let mut arguments = Arguments::of("forget", context);
     arguments.wait_for_lock(context);
-    // Three fences: this host's, this schedule's, and one group, so that changed paths do not start a policy anew.
-    arguments.flag("host", context.host);
+    // Three fences: hosts by name, this schedule's, and a group for each host, so that neither changed paths start a policy anew
+    // nor one host's snapshots count for another's.
+    if options.repository.is_none() && !options.hosts.is_empty() {
+        return Err(Refusal::new("only in a repository that this host maintains may it forget other hosts' snapshots"));
+    }
+    let own = std::slice::from_ref(context.host);
+    for host in if options.hosts.is_empty() { own } else { &options.hosts[..] } {
+        arguments.flag("host", host);
+    }
     arguments.flag("tag", format_args!("schedule:{schedule}"));
     arguments.flag("group-by", "host");
     for (flag, value) in policy.arguments() {

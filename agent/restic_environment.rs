@@ -2,7 +2,8 @@
 //! 0.14 on reads. Whoever starts restic clears the inherited environment first and gives it exactly this.
 //! Does not read the agent's own environment: PATH and the like are passed in.
 
-use restic_manager::protocol::command::{ConfigUpdate, Secret};
+use restic_manager::protocol::command::Secret;
+use restic_manager::protocol::repository_access::RepositoryAccess;
 
 use crate::repository_url::{Backend, hazard, with_credentials};
 use crate::restic_args::Refusal;
@@ -59,20 +60,20 @@ const ALLOWED: [&str; 34] = [
 
 /// The whole environment of the child, each name once. Every value counts as secret: the URL has a password in it.
 pub(crate) fn environment(
-    settings: &ConfigUpdate,
+    access: &RepositoryAccess,
     context: &EnvironmentContext<'_>,
 ) -> Result<Vec<(String, Secret)>, Refusal> {
-    let url = settings.repo_url.as_deref().unwrap_or_default();
+    let url = access.url.as_str();
     if let Some(hazard) = hazard(url) {
         return Err(Refusal::new(hazard));
     }
-    let password = present(settings.repo_password.as_ref().map(Secret::reveal))
+    let password = present(access.password.reveal())
         .ok_or_else(|| Refusal::new("there is no password for the repository: the server has sent no repo_password"))?;
-    let username = present(settings.repo_username.as_deref());
-    let credential = present(settings.repo_credential.as_ref().map(Secret::reveal));
+    let username = present(&access.username);
+    let credential = present(access.credential.reveal());
 
     let mut variables = Variables::default();
-    for (name, value) in settings.env.iter().flatten() {
+    for (name, value) in &access.env {
         if !ALLOWED.contains(&name.to_ascii_uppercase().as_str()) {
             return Err(Refusal::new(format!(
                 "the repository's env may not set {name}: allowed are {}",
@@ -129,8 +130,8 @@ pub(crate) fn environment(
 }
 
 /// An empty setting is one that was cleared.
-fn present(value: Option<&str>) -> Option<&str> {
-    value.filter(|value| !value.is_empty())
+fn present(value: &str) -> Option<&str> {
+    Some(value).filter(|value| !value.is_empty())
 }
 
 #[derive(Default)]
@@ -157,10 +158,10 @@ mod tests {
         let mut settings = settings;
         settings["version"] = json!(1);
         settings["hash"] = json!("");
-        let settings: ConfigUpdate = serde_json::from_value(settings).expect("settings");
+        let access = RepositoryAccess::own(&serde_json::from_value(settings).expect("settings"));
         let inherited = [("PATH".to_owned(), "/usr/bin".to_owned()), ("HOME".to_owned(), "/root".to_owned())];
         let context = EnvironmentContext { cache_dir: "/c", temp_dir: "/t", inherited: &inherited };
-        let variables = environment(&settings, &context)?;
+        let variables = environment(&access, &context)?;
         Ok(variables.into_iter().map(|(name, value)| (name, value.reveal().to_owned())).collect())
     }
 

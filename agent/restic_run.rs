@@ -10,12 +10,15 @@ use restic_manager::mask::{mask_secrets, mask_url};
 use restic_manager::process::{self, Exit, Output, Program, Running};
 use restic_manager::protocol::agent_event::{JobFinished, JobOutcome, LogSource};
 use restic_manager::protocol::job_options::{IncompleteMeans, JobSpec, UnlockOptions};
+use restic_manager::protocol::repository_access::RepositoryAccess;
+use restic_manager::repository_target::RepositoryTarget;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::commands::ended;
 use crate::core::{Agent, SharedLog};
 use crate::make_room;
+use crate::read_secrets;
 use crate::restic_args::{ArgumentContext, arguments};
 use crate::restic_environment::{EnvironmentContext, environment};
 use crate::restic_json::StdoutLine;
@@ -49,8 +52,12 @@ pub(crate) fn masked(agent: &Agent, text: &str) -> String {
     mask_url(&mask_secrets(text, &secrets))
 }
 
-/// restic with these arguments, in the environment that the settings of the moment make.
-pub(crate) fn program(agent: &Agent, arguments: Vec<String>) -> Result<Program, String> {
+/// restic with these arguments, in the environment that this access makes.
+pub(crate) async fn program(
+    agent: &Agent,
+    arguments: Vec<String>,
+    access: RepositoryAccess,
+) -> Result<Program, String> {
     let (cache, temp) = (agent.dir.join("cache"), agent.dir.join("tmp"));
     for dir in [&cache, &temp] {
         restic_manager::atomic_file::create_private_dir(dir).map_err(|error| chain(&error))?;
@@ -65,37 +72,40 @@ pub(crate) fn program(agent: &Agent, arguments: Vec<String>) -> Result<Program, 
         temp_dir: &temp.to_string_lossy(),
         inherited: &inherited,
     };
-    let received = agent.received.borrow();
     // Whoever starts restic, for a job or not: the repository is the one of this moment.
-    agent.policy.permits_repository(received.config().repo_url.as_deref().unwrap_or_default())?;
-    let environment = environment(received.config(), &context).map_err(|refusal| refusal.to_string())?;
+    agent.policy.permits_repository(&access.url)?;
+    let access = read_secrets::resolve(agent, access).await?;
+    let environment = environment(&access, &context).map_err(|refusal| refusal.to_string())?;
     let environment = environment.into_iter().map(|(name, value)| (name, value.reveal().to_owned())).collect();
     Ok(Program { program: agent.settings.restic.clone().into(), arguments, environment, directory: None })
 }
 
 /// The program, and where a restore goes.
-fn job_program(agent: &Agent, task: &Task<'_>, version: ResticVersion) -> Result<(Program, Option<String>), String> {
+async fn job_program(
+    agent: &Agent,
+    task: &Task<'_>,
+    version: ResticVersion,
+) -> Result<(Program, Option<String>), String> {
     crate::commands::permitted(agent, task.spec)?;
     let target = match task.spec {
         JobSpec::Restore(options) => Some(restore_target(agent, task.id, options.target.as_deref())?),
         _ => None,
     };
+    let access = agent.received.borrow().access(task.spec.repository())?;
     let arguments = {
-        let received = agent.received.borrow();
-        let config = received.config();
         let context = ArgumentContext {
             host: &agent.host,
             job_id: task.id,
             schedule_id: task.schedule_id,
             restic_version: version,
-            limit_upload_kib: config.limit_upload_kib.unwrap_or(0),
-            limit_download_kib: config.limit_download_kib.unwrap_or(0),
-            retry_lock: config.retry_lock,
+            limit_upload_kib: access.limit_upload_kib,
+            limit_download_kib: access.limit_download_kib,
+            retry_lock: Some(access.retry_lock),
             restore_target: target.as_deref(),
         };
         arguments(task.spec, &context).map_err(|refusal| refusal.to_string())?
     };
-    Ok((program(agent, arguments)?, target))
+    Ok((program(agent, arguments, access).await?, target))
 }
 
 /// A directory that does not exist yet: what is there is never overwritten by this version.
@@ -129,7 +139,7 @@ pub(crate) async fn run(agent: &Agent, task: &Task<'_>, version: ResticVersion) 
             None
         }
     };
-    let (finished, locked) = match job_program(agent, task, version) {
+    let (finished, locked) = match job_program(agent, task, version).await {
         Err(error) => {
             let error = masked(agent, &error);
             write(&log, LogSource::Event, &error);
@@ -256,7 +266,7 @@ async fn run_program(
     let locked = end.cause == Some(Cause::Locked) && cancelled.kill_at.is_none();
     let finished = finished(task.id, end, cancelled.kill_at.is_some());
     if cancelled.killed {
-        unlock(agent, version).await;
+        unlock(agent, version, task.spec.repository()).await;
     }
     (finished, locked)
 }
@@ -313,8 +323,8 @@ fn finished(job_id: JobId, end: JobEnd, cancelled: bool) -> JobFinished {
 
 /// Removes the lock that a restic which was killed, or died with the agent, has left. Locks of others stay: plain unlock
 /// takes stale ones only.
-pub(crate) async fn unlock(agent: &Agent, version: ResticVersion) {
-    let spec = JobSpec::Unlock(UnlockOptions { remove_all: false });
+pub(crate) async fn unlock(agent: &Agent, version: ResticVersion, repository: Option<&RepositoryTarget>) {
+    let spec = JobSpec::Unlock(UnlockOptions { remove_all: false, repository: repository.cloned() });
     if crate::commands::permitted(agent, &spec).is_ok() {
         let never = Notify::new();
         let task = Task { id: JobId(uuid::Uuid::nil()), spec: &spec, schedule_id: None, cancel: &never };
@@ -324,7 +334,7 @@ pub(crate) async fn unlock(agent: &Agent, version: ResticVersion) {
 
 /// Runs restic for the agent's own needs: no log, no job; a failure is told in the agent's log.
 async fn run_quietly(agent: &Agent, task: &Task<'_>, version: ResticVersion) {
-    let ran = match job_program(agent, task, version) {
+    let ran = match job_program(agent, task, version).await {
         Ok((program, _)) => {
             process::run_to_end(&program, Duration::from_secs(120)).await.map_err(|error| chain(&error))
         }

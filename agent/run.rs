@@ -2,7 +2,7 @@
 //! all tasks. One thread: restic dies with the thread that started it, so it must be the main one.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -116,6 +116,7 @@ async fn serve(dir: &Path) -> Result<(), Failure> {
         spool: RefCell::new(spool),
         received: RefCell::new(received),
         pending_fires: RefCell::new(pending_fires),
+        used_secrets: RefCell::new(VecDeque::new()),
         restic: RefCell::new(Err("not asked yet".to_owned())),
         running: RefCell::new(BTreeMap::new()),
         logs: RefCell::new(BTreeMap::new()),

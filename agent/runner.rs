@@ -1,5 +1,6 @@
 //! Edge. Runs accepted jobs, one at a time, in order of receipt. Does not decide what is accepted.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use restic_manager::file_error::chain;
 use restic_manager::id::ScheduleId;
 use restic_manager::protocol::agent_event::{AgentEvent, JobOutcome, JobStarted};
 use restic_manager::protocol::job_options::{JobKind, JobSpec};
+use restic_manager::repository_target::RepositoryTarget;
 use tokio::sync::Notify;
 
 use crate::commands::{ended, finish};
@@ -31,10 +33,10 @@ const MOST_UNLOCKS: u64 = 3;
 /// `died_within_a_job`: surely one has, so that others who share the repository need not wait for our next job.
 pub(crate) async fn run(agent: Rc<Agent>, died_within_a_job: bool) {
     if died_within_a_job && let Ok(version) = restic_probe::probe(&agent).await {
-        restic_run::unlock(&agent, version).await;
+        restic_run::unlock(&agent, version, None).await;
     }
     // Again: the system may not have buried the dead by then, and to restic a zombie holds its lock.
-    let mut unlock_first = true;
+    let mut unlocked: BTreeSet<Option<RepositoryTarget>> = BTreeSet::new();
     loop {
         let next =
             agent.ledger.borrow().unfinished().into_iter().find(|job| job.progress == Progress::Accepted).cloned();
@@ -47,10 +49,11 @@ pub(crate) async fn run(agent: Rc<Agent>, died_within_a_job: bool) {
             }
             continue;
         };
-        if unlock_first && meets_locks(&job) {
-            unlock_first = false;
+        if let Some(repository) = meets_locks_of(&job)
+            && unlocked.insert(repository.clone())
+        {
             if let Ok(version) = restic_probe::probe(&agent).await {
-                restic_run::unlock(&agent, version).await;
+                restic_run::unlock(&agent, version, repository.as_ref()).await;
             }
             // That took its time: the job may have been cancelled.
             continue;
@@ -65,9 +68,11 @@ fn compact_ledger(agent: &Agent) {
     }
 }
 
-/// Whether locks are in this job's way: not where there is no repository yet, nor where it is there to remove them.
-fn meets_locks(job: &LedgerJob) -> bool {
-    prepare(job).is_ok_and(|prepared| !matches!(prepared.spec.kind(), JobKind::Init | JobKind::Unlock))
+/// The repository whose locks are in this job's way: none where there is no repository yet, nor where it is there to remove
+/// them. `Some(None)`: the host's own.
+fn meets_locks_of(job: &LedgerJob) -> Option<Option<RepositoryTarget>> {
+    let spec = prepare(job).ok()?.spec;
+    (!matches!(spec.kind(), JobKind::Init | JobKind::Unlock)).then(|| spec.repository().cloned())
 }
 
 /// What is known of a job that is about to run.
@@ -133,7 +138,9 @@ async fn run_job(agent: &Rc<Agent>, job: &LedgerJob) {
     agent.close_log(job.id);
     agent.status_bell.notify_one();
     agent.send_bell.notify_one();
-    if succeeded && matches!(kind, JobKind::Backup | JobKind::Forget) {
+    // The list is of the host's own repository.
+    let is_own = prepared.spec.repository().is_none();
+    if succeeded && is_own && matches!(kind, JobKind::Backup | JobKind::Forget) {
         snapshots::report(agent).await;
     }
 }
@@ -152,7 +159,7 @@ async fn run_with_retries(
         if ran.locked && agent.started.elapsed() < OWN_DEAD_LOCKS && unlocked < MOST_UNLOCKS {
             unlocked += 1;
             tokio::time::sleep(Duration::from_secs(unlocked)).await;
-            restic_run::unlock(agent, version).await;
+            restic_run::unlock(agent, version, task.spec.repository()).await;
             continue;
         }
         if !ran.locked || attempt > retries {

@@ -9,6 +9,7 @@ use restic_manager::protocol::text::Span;
 use restic_manager::proxy::{DirectRule, Proxy};
 use restic_manager::toml_reader::{TableReader, read_document, shown};
 
+use crate::own_secrets::{self, OwnSecrets};
 use crate::policy::{Hooks, Policy, RawPolicy};
 
 const DEFAULT_GRACE: Span = Span::from_secs(60);
@@ -35,6 +36,7 @@ pub(crate) struct AgentSettings {
     /// How long a fire waits for the server's answer before a backup runs without it.
     pub(crate) offline_grace: Span,
     pub(crate) policy: Policy,
+    pub(crate) secrets: OwnSecrets,
 }
 
 /// `[proxy]`.
@@ -80,10 +82,7 @@ fn read(table: &mut TableReader<'_>) -> Option<AgentSettings> {
     let rotate_after = table.parsed::<Rotation>("rotate_after").map_or(Some(DEFAULT_ROTATION), |after| after.value.0);
     let proxy = table.table("proxy", read_proxy).and_then(|proxy| proxy.value);
     let policy = table.table("policy", policy);
-    if let Some(place) = table.place_of("secrets") {
-        table.table("secrets", TableReader::accept_anything);
-        table.error(place, "secrets of the agent's own come with a later version: the server sends what restic needs");
-    }
+    let secrets = table.table("secrets", own_secrets::read).map_or_else(OwnSecrets::new, |secrets| secrets.value);
     let raw = policy.map_or_else(RawPolicy::default, |policy| policy.value);
     let policy = match Policy::try_from(raw) {
         Ok(policy) => Some(policy),
@@ -106,6 +105,7 @@ fn read(table: &mut TableReader<'_>) -> Option<AgentSettings> {
         restic,
         offline_grace,
         policy: policy?,
+        secrets,
     })
 }
 

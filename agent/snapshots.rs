@@ -43,7 +43,8 @@ async fn list(agent: &Agent) -> Result<Vec<Snapshot>, String> {
         retry_lock: None,
         restore_target: None,
     };
-    let program = program(agent, snapshots_arguments(&context))?;
+    let access = agent.received.borrow().access(None)?;
+    let program = program(agent, snapshots_arguments(&context), access).await?;
     let captured = run_to_end(&program, DEADLINE).await.map_err(|error| chain(&error))?;
     if captured.exit != Exit::Code(0) {
         return Err(format!("{}: {}", captured.exit, captured.stderr.trim()));

@@ -177,6 +177,24 @@ pub fn alert_id(host: &HostName, what: &str, raised_at: DateTime<Utc>) -> AlertI
     AlertId(Uuid::new_v5(&FIRE_NAMESPACE, format!("restic-manager:alert:{host}/{what}@{at}").as_bytes()))
 }
 
+/// The ids of the further jobs of a fire that makes several, `n` from 1; 0 is the fire's own.
+pub fn job_id_of_fire_part(host: &HostName, schedule_id: &ScheduleId, scheduled_at: DateTime<Utc>, n: usize) -> JobId {
+    if n == 0 {
+        return job_id_of_fire(host, schedule_id, scheduled_at);
+    }
+    let at = scheduled_at.to_rfc3339_opts(SecondsFormat::Secs, true);
+    JobId(Uuid::new_v5(&FIRE_NAMESPACE, format!("restic-manager:{host}/{schedule_id}@{at}#{n}").as_bytes()))
+}
+
+/// The same of a request that makes several: `first` is the id that it was given.
+pub fn job_id_of_request_part(first: JobId, n: usize) -> JobId {
+    if n == 0 {
+        first
+    } else {
+        JobId(Uuid::new_v5(&FIRE_NAMESPACE, format!("restic-manager:job/{first}#{n}").as_bytes()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,5 +223,8 @@ mod tests {
         let at = "2026-11-23T02:15:00.75Z".parse().expect("an instant");
         // python3 -c "import uuid; print(uuid.uuid5(uuid.NAMESPACE_URL, 'restic-manager:web-1/system@2026-11-23T02:15:00Z'))"
         assert_eq!(job_id_of_fire(&host, &schedule, at).to_string(), "98532442-440a-57eb-a9e9-ec3dcb8b1f9c");
+        assert_eq!(job_id_of_fire_part(&host, &schedule, at, 0), job_id_of_fire(&host, &schedule, at));
+        // The same with '...Z#2'.
+        assert_eq!(job_id_of_fire_part(&host, &schedule, at, 2).to_string(), "49a66152-a6d7-59ae-a69d-e9cbd5e31411");
     }
 }

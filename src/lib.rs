@@ -35,6 +35,7 @@ pub mod proxy;
 pub mod repository_target;
 pub mod retention;
 pub mod schedule;
+pub mod secret_program;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod tls;

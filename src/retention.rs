@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::protocol::text::is_default;
 
 /// Which snapshots `forget` keeps. Counts of 0 keep nothing by that rule; "-1 = all" is not offered.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetentionPolicy {
     #[serde(skip_serializing_if = "is_default")]

@@ -13,6 +13,7 @@ pub mod decide;
 pub mod events_in;
 pub mod fact;
 pub mod find_job;
+pub mod fire_jobs;
 pub mod fleet;
 pub mod fleet_contents;
 pub mod fleet_copy;

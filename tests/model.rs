@@ -148,6 +148,7 @@ fn content() -> HostContent {
         commit: None,
         dirty: None,
         adopted_at: None,
+        maintains: None,
         configured: true,
         repository: None,
     }

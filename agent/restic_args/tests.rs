@@ -76,6 +76,11 @@ fn every_kind_of_job_has_its_arguments() {
         ("unlock", json!({}), "unlock".to_owned()),
         ("unlock", json!({"remove_all": true}), "unlock --remove-all".to_owned()),
         (
+            "forget",
+            json!({"schedule": "system", "retention_policy": {"keep_last": 1}, "repository": "main", "hosts": ["a", "b"]}),
+            "forget --json --host=a --host=b --tag=schedule:system --group-by=host --keep-last=1".to_owned(),
+        ),
+        (
             "restore",
             json!({"snapshot": "latest", "include": ["/etc/fstab", "-x"]}),
             "restore --json --target=/restore/new --include=/etc/fstab --include=-x --host=web-1 -- latest".to_owned(),
@@ -106,6 +111,11 @@ fn jobs_that_are_wrong_or_dangerous_are_refused() {
         ("backup", json!({"paths": ["/"], "exclude_larger_than": "big"}), "size"),
         ("forget", json!({"retention_policy": {"keep_last": 1}}), "schedule"),
         ("forget", json!({"schedule": "system"}), "empty"),
+        (
+            "forget",
+            json!({"schedule": "system", "retention_policy": {"keep_last": 1}, "hosts": ["other"]}),
+            "only in a repository that this host maintains",
+        ),
         ("forget", json!({"schedule": "system", "retention_policy": {"keep_last": 0}}), "empty"),
         ("forget", json!({"schedule": "system", "retention_policy": {"keep_within": "1w"}}), "span"),
         ("forget", json!({"schedule": "system", "retention_policy": {"keep_tags": ["a,b"]}}), "comma"),
@@ -244,11 +254,11 @@ proptest! {
                 JobSpec::Restore(RestoreOptions { snapshot: "latest".into(), include: list, ..Default::default() })
             }
             1 => JobSpec::Restore(RestoreOptions { snapshot: text, exclude: list, ..Default::default() }),
-            2 => JobSpec::Prune(PruneOptions { max_unused: Some(text), dry_run: false }),
+            2 => JobSpec::Prune(PruneOptions { max_unused: Some(text), ..PruneOptions::default() }),
             _ => JobSpec::Forget(ForgetOptions {
                 schedule: Some(fixture.schedule.clone()),
                 retention_policy: RetentionPolicy { keep_within: Some(text), keep_tags: list, ..Default::default() },
-                dry_run: false,
+                ..ForgetOptions::default()
             }),
         };
         if let Ok(list) = arguments(&spec, &context) {
@@ -259,7 +269,7 @@ proptest! {
     #[test]
     fn no_check_can_smuggle_a_flag(text in hostile()) {
         let fixture = Fixture::new();
-        let spec = JobSpec::Check(CheckOptions { read_data: false, read_data_subset: Some(text) });
+        let spec = JobSpec::Check(CheckOptions { read_data_subset: Some(text), ..CheckOptions::default() });
         if let Ok(list) = arguments(&spec, &fixture.context()) {
             assert_no_value_is_a_flag(&list);
         }

@@ -6,9 +6,11 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::repository_access::RepositoryAccess;
 use super::schedule::Schedule;
 use super::text::Span;
 use crate::id::{Epoch, HostName, JobId, ScheduleId, StreamId};
+use crate::repository_target::RepositoryTarget;
 
 /// How a host reaches its repository, and the other settings that are the server's to give.
 /// An absent field leaves the value that the agent has; an explicit empty one clears it.
@@ -26,6 +28,12 @@ pub struct ConfigUpdate {
     /// The backend's password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repo_credential: Option<Secret>,
+    /// Instead of the repository's password: the name of a secret of the agent's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repo_password_secret: Option<String>,
+    /// The same instead of the backend's password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repo_credential_secret: Option<String>,
     /// The shell for inline hooks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hook_shell: Option<String>,
@@ -40,6 +48,9 @@ pub struct ConfigUpdate {
     /// How long restic waits for a lock; zero: not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_lock: Option<Span>,
+    /// The repositories that this host maintains, each with what only their maintenance gets. Replaced as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintained: Option<BTreeMap<RepositoryTarget, RepositoryAccess>>,
 }
 
 impl ConfigUpdate {
@@ -55,14 +66,20 @@ impl ConfigUpdate {
             repo_username: self.repo_username.or(keep.repo_username),
             repo_password: self.repo_password.or(keep.repo_password),
             repo_credential: self.repo_credential.or(keep.repo_credential),
+            repo_password_secret: self.repo_password_secret.or(keep.repo_password_secret),
+            repo_credential_secret: self.repo_credential_secret.or(keep.repo_credential_secret),
             hook_shell: self.hook_shell.or(keep.hook_shell),
             env: self.env.or(keep.env),
             limit_upload_kib: self.limit_upload_kib.or(keep.limit_upload_kib),
             limit_download_kib: self.limit_download_kib.or(keep.limit_download_kib),
             retry_lock: self.retry_lock.or(keep.retry_lock),
+            maintained: self.maintained.or(keep.maintained),
         }
     }
 }
+
+/// The largest secret that is read, in bytes.
+pub const SECRET_LIMIT: usize = 64 * 1024;
 
 /// Text that must not be shown: `Debug` hides it, and only messages and the agent's 0600 files hold it.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -72,6 +89,18 @@ pub struct Secret(String);
 impl Secret {
     pub fn new(text: String) -> Self {
         Self(text)
+    }
+
+    /// A text as a secret: without the newline at its end. The error goes on after "it ...".
+    pub fn of_text(text: &str) -> Result<Self, &'static str> {
+        let secret = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
+        if secret.is_empty() {
+            return Err("is empty");
+        }
+        if secret.contains('\0') {
+            return Err("has a NUL, which no environment can hold");
+        }
+        Ok(Self(secret.to_owned()))
     }
 
     /// The secret itself, for the child's environment, a header or a hash, and nothing else.

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::text::{Span, is_default};
-use crate::id::ScheduleId;
+use crate::id::{HostName, ScheduleId};
+use crate::repository_target::RepositoryTarget;
 use crate::retention::RetentionPolicy;
 
 /// The kinds of job that this version runs.
@@ -96,6 +97,17 @@ impl JobSpec {
             Self::Check(_) => JobKind::Check,
             Self::Unlock(_) => JobKind::Unlock,
             Self::Restore(_) => JobKind::Restore,
+        }
+    }
+
+    /// Which of the repositories that the host maintains it is about; `None`: the host's own.
+    pub const fn repository(&self) -> Option<&RepositoryTarget> {
+        match self {
+            Self::Forget(options) => options.repository.as_ref(),
+            Self::Prune(options) => options.repository.as_ref(),
+            Self::Check(options) => options.repository.as_ref(),
+            Self::Unlock(options) => options.repository.as_ref(),
+            Self::Backup(_) | Self::Init(_) | Self::Restore(_) => None,
         }
     }
 
@@ -191,7 +203,7 @@ pub struct BackupOptions {
 #[serde(deny_unknown_fields, default)]
 pub struct InitOptions {}
 
-/// `restic forget`, always scoped to the host and to one schedule's snapshots.
+/// `restic forget`, always scoped to hosts by name and to one schedule's snapshots.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ForgetOptions {
@@ -201,6 +213,12 @@ pub struct ForgetOptions {
     pub retention_policy: RetentionPolicy,
     #[serde(skip_serializing_if = "is_default")]
     pub dry_run: bool,
+    /// One that the host maintains; absent: its own.
+    #[serde(skip_serializing_if = "is_default")]
+    pub repository: Option<RepositoryTarget>,
+    /// Whose snapshots, each host's by itself; empty: the agent's own host. Others than that only with `repository`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub hosts: Vec<HostName>,
 }
 
 /// `restic prune`.
@@ -212,6 +230,9 @@ pub struct PruneOptions {
     pub max_unused: Option<String>,
     #[serde(skip_serializing_if = "is_default")]
     pub dry_run: bool,
+    /// One that the host maintains; absent: its own.
+    #[serde(skip_serializing_if = "is_default")]
+    pub repository: Option<RepositoryTarget>,
 }
 
 /// `restic check`.
@@ -223,6 +244,9 @@ pub struct CheckOptions {
     /// As restic takes it: "1/12", "5%", "2G".
     #[serde(skip_serializing_if = "is_default")]
     pub read_data_subset: Option<String>,
+    /// One that the host maintains; absent: its own.
+    #[serde(skip_serializing_if = "is_default")]
+    pub repository: Option<RepositoryTarget>,
 }
 
 /// `restic unlock`.
@@ -232,6 +256,9 @@ pub struct UnlockOptions {
     /// Removes live locks too; only an admin may ask for it.
     #[serde(skip_serializing_if = "is_default")]
     pub remove_all: bool,
+    /// One that the host maintains; absent: its own.
+    #[serde(skip_serializing_if = "is_default")]
+    pub repository: Option<RepositoryTarget>,
 }
 
 /// `restic restore`.

@@ -68,14 +68,17 @@ impl Schedule {
             JobKind::Forget => JobSpec::Forget(ForgetOptions {
                 schedule: Some(options.schedule.clone().unwrap_or_else(|| self.id.clone())),
                 retention_policy: self.retention_policy.clone(),
-                dry_run: false,
+                ..ForgetOptions::default()
             }),
-            JobKind::Prune => JobSpec::Prune(PruneOptions { max_unused: options.max_unused.clone(), dry_run: false }),
+            JobKind::Prune => {
+                JobSpec::Prune(PruneOptions { max_unused: options.max_unused.clone(), ..PruneOptions::default() })
+            }
             JobKind::Check => JobSpec::Check(CheckOptions {
                 read_data: options.read_data,
                 read_data_subset: options.read_data_subset.clone(),
+                ..CheckOptions::default()
             }),
-            JobKind::Unlock => JobSpec::Unlock(UnlockOptions { remove_all: false }),
+            JobKind::Unlock => JobSpec::Unlock(UnlockOptions::default()),
             // A schedule of this kind does not pass validation; an empty snapshot is refused by every agent.
             JobKind::Restore => JobSpec::Restore(super::job_options::RestoreOptions::default()),
         }

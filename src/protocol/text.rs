@@ -35,6 +35,12 @@ pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
+/// Whether a text may name a secret of an agent's own (agent.toml's `[secrets.NAME]`).
+pub fn is_secret_name(text: &str) -> bool {
+    let is_allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
+    (1..=63).contains(&text.len()) && text.bytes().all(is_allowed)
+}
+
 /// The text is no length of time. `Display` says what to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidSpan(String);

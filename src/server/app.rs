@@ -11,6 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::{Notify, watch};
 
 use super::access::{OperatorToken, Role, sha256};
+use super::fleet::secret_commands::SecretCommands;
 use super::fleet::settings::ServerSettings;
 use super::fleet_state::FleetState;
 use super::host::Host;
@@ -65,6 +66,8 @@ pub struct App {
     config: RwLock<Arc<ConfigView>>,
     /// Rings for `POST /v1/config/reload` and SIGHUP; the value counts requests.
     pub reload_wanted: watch::Sender<u64>,
+    /// What `[secret_commands]` answered.
+    pub secret_commands: Arc<SecretCommands>,
     /// The `reload_wanted` that the last finished reload has seen at its beginning.
     pub reloaded: watch::Sender<u64>,
     /// Rings when a request misses what the index of jobs should hold.
@@ -98,6 +101,7 @@ impl App {
             tls: ServedTls::default(),
             config: RwLock::default(),
             reload_wanted: watch::Sender::new(0),
+            secret_commands: Arc::default(),
             reloaded: watch::Sender::new(0),
             index_wanted: Notify::new(),
             history_search: Mutex::default(),

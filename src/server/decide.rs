@@ -5,15 +5,17 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 
 use super::fact::{Fact, HostEnrolled, Idempotency, JobAndActor, JobDispatched, JobExpired, JobQueued};
+use super::fire_jobs::{queued_jobs, specs_of};
 use super::host_content::HostContent;
 use super::host_state::HostState;
 use super::leases::needed_lease;
-use crate::id::{HostName, JobId, ScheduleId, job_id_of_fire};
+use crate::id::{HostName, JobId, ScheduleId, job_id_of_fire, job_id_of_fire_part, job_id_of_request_part};
 use crate::job::{Actor, ActorKind};
 use crate::protocol::agent_event::ScheduleFire;
 use crate::protocol::command::{FireOutcome, FireResult};
 use crate::protocol::job_options::{ForgetOptions, JobKind, JobSpec};
 use crate::protocol::schedule::Schedule;
+use crate::repository_target::RepositoryTarget;
 
 /// How long an agent may take to pick a command up.
 pub const COMMAND_LIFETIME: TimeDelta = TimeDelta::hours(24);
@@ -77,22 +79,27 @@ pub fn decide_fire(
     if !schedule.enabled {
         return result(FireOutcome::Refused, format!("schedule {} is disabled", fire.schedule_id));
     }
-    if let Some(job) = state.unfinished_of(&fire.schedule_id) {
+    if let Some(job) = state.unfinished_of(&fire.schedule_id, fire.scheduled_at) {
         let reason = format!("job {} of this schedule is {}", job.id, job.status.as_str());
         return result(FireOutcome::Skipped, reason);
     }
-    let spec = schedule.job_spec();
-    let queued = JobQueued {
+    let specs = match specs_of(state, content, schedule) {
+        Ok(specs) => specs,
+        Err(reason) => return result(FireOutcome::Skipped, reason),
+    };
+    let first = JobQueued {
         job_id: fire.job_id,
-        kind: spec.kind(),
-        options: spec.options_json(),
+        kind: schedule.kind,
+        options: Value::Null,
         actor: Actor { kind: ActorKind::Schedule, name: fire.schedule_id.to_string() },
         schedule_id: Some(fire.schedule_id.clone()),
         scheduled_at: Some(fire.scheduled_at),
         idempotency: None,
         repository: None,
+        part: None,
     };
-    queue(queued, content, now)
+    let id_of = |n| job_id_of_fire_part(host, &fire.schedule_id, fire.scheduled_at, n);
+    queued_jobs(state, specs, &first, id_of).into_iter().flat_map(|queued| queue(queued, content, now)).collect()
 }
 
 /// A new job, and that the agent may take it: at once where it needs no lease, else when it has one.
@@ -145,9 +152,13 @@ pub fn decide_job(
             Some(found.ok_or_else(|| Refusal::NotFound(format!("the host has no schedule {id}")))?)
         }
     };
-    let spec = requested_spec(request, schedule)?;
-    check_spec(&spec)?;
-    if content.is_none_or(|c| c.config.repo_url.as_deref().unwrap_or_default().is_empty()) {
+    let specs = requested_specs(state, content, request, schedule)?;
+    specs.iter().try_for_each(check_spec)?;
+    for target in specs.iter().filter_map(JobSpec::repository) {
+        check_target(content, target)?;
+    }
+    let is_about_its_own = specs.iter().any(|spec| spec.repository().is_none());
+    if is_about_its_own && content.is_none_or(|c| c.config.repo_url.as_deref().unwrap_or_default().is_empty()) {
         return Err(Refusal::Invalid(
             "the host has no repository: set `repository` in its file or its group's".to_owned(),
         ));
@@ -157,18 +168,61 @@ pub fn decide_job(
             "the host has no settings yet, because a secret of its repository cannot be read: see GET /v1/config";
         return Err(Refusal::Invalid(detail.to_owned()));
     }
-    let queued = JobQueued {
+    // All of one kind.
+    let kind = specs.first().map(JobSpec::kind);
+    let first = JobQueued {
         job_id: request.new_id,
-        kind: spec.kind(),
-        options: spec.options_json(),
+        kind: kind.ok_or_else(|| Refusal::Invalid("there is nothing to do".to_owned()))?,
+        options: Value::Null,
         actor: request.actor.clone(),
         // The success of another kind of job (a forget by a backup schedule's rules) is not the schedule's.
-        schedule_id: schedule.filter(|schedule| schedule.kind == spec.kind()).map(|schedule| schedule.id.clone()),
+        schedule_id: schedule.filter(|schedule| Some(schedule.kind) == kind).map(|schedule| schedule.id.clone()),
         scheduled_at: None,
         idempotency: request.idempotency.clone(),
         repository: None,
+        part: None,
     };
-    Ok(JobDecision::New(request.new_id, queue(queued, content, now)))
+    let jobs = queued_jobs(state, specs, &first, |n| job_id_of_request_part(request.new_id, n));
+    let facts = jobs.into_iter().flat_map(|queued| queue(queued, content, now)).collect();
+    Ok(JobDecision::New(request.new_id, facts))
+}
+
+/// What is to be done, all of one kind: more than one thing only where a schedule's fire would do as much.
+fn requested_specs(
+    state: &HostState,
+    content: Option<&HostContent>,
+    request: &JobRequest,
+    schedule: Option<&Schedule>,
+) -> Result<Vec<JobSpec>, Refusal> {
+    match schedule.filter(|schedule| request.options.is_none() && runs(schedule, request.kind.as_deref())) {
+        Some(schedule) => specs_of(state, content, schedule).map_err(Refusal::Invalid),
+        None => Ok(vec![requested_spec(request, schedule)?]),
+    }
+}
+
+/// Whether that kind, or none by name, is what the schedule runs.
+fn runs(schedule: &Schedule, kind: Option<&str>) -> bool {
+    kind.is_none_or(|kind| kind == schedule.kind.as_str())
+}
+
+/// Whether the host maintains it.
+fn check_target(content: Option<&HostContent>, target: &RepositoryTarget) -> Result<(), Refusal> {
+    let maintained = content.and_then(|content| content.config.maintained.as_ref());
+    if maintained.is_some_and(|maintained| maintained.contains_key(target)) {
+        return Ok(());
+    }
+    let fleet = content.and_then(|content| content.maintains.as_ref());
+    let is_elected = fleet.is_some_and(|fleet| fleet.repositories.contains_key(&target.repository));
+    Err(Refusal::Invalid(if is_elected {
+        format!(
+            "the host has no access to repository {target}: is there such a one, and can its secrets be read? see GET /v1/config"
+        )
+    } else {
+        format!(
+            "the host does not maintain repository {target}: host in [maintenance] of repositories/{}.toml says who does",
+            target.repository
+        )
+    }))
 }
 
 fn requested_spec(request: &JobRequest, schedule: Option<&Schedule>) -> Result<JobSpec, Refusal> {
@@ -181,11 +235,10 @@ fn requested_spec(request: &JobRequest, schedule: Option<&Schedule>) -> Result<J
     };
     match (request.kind.as_deref(), &request.options) {
         (None, None) => Ok(schedule.job_spec()),
-        (Some(kind), None) if kind == schedule.kind.as_str() => Ok(schedule.job_spec()),
         (Some("forget"), None) => Ok(JobSpec::Forget(ForgetOptions {
             schedule: Some(schedule.id.clone()),
             retention_policy: schedule.retention_policy.clone(),
-            dry_run: false,
+            ..ForgetOptions::default()
         })),
         (Some(kind), Some(options)) => JobSpec::parse(kind, Some(options.clone())).map_err(Refusal::Invalid),
         (None, Some(options)) => {
@@ -210,6 +263,9 @@ fn check_spec(spec: &JobSpec) -> Result<(), Refusal> {
         }
         JobSpec::Forget(options) if options.schedule.is_none() => {
             invalid("forget needs `options.schedule`, so that it cannot touch another schedule's snapshots")
+        }
+        JobSpec::Forget(options) if options.repository.is_none() && !options.hosts.is_empty() => {
+            invalid("forget of other hosts' snapshots needs `options.repository`: one that this host maintains")
         }
         JobSpec::Forget(options) if options.retention_policy.is_empty() => invalid(
             "forget needs a retention policy that keeps something: set `retention` in the schedule, or `options.retention_policy`",

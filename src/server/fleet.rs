@@ -19,12 +19,14 @@ pub mod difference;
 mod effective;
 mod fields;
 pub mod load;
+pub mod maintenance;
 mod raw;
 mod raw_schedule;
 pub mod read_tree;
 pub mod remembered;
 mod rules;
 pub mod schedule_set;
+pub mod secret_commands;
 pub mod secrets;
 pub mod settings;
 
@@ -36,6 +38,22 @@ pub struct Fleet {
     pub groups: BTreeMap<GroupName, Group>,
     /// The same `Arc` as before where a host stayed as it was from one load to the next.
     pub hosts: BTreeMap<HostName, Arc<Host>>,
+    /// The hosts that use each repository, sorted.
+    pub users: BTreeMap<RepositoryName, Vec<HostName>>,
+    /// What each host maintains that is elected to.
+    pub elected: BTreeMap<HostName, Vec<RepositoryName>>,
+}
+
+impl Fleet {
+    /// The hosts that use this repository.
+    pub fn hosts_of(&self, repository: &RepositoryName) -> &[HostName] {
+        self.users.get(repository).map_or(&[], Vec::as_slice)
+    }
+
+    /// The repositories that this host maintains.
+    pub fn maintained_by(&self, host: &HostName) -> impl Iterator<Item = &Repository> {
+        self.elected.get(host).into_iter().flatten().filter_map(|name| self.repositories.get(name))
+    }
 }
 
 /// What is left of a group after its hosts took what they share.
@@ -57,7 +75,7 @@ pub struct Host {
     pub tags: Vec<String>,
     /// Already part of each schedule that names no zone; `None`: the zone that the machine itself has.
     pub timezone: Option<Tz>,
-    /// Sorted by id, each once; disabled ones are here too.
+    /// Sorted by id, each once; disabled ones are here too, and those of the repositories that it maintains.
     pub schedules: Vec<HostSchedule>,
 }
 
@@ -114,13 +132,13 @@ pub struct SecretSource {
 pub enum SecretRef {
     /// A path below one of the secret roots, with `{host}`; relative paths begin at the configuration directory.
     File(String),
-    /// A name in server.toml's `[secret_commands]`. Refused by this version.
+    /// A name in server.toml's `[secret_commands]`.
     Command(String),
-    /// A name in agent.toml's `[secrets]`. Refused by this version.
+    /// A name in agent.toml's `[secrets]`: the server never learns it.
     Agent(String),
 }
 
-/// What one elected host does for a repository. Checked, but not run by this version.
+/// What one elected host does for a repository, with what its maintenance has of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Maintenance {
     pub host: HostName,

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+use super::fleet::maintenance::targets;
 use super::fleet::schedule_set::{HostSecrets, config_hash, config_update_of, schedule_hash, schedules_of};
+use super::fleet::secret_commands::SecretCommands;
 use super::fleet::secrets::{ReadSecrets, SecretPlaces, read_secrets};
 use super::fleet::{Fleet, Host as FleetHost, Repository};
 use super::host::Host;
@@ -59,8 +61,9 @@ pub struct Made {
 
 /// What is the same for all hosts while contents are made.
 pub struct Making<'a> {
-    pub fleet: &'a Fleet,
+    pub fleet: &'a Arc<Fleet>,
     pub directory: &'a Path,
+    pub commands: &'a SecretCommands,
     pub from: &'a MadeFrom,
     pub last: &'a LastContents,
     /// The hosts that there are already.
@@ -70,7 +73,7 @@ pub struct Making<'a> {
 /// Makes the contents of these hosts, on as many threads as there are processors. Blocks. The problems are secrets that cannot
 /// be read.
 pub fn make(making: &Making<'_>, hosts: &[Arc<FleetHost>]) -> (Vec<Made>, Vec<Problem>) {
-    let places = SecretPlaces::of(making.fleet, making.directory);
+    let places = SecretPlaces::of(making.fleet, making.directory, making.commands);
     let same_places = making.last.fleet.settings.secret_roots == making.fleet.settings.secret_roots;
     let made = parallel::map(hosts, |host| {
         let mut problems = Vec::new();
@@ -85,14 +88,14 @@ impl Making<'_> {
     fn make(
         &self,
         host: &Arc<FleetHost>,
-        places: &SecretPlaces,
+        places: &SecretPlaces<'_>,
         same_places: bool,
         problems: &mut Vec<Problem>,
     ) -> Made {
         let before = self.last.hosts.get(&host.name);
         let same_settings = before.filter(|made| same_places && self.has_same_settings(made, host));
         let (config, config_hash, secrets) = match same_settings {
-            Some(Made { content, secrets: Some(secrets), .. }) if secrets.are_unchanged() => {
+            Some(Made { content, secrets: Some(secrets), .. }) if secrets.are_unchanged(places) => {
                 (Arc::clone(&content.config), content.config_hash.clone(), Some(Arc::clone(secrets)))
             }
             _ => self.settings(host, places, problems),
@@ -109,6 +112,7 @@ impl Making<'_> {
                 (schedules.into(), hash, Arc::new(alarms.collect()))
             }
         };
+        let maintains = self.fleet.elected.contains_key(&host.name).then(|| Arc::clone(self.fleet));
         let (commit, adopted_at) = (self.from.commit.clone(), self.from.adopted_at);
         let content = HostContent {
             schedules,
@@ -119,6 +123,7 @@ impl Making<'_> {
             commit,
             dirty: self.from.dirty,
             adopted_at,
+            maintains,
             configured: true,
             repository: target_of(self.fleet, host),
         };
@@ -128,27 +133,62 @@ impl Making<'_> {
     fn settings(
         &self,
         host: &FleetHost,
-        places: &SecretPlaces,
+        places: &SecretPlaces<'_>,
         problems: &mut Vec<Problem>,
     ) -> (Arc<ConfigUpdate>, String, Option<Arc<ReadSecrets>>) {
+        let mut tell = |unread: &[Problem]| {
+            problems.extend(unread.iter().map(|p| Problem { severity: Severity::Warning, ..p.clone() }));
+        };
         match read_secrets(self.fleet, places, host) {
-            Ok(read) => {
+            Ok(read) if read.unread.is_empty() => {
                 let config = config_update_of(self.fleet, host, &read.secrets);
                 let hash = config_hash(&config, &self.from.key);
                 (Arc::new(config), hash, Some(Arc::new(read)))
             }
+            Ok(read) => {
+                tell(&read.unread);
+                let (config, hash) = self.partly_kept_settings(host, &read.secrets);
+                (config, hash, None)
+            }
             Err(unread) => {
-                problems.extend(unread.into_iter().map(|p| Problem { severity: Severity::Warning, ..p }));
+                tell(&unread);
                 let (config, hash) = self.kept_settings(host);
                 (config, hash, None)
             }
         }
     }
 
+    /// A host that maintains repositories some of whose secrets cannot be read keeps what it has of those.
+    fn partly_kept_settings(&self, host: &FleetHost, secrets: &HostSecrets) -> (Arc<ConfigUpdate>, String) {
+        let known = self.known.get(&host.name);
+        let present = known.and_then(|known| known.content()).map(|content| Arc::clone(&content.config));
+        let has_some = known.is_some_and(|known| known.slot.durable().state.config_wanted.is_some());
+        if present.is_none() && has_some {
+            return self.kept_settings(host);
+        }
+        let mut config = config_update_of(self.fleet, host, secrets);
+        let kept = present.and_then(|present| present.maintained.clone()).unwrap_or_default();
+        let maintained = config.maintained.get_or_insert_default();
+        for target in self.fleet.maintained_by(&host.name).flat_map(|repository| targets(self.fleet, repository)) {
+            if let Some(access) = kept.get(&target).filter(|_| !maintained.contains_key(&target)) {
+                maintained.insert(target, access.clone());
+            }
+        }
+        let hash = config_hash(&config, &self.from.key);
+        (Arc::new(config), hash)
+    }
+
     /// Whether what settings are made of, secrets aside, is what it was.
     fn has_same_settings(&self, made: &Made, host: &FleetHost) -> bool {
-        self.last.fleet.settings.hook_shell == self.fleet.settings.hook_shell
-            && repository_of(&self.last.fleet, &made.host) == repository_of(self.fleet, host)
+        let (last, fleet) = (&*self.last.fleet, &**self.fleet);
+        let maintained = |fleet: &Fleet| -> Vec<(Repository, Vec<RepositoryTarget>)> {
+            let maintained = fleet.maintained_by(&host.name);
+            maintained.map(|repository| (repository.clone(), targets(fleet, repository))).collect()
+        };
+        last.settings.hook_shell == fleet.settings.hook_shell
+            && last.settings.secret_commands == fleet.settings.secret_commands
+            && repository_of(last, &made.host) == repository_of(fleet, host)
+            && maintained(last) == maintained(fleet)
     }
 
     /// A host whose secrets cannot be read keeps the settings that it has; its schedules are not touched by that.
@@ -160,7 +200,7 @@ impl Making<'_> {
         // After a restart: what the agent has stays, and that is what the journal knows by its hash.
         let wanted = known.and_then(|known| known.slot.durable().state.config_wanted.clone());
         let config = config_update_of(self.fleet, host, &HostSecrets::default());
-        let config = ConfigUpdate { repo_password: None, repo_credential: None, ..config };
+        let config = ConfigUpdate { repo_password: None, repo_credential: None, maintained: None, ..config };
         (Arc::new(config), wanted.map_or(String::new(), |wanted| wanted.hash))
     }
 }
@@ -188,6 +228,7 @@ pub fn no_content(from: &MadeFrom) -> HostContent {
         commit: from.commit.clone(),
         dirty: from.dirty,
         adopted_at: from.adopted_at,
+        maintains: None,
         configured: false,
         repository: None,
     }

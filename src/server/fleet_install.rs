@@ -1,7 +1,7 @@
 //! Edge. Gives every host what the configuration that runs says it should have, and has new versions decided in its journal. Does
 //! not read the configuration, choose which one runs, or make contents: `fleet_contents` does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::task::JoinSet;
 
 use super::app::{App, blocking};
+use super::fleet::Fleet;
 use super::fleet::Repository;
+use super::fleet::secret_commands::questions;
 use super::fleet_contents::{LastContents, MadeFrom, Making, make, no_content};
 use super::fleet_loop::StartError;
 use super::fleet_tree::Tree;
@@ -33,6 +35,7 @@ pub async fn install(
 ) -> Result<Vec<Problem>, StartError> {
     let rules = |repository: &Repository| LeaseRules { max_parallel: repository.max_parallel };
     app.leases.set_rules(tree.fleet.repositories.iter().map(|(name, found)| (name.clone(), rules(found))).collect());
+    ask_for_secrets(app, &tree.fleet).await;
     let from = MadeFrom {
         key: app.state_dir.hash_key,
         commit: tree.commit.clone(),
@@ -48,10 +51,12 @@ pub async fn install(
     let (mut all, mut problems) = (Vec::new(), Vec::new());
     for hosts in [changed, same] {
         let (fleet, directory) = (Arc::clone(&tree.fleet), directory.to_owned());
-        let (before, shared) = (Arc::clone(&before), Arc::clone(&shared));
+        let (before, shared, commands) = (Arc::clone(&before), Arc::clone(&shared), Arc::clone(&app.secret_commands));
         let (made, unread) = blocking(move || {
             let (from, known) = &*shared;
-            make(&Making { fleet: &fleet, directory: &directory, from, last: &before, known }, &hosts)
+            let making =
+                Making { fleet: &fleet, directory: &directory, commands: &commands, from, last: &before, known };
+            make(&making, &hosts)
         })
         .await;
         give_all(app, made.iter().map(|made| (&made.host.name, &made.content))).await?;
@@ -63,6 +68,20 @@ pub async fn install(
     app.leases.attend_all();
     *last = LastContents::of(&tree.fleet, all);
     Ok(problems)
+}
+
+/// Has commands asked for secrets. Where another server has settled on other settings than this one made, it may know newer answers
+/// than ours: we ask again, else each would put its own back in turns.
+async fn ask_for_secrets(app: &Arc<App>, fleet: &Fleet) {
+    let differs = |name: &HostName| {
+        let host = app.host(name);
+        let wanted = host.as_ref().and_then(|host| host.slot.durable().state.config_wanted.clone());
+        let ours = host.and_then(|host| host.content());
+        wanted.zip(ours).is_some_and(|(wanted, ours)| wanted.hash != ours.config_hash)
+    };
+    let doubted = if app.shared.servers.in_company() { questions(fleet, differs) } else { HashSet::new() };
+    let wish = *app.reload_wanted.borrow();
+    app.secret_commands.ask(questions(fleet, |_| true), &doubted, wish).await;
 }
 
 /// Returns when every host's versions are durable.

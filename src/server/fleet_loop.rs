@@ -118,6 +118,10 @@ pub async fn run(app: Arc<App>, started: Started) {
     let mut stopping = app.stopping.subscribe();
     let mut wanted = app.reload_wanted.subscribe();
     let mut decided = app.fleet.watch();
+    let mut answered_late = app.secret_commands.late.subscribe();
+    if *answered_late.borrow() > 0 {
+        answered_late.mark_changed();
+    }
     let mut roots = secret_roots(&directory, &fleet);
     drop(fleet);
     // An instant, not a wait: what else is told to the fleet's journal must not put it off.
@@ -128,7 +132,7 @@ pub async fn run(app: Arc<App>, started: Started) {
     loop {
         let why = tokio::select! {
             () = stopped(&mut stopping) => return,
-            why = news(&app, &directory, &mut last, &mut hints, &mut wanted, &mut decided, next, working_since) => why,
+            why = news(&app, &directory, &mut last, &mut hints, &mut wanted, &mut decided, &mut answered_late, next, working_since) => why,
         };
         wanted.mark_unchanged();
         decided.mark_unchanged();
@@ -165,6 +169,7 @@ async fn news(
     hints: &mut mpsc::Receiver<()>,
     wanted: &mut tokio::sync::watch::Receiver<u64>,
     decided: &mut tokio::sync::watch::Receiver<u64>,
+    answered_late: &mut tokio::sync::watch::Receiver<u64>,
     next: Instant,
     working_since: Option<Instant>,
 ) -> Why {
@@ -179,6 +184,8 @@ async fn news(
                 }
                 return Why::Rescan;
             }
+            // Secrets of commands that `start` or the last reload did not wait for.
+            Ok(()) = answered_late.changed() => Why::Hint,
             () = tokio::time::sleep_until(rescan) => Why::Rescan,
         };
         if why == Why::Hint {

@@ -68,6 +68,7 @@ pub(crate) fn queued(job_id: JobId) -> Fact {
         scheduled_at: None,
         idempotency: None,
         repository: None,
+        part: None,
     })
 }
 
@@ -113,6 +114,7 @@ pub(crate) fn content() -> HostContent {
         commit: Some("abc".to_owned()),
         dirty: Some(false),
         adopted_at: None,
+        maintains: None,
         configured: true,
         repository: None,
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use super::alert_rules::Alarms;
+use super::fleet::Fleet;
 use crate::id::ScheduleId;
 use crate::protocol::command::ConfigUpdate;
 use crate::protocol::schedule::Schedule;
@@ -29,6 +30,8 @@ pub struct HostContent {
     pub dirty: Option<bool>,
     /// When the configuration that says so was adopted.
     pub adopted_at: Option<DateTime<Utc>>,
+    /// The configuration, for a host that maintains repositories: what a fire of that runs is put together of it.
+    pub maintains: Option<Arc<Fleet>>,
     /// The host's file is there; false for one that was removed, whose schedules are none.
     pub configured: bool,
     /// The repository that its jobs work with, unless they name another. No part of what the agent is told.

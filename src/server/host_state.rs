@@ -18,6 +18,7 @@ use crate::journal::Fold;
 use crate::journal::line::Line;
 use crate::protocol::agent_event::{AgentEvent, Hello};
 use crate::protocol::command::{FireOutcome, FireResult};
+use crate::protocol::job_options::JobKind;
 
 /// Finished jobs kept at hand for the requests that ask just after the end.
 const RECENT_JOBS: usize = 4;
@@ -61,9 +62,26 @@ pub struct ScheduleMemory {
     /// Sizes of the newest successful backups, oldest first.
     #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
     pub runs: VecDeque<RunSize>,
+    /// By target, how many parts of its data a check that rolls through them has read, one after the other.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rolled: BTreeMap<String, u64>,
     /// The latest answers to fires with their lines, oldest first: an agent that comes back after a while wants several.
     #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
     pub results: VecDeque<(u64, DateTime<Utc>, FireResult)>,
+}
+
+impl ScheduleMemory {
+    /// A check that read the part which was next: then the one after that is.
+    fn roll(&mut self, job: &Job) {
+        let text = |name: &str| job.options.get(name).and_then(Value::as_str);
+        let part = text("read_data_subset").and_then(|subset| subset.split_once('/'));
+        let part = part.and_then(|(n, of)| Some((n.parse::<u64>().ok()?, of.parse::<u64>().ok()?)));
+        let (JobKind::Check, Some((n, of))) = (job.kind, part) else { return };
+        let count = self.rolled.entry(text("repository").unwrap_or_default().to_owned()).or_default();
+        if of > 0 && n == *count % of + 1 {
+            *count += 1;
+        }
+    }
 }
 
 /// One life of an agent's spool.
@@ -115,9 +133,10 @@ impl HostState {
         self.jobs.get(&id).or_else(|| self.recent.iter().find(|job| job.id == id))
     }
 
-    /// The job of this schedule that has not ended, if there is one.
-    pub fn unfinished_of(&self, schedule: &ScheduleId) -> Option<&Job> {
-        self.jobs.values().find(|job| job.schedule_id.as_ref() == Some(schedule))
+    /// The job of this schedule that has not ended, if there is one; those of this due time aside.
+    pub fn unfinished_of(&self, schedule: &ScheduleId, scheduled_at: DateTime<Utc>) -> Option<&Job> {
+        let is_before = |job: &&Job| job.scheduled_at != Some(scheduled_at);
+        self.jobs.values().filter(is_before).find(|job| job.schedule_id.as_ref() == Some(schedule))
     }
 
     /// Whether the machine that said hello last is another one than was enrolled, as far as both are known. A new board or a
@@ -172,6 +191,7 @@ impl HostState {
                 if let Some(run) = job.stats.as_ref().and_then(RunSize::of) {
                     remember_run(&mut memory.runs, run);
                 }
+                memory.roll(&job);
             }
         }
         self.recent.push_front(job);
@@ -179,8 +199,8 @@ impl HostState {
     }
 
     fn queue(&mut self, queued: &JobQueued, line: &Line) {
-        if let (Some(schedule_id), Some(scheduled_at), ActorKind::Schedule) =
-            (&queued.schedule_id, queued.scheduled_at, queued.actor.kind)
+        if let (Some(schedule_id), Some(scheduled_at), ActorKind::Schedule, None) =
+            (&queued.schedule_id, queued.scheduled_at, queued.actor.kind, queued.part)
         {
             let outcome = FireOutcome::Queued;
             self.remember_fire(

@@ -66,7 +66,7 @@ fn forms(secret: &str) -> Vec<Vec<u8>> {
 }
 
 /// The canaries that the bytes hold, by name and form.
-fn found_in(bytes: &[u8], canaries: &[(&str, String)]) -> Vec<String> {
+pub(crate) fn found_in(bytes: &[u8], canaries: &[(&str, String)]) -> Vec<String> {
     let hits = canaries.iter().flat_map(|(name, secret)| {
         let found = forms(secret).into_iter().filter(|form| memchr::memmem::find(bytes, form).is_some());
         found.map(move |form| format!("{name} as {}", String::from_utf8_lossy(&form)))
@@ -74,7 +74,7 @@ fn found_in(bytes: &[u8], canaries: &[(&str, String)]) -> Vec<String> {
     hits.collect()
 }
 
-fn files_below(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn files_below(dir: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).expect("list") {
         let path = entry.expect("an entry").path();
@@ -109,7 +109,7 @@ fn gossiping_storage() -> u16 {
 }
 
 /// Applies what is in the configuration directory now, and waits until the agent has it.
-fn reload(fleet: &Fleet) {
+pub(crate) fn reload(fleet: &Fleet) {
     let (code, answer) = fleet.try_post("/v1/config/reload", "{}");
     assert_eq!(code, 200, "{answer}");
     eventually("the agent has the settings", Duration::from_secs(20), || {
@@ -118,14 +118,14 @@ fn reload(fleet: &Fleet) {
     });
 }
 
-fn start_talkative_server(fleet: &mut Fleet) {
+pub(crate) fn start_talkative_server(fleet: &mut Fleet) {
     let (config, state, log) = (fleet.path("config"), fleet.path("state"), fleet.path("server.log"));
     fleet.server = Some(Process::serve(&config, &state, fleet.port, &log, &[("RUST_LOG", "trace")]));
     fleet.await_server();
 }
 
 /// restic, with its arguments and its environment noted.
-fn observed_restic(fleet: &Fleet) -> PathBuf {
+pub(crate) fn observed_restic(fleet: &Fleet) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;
     let path = fleet.path("restic-observed");
     let (arguments, environment) = (fleet.path("observed-arguments"), fleet.path(RESTIC_ENVIRONMENT));

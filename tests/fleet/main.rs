@@ -72,6 +72,10 @@ fn sent(fleet: &Fleet) -> String {
     for host in fleet.hosts.values() {
         let update = config_update_of(fleet, host, &HostSecrets::default());
         let _ = writeln!(text, "{}: {}", host.name, update.repo_url.unwrap_or_default());
+        let names = [update.repo_password_secret, update.repo_credential_secret].map(Option::unwrap_or_default);
+        if names.iter().any(|name| !name.is_empty()) {
+            let _ = writeln!(text, "  the agent's secrets: {names:?}");
+        }
         for schedule in schedules_of(host) {
             let _ = writeln!(text, "  {}", serde_json::to_string(&schedule).expect("JSON"));
         }

@@ -13,6 +13,7 @@ use restic_manager::id::JobId;
 use restic_manager::protocol::agent_event::*;
 use restic_manager::protocol::command::*;
 use restic_manager::protocol::job_options::*;
+use restic_manager::protocol::repository_access::RepositoryAccess;
 use restic_manager::protocol::schedule::Schedule;
 use restic_manager::protocol::text::Span;
 use restic_manager::protocol::{Acknowledged, Envelope, PollAnswer, PollMessage, ProblemBody};
@@ -134,6 +135,24 @@ fn settings() -> ConfigUpdate {
         limit_upload_kib: Some(2048),
         limit_download_kib: Some(0),
         retry_lock: Some(Span::from_secs(300)),
+        repo_password_secret: Some("restic".to_owned()),
+        repo_credential_secret: Some("rest".to_owned()),
+        maintained: Some([(id("main"), maintained()), (id("apart/web-1"), RepositoryAccess::default())].into()),
+    }
+}
+
+fn maintained() -> RepositoryAccess {
+    RepositoryAccess {
+        url: "rest:https://backup.example.org/all/".to_owned(),
+        username: "admin".to_owned(),
+        password: Secret::new("CANARY-admin-password".to_owned()),
+        password_secret: "restic".to_owned(),
+        credential: Secret::new("CANARY-admin-credential".to_owned()),
+        credential_secret: "rest".to_owned(),
+        env: [("AWS_DEFAULT_REGION".to_owned(), "eu-central-1".to_owned())].into(),
+        limit_upload_kib: 1,
+        limit_download_kib: 2,
+        retry_lock: Span::from_secs(600),
     }
 }
 
@@ -238,6 +257,17 @@ fn commands() {
         expires_at: at("2026-11-24T02:27:13Z"),
     };
     check("command.run", &run);
+    let forget: CommandRun = serde_json::from_value(payload("command.run-forget")).expect("a command");
+    let spec = JobSpec::parse(&forget.kind, forget.options.clone()).expect("a forget");
+    let expected = ForgetOptions {
+        schedule: Some(id("system")),
+        retention_policy: RetentionPolicy { keep_daily: 7, ..RetentionPolicy::default() },
+        dry_run: false,
+        repository: Some(id("main")),
+        hosts: vec![id("db-1"), id("web-1")],
+    };
+    assert_eq!(spec, JobSpec::Forget(expected));
+    check("command.run-forget", &CommandRun { options: Some(spec.options_json()), ..forget });
     let spec = JobSpec::parse(&run.kind, run.options).expect("a backup");
     assert_eq!(
         spec,
@@ -493,7 +523,8 @@ fn an_absent_setting_keeps_the_present_one_and_an_empty_one_clears_it() {
     assert_eq!(kept, ConfigUpdate { version: 8, hash: "c8".to_owned(), ..settings() });
     // Every field by its name on the wire, so that one that is added and forgotten in `applied_to` fails.
     let empty = json!({"repo_url": "", "repo_username": "", "repo_password": "", "repo_credential": "", "hook_shell": "",
-        "env": {}, "limit_upload_kib": 0, "limit_download_kib": 0, "retry_lock": "0s"});
+        "env": {}, "limit_upload_kib": 0, "limit_download_kib": 0, "retry_lock": "0s", "repo_password_secret": "",
+        "repo_credential_secret": "", "maintained": {}});
     let mut names: Vec<_> = payload("config.update").as_object().expect("an object").keys().cloned().collect();
     names.retain(|name| name != "version" && name != "hash");
     for name in &names {

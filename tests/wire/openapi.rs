@@ -13,6 +13,7 @@ fn schema_of(name: &str) -> &str {
         "acknowledged" | "acknowledged-log" => "Acknowledged",
         "poll-answer" | "poll-answer-empty" | "poll-answer-superseded" => "PollAnswer",
         "problem" | "problem-least" => "Problem",
+        "command.run-forget" => "command.run",
         message => message,
     }
 }
@@ -26,7 +27,7 @@ fn every_sample_is_as_the_document_says() {
         let sample: Value = serde_json::from_str(&fs::read_to_string(&path).expect("text")).expect("JSON");
         let schema = &document["components"]["schemas"][schema_of(name)];
         assert!(schema.is_object(), "{name} has no schema");
-        let value = if schema_of(name) == name { &sample["payload"] } else { &sample };
+        let value = sample.get("payload").unwrap_or(&sample);
         assert_eq!(complaints(&document, schema, value, name), Vec::<String>::new());
     }
 }

@@ -46,6 +46,10 @@ pub(super) struct Effective {
     pub(super) problems: Vec<Problem>,
     /// Where a backup schedule's retention stands, for those that have one.
     pub(super) retentions: Vec<(String, Place)>,
+    /// Forget schedules of its own about the snapshots of a backup schedule that has retention itself.
+    pub(super) forgets: Vec<(String, Place)>,
+    /// It has no schedules: told unless it maintains a repository.
+    pub(super) idle: Option<Problem>,
 }
 
 /// Puts a host together. `groups` are those that exist, in the listed order.
@@ -89,9 +93,23 @@ pub(super) fn effective_host(
             retentions.push((file.to_owned(), retention.place));
         }
     }
+    let mut forgets = Vec::new();
+    for (schedule, layers) in schedules.iter().zip(&merged).filter(|(held, _)| held.schedule.kind == JobKind::Forget) {
+        let source = schedule.schedule.options.schedule.as_ref().unwrap_or(&schedule.schedule.id);
+        let keeps = |held: &HostSchedule| {
+            let Schedule { id, kind, retention_policy, .. } = &held.schedule;
+            id == source && *kind == JobKind::Backup && !retention_policy.is_empty()
+        };
+        if schedules.iter().any(keeps) {
+            let (file, place) = layers.place();
+            forgets.push((file.to_owned(), place));
+        }
+    }
+    let mut idle = None;
     if layers.iter().all(|raw| raw.clean) {
         if schedules.is_empty() {
-            problems.push(Place::FILE.warning(&own.file, "the host has no schedules, so nothing of it is backed up"));
+            let message = "the host has no schedules, so nothing of it is backed up";
+            idle = Some(Place::FILE.warning(&own.file, message));
         } else if repository.is_none() {
             let message = "the host has schedules but no repository: write for example repository = \"main\"";
             problems.push(Place::FILE.error(&own.file, message));
@@ -99,7 +117,7 @@ pub(super) fn effective_host(
     }
     let groups = groups.iter().map(|(name, _)| name.clone()).collect();
     let host = Arc::new(Host { name, groups, repository, tags, timezone, schedules });
-    Effective { host, problems, retentions }
+    Effective { host, problems, retentions, forgets, idle }
 }
 
 /// One file's say in a schedule.

@@ -7,7 +7,8 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::effective::{Context, effective_host};
+use super::effective::{Context, Effective, effective_host};
+use super::maintenance::maintenance_schedules;
 use super::raw::{RawHost, RawMaintenance, RawRepository, Whose, read_host, read_repository};
 use super::remembered::{Remembered, TypedFile};
 use super::settings::{ServerSettings, read_settings};
@@ -15,6 +16,7 @@ use super::{Fleet, Group, Maintenance, Repository, SecretRef, SecretSource, rule
 use crate::id::{GroupName, HostName, RepositoryName};
 use crate::parallel;
 use crate::problem::{Problem, Severity};
+use crate::protocol::text::is_secret_name;
 use crate::toml_reader::{Place, Placed, nearest, shown};
 
 /// A configuration directory's files: paths relative to it, with `/`, and texts.
@@ -134,7 +136,8 @@ fn check(typed: Typed, memory: &mut Remembered, problems: &mut Vec<Problem>) -> 
     let mut suggestions = Suggestions::default();
     let mut groups: BTreeMap<GroupName, Group> =
         raw_groups.keys().map(|name| (name.clone(), Group::default())).collect();
-    let mut used: BTreeSet<RepositoryName> = BTreeSet::new();
+    let mut users: BTreeMap<RepositoryName, Vec<HostName>> = BTreeMap::new();
+    let mut with_retention: BTreeSet<RepositoryName> = BTreeSet::new();
     let mut context = Context::new();
     let mut hosts = BTreeMap::new();
 
@@ -147,7 +150,7 @@ fn check(typed: Typed, memory: &mut Remembered, problems: &mut Vec<Problem>) -> 
             problems.push(name.place.error(&raw.file, message));
         }
     }
-    let maintained = |name: &RepositoryName| raw_repositories.get(name).is_none_or(|raw| raw.maintenance.is_some());
+    let elected = elected_hosts(&raw_repositories);
     for (name, raw) in &raw_hosts {
         let mut listed: Vec<(GroupName, &Arc<RawHost>)> = Vec::with_capacity(raw.groups.len());
         for Placed { value: group, place } in &raw.groups {
@@ -171,17 +174,15 @@ fn check(typed: Typed, memory: &mut Remembered, problems: &mut Vec<Problem>) -> 
             effective_host(name.clone(), raw, &groups, &mut context)
         });
         problems.extend_from_slice(&effective.problems);
+        problems.extend(effective.idle.clone().filter(|_| !elected.contains_key(name)));
         if let Some(repository) = &effective.host.repository {
-            if !maintained(repository) {
-                problems.extend(effective.retentions.iter().map(|(file, place)| {
-                    let message = format!(
-                        "retention has no effect: repository {:?} has no [maintenance] (or add a forget schedule)",
-                        repository.as_str()
-                    );
-                    place.warning(file, message)
-                }));
+            if let Some(raw) = raw_repositories.get(repository) {
+                warn_of_retention(repository, raw, &effective, problems);
             }
-            used.insert(repository.clone());
+            if !effective.retentions.is_empty() {
+                with_retention.insert(repository.clone());
+            }
+            users.entry(repository.clone()).or_default().push(name.clone());
         }
         hosts.insert(name.clone(), Arc::clone(&effective.host));
     }
@@ -192,7 +193,7 @@ fn check(typed: Typed, memory: &mut Remembered, problems: &mut Vec<Problem>) -> 
         let unused =
             groups.iter().filter(|(_, group)| group.hosts.is_empty()).filter_map(|(name, _)| raw_groups.get(name));
         problems.extend(unused.map(|raw| Place::FILE.warning(&raw.file, "no host is in this group")));
-        let unused = raw_repositories.iter().filter(|(name, _)| !used.contains(name));
+        let unused = raw_repositories.iter().filter(|(name, _)| !users.contains_key(name));
         problems.extend(unused.map(|(_, raw)| Place::FILE.warning(&raw.file, "no host uses this repository")));
     }
     let mut repositories = BTreeMap::new();
@@ -203,9 +204,67 @@ fn check(typed: Typed, memory: &mut Remembered, problems: &mut Vec<Problem>) -> 
         {
             problems.push(host.place.error(&raw.file, suggestions.unknown("host", host.value.as_str(), known)));
         }
+        warn_of_maintenance(&raw, with_retention.contains(&name), problems);
         repositories.insert(name.clone(), repository(name, raw, &settings, problems));
     }
-    Fleet { settings, repositories, groups, hosts }
+    for (name, maintained) in &elected {
+        if let Some(host) = hosts.get_mut(name) {
+            let maintained = maintained.iter().filter_map(|repository| repositories.get(repository));
+            let schedules = maintained.flat_map(|repository| maintenance_schedules(repository, host)).collect();
+            *host = memory.elected(host, schedules);
+        }
+    }
+    Fleet { settings, repositories, groups, hosts, users, elected }
+}
+
+/// What each host maintains.
+fn elected_hosts(repositories: &BTreeMap<RepositoryName, RawRepository>) -> BTreeMap<HostName, Vec<RepositoryName>> {
+    let mut elected: BTreeMap<HostName, Vec<RepositoryName>> = BTreeMap::new();
+    for (name, raw) in repositories {
+        if let Some(RawMaintenance { host: Some(host), .. }) = raw.maintenance.as_ref().map(|raw| &raw.value) {
+            elected.entry(host.value.clone()).or_default().push(name.clone());
+        }
+    }
+    elected
+}
+
+/// Retention that nobody applies, and retention that two would apply.
+fn warn_of_retention(
+    repository: &RepositoryName,
+    raw: &RawRepository,
+    effective: &Effective,
+    problems: &mut Vec<Problem>,
+) {
+    let name = repository.as_str();
+    let forgets = raw.maintenance.as_ref().is_some_and(|work| work.value.forget.is_some());
+    if forgets {
+        let message = format!(
+            "the maintenance of repository {name:?} forgets these snapshots too, by the retention of the backup schedule: remove one of both"
+        );
+        problems.extend(effective.forgets.iter().map(|(file, place)| place.warning(file, message.clone())));
+        return;
+    }
+    let lacks = if raw.maintenance.is_some() { "no forget in its [maintenance]" } else { "no [maintenance]" };
+    let message = format!("retention has no effect: repository {name:?} has {lacks} (or add a forget schedule)");
+    problems.extend(effective.retentions.iter().map(|(file, place)| place.warning(file, message.clone())));
+}
+
+/// Maintenance that does nothing, or half of what is meant.
+fn warn_of_maintenance(raw: &RawRepository, has_retention: bool, problems: &mut Vec<Problem>) {
+    let Some(Placed { value: work, place }) = raw.maintenance.as_ref().filter(|_| raw.clean) else { return };
+    let mut warn = |message: &str| problems.push(place.warning(&raw.file, message));
+    match (&work.forget, &work.prune) {
+        (None, None) if work.check.is_none() => {
+            warn("[maintenance] does nothing: write for example forget = \"30 4 * * *\"");
+        }
+        (Some(_), _) if !has_retention => {
+            warn("forget has nothing to do: no backup schedule in this repository has retention");
+        }
+        (Some(_), None) => {
+            warn("the data of forgotten snapshots stays: write for example prune = \"0 5 * * SUN\"");
+        }
+        _ => {}
+    }
 }
 
 fn repository(
@@ -262,9 +321,10 @@ fn check_secret(source: &SecretSource, settings: &ServerSettings, problems: &mut
             let hint = nearest(name, known).map_or(String::new(), |near| format!("; did you mean {near:?}?"));
             error(format!("no secret command {} in server.toml's [secret_commands]{hint}", shown(name)));
         }
-        SecretRef::Command(_) | SecretRef::Agent(_) => {
-            error("command and agent secrets are not supported by this version; use { file = }".to_owned());
+        SecretRef::Agent(name) if !is_secret_name(name) => {
+            error(format!("the agent's secret {} is no name: use 1 to 63 of a-z, A-Z, 0-9, '_' and '-'", shown(name)));
         }
+        SecretRef::Command(_) | SecretRef::Agent(_) => {}
     }
 }
 

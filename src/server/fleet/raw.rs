@@ -67,6 +67,8 @@ pub(super) fn read_host(file: &str, text: &str, whose: Whose, problems: &mut Vec
 #[derive(Debug)]
 pub(super) struct RawRepository {
     pub(super) file: String,
+    /// False where anything in it is wrong: what seems to be absent may be that.
+    pub(super) clean: bool,
     pub(super) url: String,
     pub(super) username: Option<String>,
     pub(super) credential: Option<SecretSource>,
@@ -110,6 +112,7 @@ pub(super) fn read_repository(file: &str, text: &str, problems: &mut Vec<Problem
         }
         RawRepository {
             file: file.to_owned(),
+            clean: true,
             url,
             username: username.filter(|name| !name.is_empty()),
             credential,
@@ -122,7 +125,10 @@ pub(super) fn read_repository(file: &str, text: &str, problems: &mut Vec<Problem
             maintenance: top.table("maintenance", read_maintenance),
         }
     };
-    read_document(file, text, problems, read).0
+    let problems_before = problems.len();
+    let (mut raw, _) = read_document(file, text, problems, read);
+    raw.clean = problems.len() == problems_before;
+    raw
 }
 
 /// restic multiplies by 1024 in a signed 64-bit number.
@@ -188,7 +194,6 @@ fn read_secret<'d>(table: &mut TableReader<'d>, key: &'d str) -> Option<SecretSo
 }
 
 fn read_maintenance(table: &mut TableReader<'_>) -> RawMaintenance {
-    table.warning(table.place(), "[maintenance] is checked but not run by this version yet");
     if table.place_of("host").is_none() {
         table.missing("host", "host = \"backup-1\"");
     }
@@ -210,10 +215,15 @@ fn read_maintenance(table: &mut TableReader<'_>) -> RawMaintenance {
         check: read_work(
             table,
             "check",
-            |check, _| {
+            |check, place| {
                 let subset = read_checked(check, "read_data_subset", |text| rules::read_data_subset(text, true))
                     .map(|t| t.value);
-                (subset.filter(|text| !text.is_empty()), check.boolean("read_data").is_some_and(|read| read.value))
+                let subset = subset.filter(|text| !text.is_empty());
+                let read_data = check.boolean("read_data").is_some_and(|read| read.value);
+                if read_data && subset.is_some() {
+                    check.error(place, "maintenance.check has read_data and read_data_subset: choose one");
+                }
+                (subset, read_data)
             },
             |cron, (read_data_subset, read_data)| super::MaintenanceCheck { cron, read_data_subset, read_data },
         ),

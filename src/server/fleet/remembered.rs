@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::effective::Effective;
 use super::raw::RawHost;
+use super::{Host, HostSchedule};
 use crate::id::HostName;
 use crate::problem::Problem;
 
@@ -18,6 +19,8 @@ pub struct Remembered {
     /// By path, with the last load that used it.
     files: HashMap<String, (u64, TypedFile)>,
     hosts: HashMap<HostName, (u64, PutTogether)>,
+    /// Hosts with the schedules of what they maintain.
+    elected: HashMap<HostName, (u64, Elected)>,
 }
 
 /// A host's or group's file as typed, and what is wrong in it.
@@ -47,6 +50,14 @@ struct PutTogether {
     effective: Arc<Effective>,
 }
 
+#[derive(Debug)]
+struct Elected {
+    /// Without them.
+    base: Arc<Host>,
+    maintenance: Vec<HostSchedule>,
+    whole: Arc<Host>,
+}
+
 impl Remembered {
     /// Before a load.
     pub(super) fn begin(&mut self) {
@@ -58,6 +69,7 @@ impl Remembered {
         let load = self.load;
         self.files.retain(|_, (used, _)| *used == load);
         self.hosts.retain(|_, (used, _)| *used == load);
+        self.elected.retain(|_, (used, _)| *used == load);
     }
 
     /// Whether `file` would need to read this one.
@@ -104,5 +116,21 @@ impl Remembered {
         let layers = layers.iter().map(|layer| Arc::clone(layer)).collect();
         self.hosts.insert(name.clone(), (self.load, PutTogether { layers, effective: Arc::clone(&effective) }));
         effective
+    }
+
+    /// The host with the schedules of what it maintains: the same as before where both are.
+    pub(super) fn elected(&mut self, base: &Arc<Host>, maintenance: Vec<HostSchedule>) -> Arc<Host> {
+        let is_same = |known: &Elected| Arc::ptr_eq(&known.base, base) && known.maintenance == maintenance;
+        if let Some((used, known)) = self.elected.get_mut(&base.name).filter(|(_, known)| is_same(known)) {
+            *used = self.load;
+            return Arc::clone(&known.whole);
+        }
+        let mut whole = Host::clone(base);
+        whole.schedules.extend(maintenance.iter().cloned());
+        whole.schedules.sort_by(|a, b| a.schedule.id.cmp(&b.schedule.id));
+        let whole = Arc::new(whole);
+        let elected = Elected { base: Arc::clone(base), maintenance, whole: Arc::clone(&whole) };
+        self.elected.insert(base.name.clone(), (self.load, elected));
+        whole
     }
 }

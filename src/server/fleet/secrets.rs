@@ -1,32 +1,33 @@
-//! Edge. Reads the files of a host's secrets, just before they are sent. A problem names where the configuration refers
-//! to the file, and the file, never what is in it. Does not keep a secret, and runs no command for one.
+//! Edge. Reads the files of a host's secrets, just before they are sent, and takes in what commands answered. A problem names
+//! where the configuration refers to the secret, and the file or command, never what is in it. Does not keep a secret, runs no
+//! command for one (`secret_commands` does), and never learns the agents' own.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::schedule_set::HostSecrets;
-use super::{Fleet, Host, SecretRef, SecretSource, for_host};
+use super::maintenance::targets;
+use super::schedule_set::{AccessSecrets, Credentials, HostSecrets};
+use super::secret_commands::{Question, SecretCommands, question};
+use super::{Fleet, Host, Repository, SecretRef, SecretSource, for_host};
 use crate::file_stamp::{self, FileStamp};
+use crate::id::HostName;
 use crate::problem::Problem;
-use crate::protocol::command::Secret;
+use crate::protocol::command::{SECRET_LIMIT, Secret};
 
-/// The largest secret, in bytes.
-const SECRET_LIMIT: u64 = 64 * 1024;
-
-/// Where the files of secrets may be.
-#[derive(Debug)]
-pub struct SecretPlaces {
+/// Where secrets may be.
+pub struct SecretPlaces<'a> {
     /// The configuration directory: relative paths begin here.
     directory: PathBuf,
     /// server.toml's `secret_roots`, those that exist.
     roots: Vec<PathBuf>,
+    commands: &'a SecretCommands,
 }
 
-impl SecretPlaces {
-    pub fn of(fleet: &Fleet, directory: &Path) -> Self {
+impl<'a> SecretPlaces<'a> {
+    pub fn of(fleet: &Fleet, directory: &Path, commands: &'a SecretCommands) -> Self {
         let roots = fleet.settings.secret_roots.iter().filter_map(|root| directory.join(root).canonicalize().ok());
-        Self { roots: roots.collect(), directory: directory.to_owned() }
+        Self { roots: roots.collect(), directory: directory.to_owned(), commands }
     }
 }
 
@@ -36,51 +37,93 @@ pub struct ReadSecrets {
     pub secrets: HostSecrets,
     /// `None`: the file had changed just before.
     files: Vec<(PathBuf, Option<FileStamp>)>,
+    /// With the number of the answer.
+    commands: Vec<(Question, u64)>,
+    /// Why some of what the host maintains is not in `secrets`.
+    pub unread: Vec<Problem>,
 }
 
 impl ReadSecrets {
     /// Whether reading them again would give the same.
-    pub fn are_unchanged(&self) -> bool {
+    pub fn are_unchanged(&self, places: &SecretPlaces<'_>) -> bool {
         let is_still = |(path, stamp): &(PathBuf, Option<FileStamp>)| {
             stamp.as_ref().is_some_and(|stamp| file_stamp::is_still(path, stamp))
         };
-        self.files.iter().all(is_still)
+        let is_same = |(question, number): &(Question, u64)| places.commands.number(question) == Some(*number);
+        self.files.iter().all(is_still) && self.commands.iter().all(is_same)
     }
 }
 
-/// The host's secrets. A link may lead anywhere below a secret root, and nowhere else.
-pub fn read_secrets(fleet: &Fleet, places: &SecretPlaces, host: &Host) -> Result<ReadSecrets, Vec<Problem>> {
-    let Some(repository) = host.repository.as_ref().and_then(|name| fleet.repositories.get(name)) else {
-        return Ok(ReadSecrets::default());
-    };
-    let mut problems = Vec::new();
-    let mut files = Vec::new();
-    let mut read = |source: &Option<SecretSource>| {
-        let source = source.as_ref()?;
-        match read_secret(&source.secret, places, host) {
-            Ok((secret, path, stamp)) => {
-                files.push((path, stamp));
-                Some(secret)
-            }
-            Err(message) => {
-                problems.push(source.place.error(&source.file, format!("host {}: {message}", host.name)));
-                None
+/// The host's secrets. A link may lead anywhere below a secret root, and nowhere else. An error where those of its own repository
+/// cannot be had: without them nothing of the host works.
+pub fn read_secrets(fleet: &Fleet, places: &SecretPlaces<'_>, host: &Host) -> Result<ReadSecrets, Vec<Problem>> {
+    let mut read = ReadSecrets::default();
+    if let Some(repository) = host.repository.as_ref().and_then(|name| fleet.repositories.get(name)) {
+        let wanted = Wanted { fleet, places, repository, whose: &host.name };
+        read.secrets.own = wanted.read(Credentials::of_hosts(repository), &mut read)?;
+    }
+    for repository in fleet.maintained_by(&host.name) {
+        for target in targets(fleet, repository) {
+            let wanted = Wanted { fleet, places, repository, whose: target.host.as_ref().unwrap_or(&host.name) };
+            match wanted.read(Credentials::of_maintenance(repository), &mut read) {
+                Ok(secrets) => drop(read.secrets.maintained.insert(target, secrets)),
+                Err(problems) => read.unread.extend(problems),
             }
         }
-    };
-    let secrets = HostSecrets { password: read(&repository.password), credential: read(&repository.credential) };
-    if problems.is_empty() { Ok(ReadSecrets { secrets, files }) } else { Err(problems) }
+    }
+    Ok(read)
 }
 
-fn read_secret(
-    secret: &SecretRef,
-    places: &SecretPlaces,
-    host: &Host,
+/// What is to be read. `whose`: what `{host}` stands for.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    fleet: &'a Fleet,
+    places: &'a SecretPlaces<'a>,
+    repository: &'a Repository,
+    whose: &'a HostName,
+}
+
+impl Wanted<'_> {
+    fn read(&self, credentials: Credentials<'_>, read: &mut ReadSecrets) -> Result<AccessSecrets, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let mut one = |source: Option<&SecretSource>| {
+            let source = source?;
+            self.read_one(&source.secret, read)
+                .map_err(|message| {
+                    problems.push(source.place.error(&source.file, format!("host {}: {message}", self.whose)));
+                })
+                .ok()?
+        };
+        let (password, credential) = (one(credentials.password), one(credentials.credential));
+        if problems.is_empty() { Ok(AccessSecrets { password, credential }) } else { Err(problems) }
+    }
+
+    /// `None`: it is the agent's own.
+    fn read_one(&self, secret: &SecretRef, read: &mut ReadSecrets) -> Result<Option<Secret>, String> {
+        match secret {
+            SecretRef::Agent(_) => Ok(None),
+            SecretRef::File(template) => {
+                let (secret, path, stamp) = read_file(template, self.places, self.whose)?;
+                read.files.push((path, stamp));
+                Ok(Some(secret))
+            }
+            SecretRef::Command(name) => {
+                let question = question(self.fleet, self.repository, name, self.whose)
+                    .ok_or_else(|| format!("there is no secret command {name:?}"))?;
+                let (secret, number) = self.places.commands.answer(&question, name)?;
+                read.commands.push((question, number));
+                Ok(Some(secret))
+            }
+        }
+    }
+}
+
+fn read_file(
+    template: &str,
+    places: &SecretPlaces<'_>,
+    whose: &HostName,
 ) -> Result<(Secret, PathBuf, Option<FileStamp>), String> {
-    let SecretRef::File(template) = secret else {
-        return Err("only { file = } secrets are supported by this version".to_owned());
-    };
-    let path = places.directory.join(for_host(template, &host.name));
+    let path = places.directory.join(for_host(template, whose));
     let problem = |what: String| format!("the secret's file {path:?} {what}");
     let found = path.canonicalize().map_err(|error| problem(format!("cannot be read: {error}")))?;
     if !places.roots.iter().any(|root| found.starts_with(root)) {
@@ -94,21 +137,14 @@ fn read_secret(
     let unread = |error: std::io::Error| problem(format!("cannot be read: {error}"));
     let file = File::open(&found).map_err(unread)?;
     let stamp = file.metadata().and_then(|metadata| file_stamp::before_reading(&metadata)).map_err(unread)?;
-    let size = file.take(SECRET_LIMIT + 1).read_to_string(&mut text).map_err(|error| match error.kind() {
+    let size = file.take(SECRET_LIMIT as u64 + 1).read_to_string(&mut text).map_err(|error| match error.kind() {
         std::io::ErrorKind::InvalidData => problem("is not text in UTF-8".to_owned()),
         _ => problem(format!("cannot be read: {error}")),
     })?;
-    if u64::try_from(size).unwrap_or(u64::MAX) > SECRET_LIMIT {
+    if size > SECRET_LIMIT {
         return Err(problem("is larger than 64 KiB".to_owned()));
     }
-    let secret = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
-    if secret.is_empty() {
-        return Err(problem("is empty".to_owned()));
-    }
-    if secret.contains('\0') {
-        return Err(problem("has a NUL, which no environment can hold".to_owned()));
-    }
-    let secret = Secret::new(secret.to_owned());
+    let secret = Secret::of_text(&text).map_err(|what| problem(what.to_owned()))?;
     Ok((secret, path, stamp))
 }
 
@@ -120,7 +156,7 @@ mod tests {
     use super::*;
     use crate::server::fleet::load::load;
 
-    fn read(directory: &Path) -> Result<HostSecrets, String> {
+    fn read(directory: &Path) -> Result<AccessSecrets, String> {
         let files = BTreeMap::from([
             ("server.toml".to_owned(), "secret_roots = [\"secrets\"]\n".to_owned()),
             (
@@ -131,8 +167,9 @@ mod tests {
         ]);
         let (fleet, _) = load(&files);
         let host = fleet.hosts.values().next().expect("a host");
-        read_secrets(&fleet, &SecretPlaces::of(&fleet, directory), host)
-            .map(|read| read.secrets)
+        let commands = SecretCommands::default();
+        read_secrets(&fleet, &SecretPlaces::of(&fleet, directory, &commands), host)
+            .map(|read| read.secrets.own)
             .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     }
 

@@ -26,7 +26,7 @@ pub struct ServerSettings {
     pub hook_shell: String,
     /// Files of secrets must lie below one of them.
     pub secret_roots: Vec<String>,
-    /// Programs that print a secret, with their arguments. Checked, but not run by this version.
+    /// Programs that print a secret, with their arguments; `{host}` in those stands for the host's name.
     pub secret_commands: BTreeMap<String, Vec<String>>,
     pub tls: Option<TlsSettings>,
     /// Plain HTTP beyond loopback is wanted: a TLS proxy is in front.

@@ -7,6 +7,7 @@ use restic_manager::protocol::command::{
     CommandCancel, CommandRun, ConfigUpdate, FireResult, HelloAnswer, ScheduleSet,
 };
 use restic_manager::protocol::job_options::{JobKind, JobSpec};
+use restic_manager::protocol::repository_access::RepositoryAccess;
 use restic_manager::schedule::{ScheduleMemory, compile, decide, next_wake};
 
 use crate::host_path::HostPath;
@@ -33,7 +34,11 @@ pub fn poll_answer(data: &[u8]) {
         if let Ok(update) = serde_json::from_str::<ConfigUpdate>(payload) {
             config = update.applied_to(&config);
             let context = EnvironmentContext { cache_dir: "/c", temp_dir: "/t", inherited: &[] };
-            for (name, value) in environment(&config, &context).into_iter().flatten() {
+            let own = RepositoryAccess::own(&config);
+            let maintained = config.maintained.iter().flat_map(|maintained| maintained.values());
+            let environments =
+                [&own].into_iter().chain(maintained).filter_map(|access| environment(access, &context).ok());
+            for (name, value) in environments.flatten() {
                 assert!(!name.contains(['=', '\0']) && !value.reveal().contains('\0'), "{name:?} can be set");
                 assert!(!name.to_ascii_uppercase().ends_with("_COMMAND") && !name.starts_with("LD_"), "{name}");
             }

@@ -7,6 +7,7 @@
 #[path = "../../../agent"]
 mod agent {
     pub(crate) mod host_path;
+    pub(crate) mod own_secrets;
     pub(crate) mod policy;
     pub(crate) mod repository_url;
     pub(crate) mod restic_args;
@@ -16,7 +17,8 @@ mod agent {
     pub(crate) mod settings;
 }
 use agent::{
-    host_path, policy, repository_url, restic_args, restic_environment, restic_json, restic_version, settings,
+    host_path, own_secrets, policy, repository_url, restic_args, restic_environment, restic_json, restic_version,
+    settings,
 };
 
 mod agent_side;

@@ -56,6 +56,7 @@ fn content() -> HostContent {
         commit: None,
         adopted_at: None,
         dirty: None,
+        maintains: None,
         configured: true,
         repository: None,
     }
