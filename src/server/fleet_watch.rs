@@ -95,7 +95,7 @@ impl FleetWatch {
         for directory in watched.way.iter().filter_map(|entry| entry.parent()) {
             let _ = watcher.watch(directory, RecursiveMode::NonRecursive);
         }
-        for git in &watched.git {
+        if let Some(git) = &watched.git {
             // Of a work tree above, or one whose `.git` is a file.
             let is_elsewhere = |path: &Path| !watched.whole.iter().any(|whole| path.starts_with(whole));
             for directory in [&git.git_dir, &git.common_dir].into_iter().filter(|path| is_elsewhere(path)) {
