@@ -196,6 +196,7 @@ fn check(typed: Typed, memory: &mut Remembered, problems: &mut Vec<Problem>) -> 
         let unused = raw_repositories.iter().filter(|(name, _)| !users.contains_key(name));
         problems.extend(unused.map(|(_, raw)| Place::FILE.warning(&raw.file, "no host uses this repository")));
     }
+    warn_of_equal_urls(&raw_repositories, problems);
     let mut repositories = BTreeMap::new();
     for (name, raw) in raw_repositories {
         let known = || raw_hosts.keys().map(HostName::as_str);
@@ -264,6 +265,23 @@ fn warn_of_maintenance(raw: &RawRepository, has_retention: bool, problems: &mut 
             warn("the data of forgotten snapshots stays: write for example prune = \"0 5 * * SUN\"");
         }
         _ => {}
+    }
+}
+
+/// Jobs of one repository take turns; those of two that are the same place do not know of each other.
+fn warn_of_equal_urls(repositories: &BTreeMap<RepositoryName, RawRepository>, problems: &mut Vec<Problem>) {
+    let mut first: HashMap<&str, &RepositoryName> = HashMap::new();
+    for (name, raw) in repositories.iter().filter(|(_, raw)| !raw.url.is_empty()) {
+        let url = raw.url.trim_end_matches('/');
+        if let Some(earlier) = first.get(url) {
+            let message = format!(
+                "url is that of repository {:?} too: only jobs of one and the same repository wait for each other, so let hosts use one of them",
+                earlier.as_str()
+            );
+            problems.push(Place::FILE.warning(&raw.file, message));
+        } else {
+            first.insert(url, name);
+        }
     }
 }
 
