@@ -171,6 +171,12 @@ pub fn job_id_of_fire(host: &HostName, schedule_id: &ScheduleId, scheduled_at: D
     JobId(Uuid::new_v5(&FIRE_NAMESPACE, format!("restic-manager:{host}/{schedule_id}@{at}").as_bytes()))
 }
 
+/// The id of the alert that this configuration was refused.
+pub fn fleet_alert_id(hash: &str, raised_at: DateTime<Utc>) -> AlertId {
+    let at = raised_at.to_rfc3339_opts(SecondsFormat::Micros, true);
+    AlertId(Uuid::new_v5(&FIRE_NAMESPACE, format!("restic-manager:alert:config/{hash}@{at}").as_bytes()))
+}
+
 /// The id of an alert: whichever server raises it for the same cause at the same instant names it alike.
 pub fn alert_id(host: &HostName, what: &str, raised_at: DateTime<Utc>) -> AlertId {
     let at = raised_at.to_rfc3339_opts(SecondsFormat::Micros, true);

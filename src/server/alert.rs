@@ -26,6 +26,8 @@ pub enum AlertKind {
     StaleSchedule,
     AgentOffline,
     HostConflict,
+    /// The fleet's, of no host: the files have errors, and the last good ones run.
+    ConfigRejected,
 }
 
 /// An open alert.
@@ -72,6 +74,10 @@ pub struct AlertAcknowledged {
     pub by: String,
 }
 
+impl AlertAcknowledged {
+    pub const TYPE: &str = "alert.acknowledged";
+}
+
 /// What one journal's facts leave open, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -104,10 +110,12 @@ impl OpenAlerts {
     }
 }
 
-/// The alert object of protocol.md's lists.
-pub fn alert_view(host: &HostName, alert: &Alert) -> serde_json::Value {
+/// The alert object of protocol.md's lists; one of the fleet has no host.
+pub fn alert_view(host: Option<&HostName>, alert: &Alert) -> serde_json::Value {
     // A struct of text and times always has a JSON form.
     let mut view = serde_json::to_value(alert).unwrap_or_default();
-    view["host"] = host.as_str().into();
+    if let Some(host) = host {
+        view["host"] = host.as_str().into();
+    }
     view
 }

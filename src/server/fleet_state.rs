@@ -3,6 +3,8 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::alert::{Alert, AlertAcknowledged, AlertKind};
+use crate::id::fleet_alert_id;
 use crate::journal::Fold;
 use crate::journal::line::Line;
 use crate::protocol::ProblemEntry;
@@ -89,6 +91,25 @@ pub struct FleetState {
     /// Its commit, and how many problems it has.
     pub rejected_commit: Option<String>,
     pub rejected_count: usize,
+    /// The operator who has seen to it.
+    pub rejection_acknowledged_by: Option<String>,
+}
+
+/// What the refusal of a configuration is as an alert: open until one is adopted.
+pub fn rejection_alert(state: &FleetState) -> Option<Alert> {
+    let (hash, raised_at) = (state.rejected_hash.as_deref()?, state.rejected_at?);
+    Some(Alert {
+        id: fleet_alert_id(hash, raised_at),
+        kind: AlertKind::ConfigRejected,
+        schedule_id: None,
+        job_id: None,
+        text: format!(
+            "the configuration was refused for {} problems, and the last good one runs: see GET /v1/config",
+            state.rejected_count
+        ),
+        raised_at,
+        acknowledged_by: state.rejection_acknowledged_by.clone(),
+    })
 }
 
 impl Fold for FleetState {
@@ -101,16 +122,24 @@ impl Fold for FleetState {
                     self.adopted = Some(adopted);
                     self.adopted_at = Some(line.received_at);
                     (self.rejected_hash, self.rejected_at, self.rejected_commit) = (None, None, None);
-                    self.rejected_count = 0;
+                    (self.rejected_count, self.rejection_acknowledged_by) = (0, None);
                 }
             }
             ConfigRejected::TYPE => {
                 if let Ok(rejected) = serde_json::from_str::<ConfigRejected>(line.payload.get()) {
                     self.decisions += 1;
                     self.rejected_hash = Some(rejected.hash);
+                    self.rejection_acknowledged_by = None;
                     (self.rejected_at, self.rejected_commit) = (Some(line.received_at), rejected.commit);
                     // Lines of earlier versions have no count, and all problems.
                     self.rejected_count = rejected.count.max(rejected.problems.len());
+                }
+            }
+            AlertAcknowledged::TYPE => {
+                if let Ok(AlertAcknowledged { alert_id, by }) = serde_json::from_str(line.payload.get())
+                    && rejection_alert(self).is_some_and(|alert| alert.id == alert_id)
+                {
+                    self.rejection_acknowledged_by.get_or_insert(by);
                 }
             }
             ConfigCommitted::TYPE => {

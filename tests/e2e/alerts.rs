@@ -71,6 +71,17 @@ fn failures_gaps_and_shrunken_backups_are_told_until_they_end() {
     let job = run(&fleet);
     assert_eq!((&job["status"], &job["incomplete"]), (&json!("succeeded"), &json!(true)));
     assert_eq!(kinds(&fleet), ["backup_incomplete"]);
+    // The fleet's own: files that are refused.
+    let good = fleet.read("config/hosts/web-1.toml");
+    fleet.write("config/hosts/web-1.toml", "repository = 5\n");
+    fleet.post("/v1/config/reload", "");
+    let refused = fleet.get("/v1/alerts")["alerts"][0].clone();
+    assert_eq!((&refused["kind"], refused.get("host")), (&json!("config_rejected"), None), "{refused}");
+    let seen = fleet.post(&format!("/v1/alerts/{}/ack", refused["id"].as_str().expect("an id")), "");
+    assert_eq!(seen["acknowledged_by"], "admin-token");
+    fleet.write("config/hosts/web-1.toml", &good);
+    fleet.post("/v1/config/reload", "");
+    assert_eq!(kinds(&fleet), ["backup_incomplete"]);
     // A schedule that is gone has no alerts.
     fleet.write("config/hosts/web-1.toml", "repository = \"main\"\n");
     fleet.post("/v1/config/reload", "");
