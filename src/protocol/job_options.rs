@@ -184,7 +184,7 @@ pub struct BackupOptions {
     pub incomplete: IncompleteMeans,
     #[serde(skip_serializing_if = "is_default")]
     pub dry_run: bool,
-    /// How often a backup that found the repository locked is tried again, 0 to 10.
+    /// How often a backup that found the repository locked, out of reach or stuck is tried again, 0 to 10.
     #[serde(skip_serializing_if = "is_default")]
     pub retries: u8,
     /// Run before restic, and in its place if it fails: the name of a program in the agent's hooks.d, or text for `hook_shell`.
