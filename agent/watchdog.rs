@@ -1,8 +1,8 @@
 //! Pure. Whether a restic that runs still gets anywhere: signs of progress, and for how long there has been none. Outages hang restic
 //! in silence, or with a status line each second that says the same for ever. Does not read output, counters or clocks, nor stop anything.
 //!
-//! Signs are: a status line with other numbers than the one before; any other new line, but for "retrying after" (that is the
-//! outage itself); more bytes read and written than restic's own output explains; and work on a processor. The last two
+//! Signs are: a status line with other numbers than the one before; any other line, but for "retrying after" (that is the
+//! outage itself) and one that only has another time than the line before ("[0:07] 12.00%  3 / 25 packs"); more bytes read and written than restic's own output explains; and work on a processor. The last two
 //! are for prune, check and forget, which print nothing meanwhile, and for a backup that still loads its index; where
 //! the system has no such counters, those kinds get four times as long.
 
@@ -17,7 +17,7 @@ use crate::restic_json::{Progress, is_retry};
 /// Less than this may be requests that nobody answers, and the resolver's files.
 const SOME_BYTES: u64 = 64 * 1024;
 /// A restic that waits uses some thousandths of a processor: one that works at least this share of it, as a divisor.
-const SOME_WORK: u32 = 5;
+const SOME_WORK: u32 = 20;
 /// Kinds that print nothing meanwhile, where nothing else can be seen of them.
 const UNSEEN: u64 = 4;
 
@@ -35,6 +35,8 @@ pub(crate) struct Watchdog {
     /// Time without a sign. Counted by looks, so that a host that was asleep does not count it.
     standstill: Duration,
     progress: Option<Progress>,
+    /// The last line that was no status, without its time.
+    text: String,
     /// Bytes that restic has printed; they are among those that the system counts.
     printed: u64,
     /// Of the last look, and the bytes at the last sign.
@@ -48,6 +50,7 @@ impl Watchdog {
             limit: limit.duration(),
             standstill: Duration::ZERO,
             progress: None,
+            text: String::new(),
             printed: 0,
             activity: None,
             moved: 0,
@@ -76,7 +79,9 @@ impl Watchdog {
 
     /// The line was anything else.
     pub(crate) fn text(&mut self, line: &str) {
-        if !is_retry(line) {
+        let timeless = without_time(line);
+        if !is_retry(line) && timeless != self.text {
+            timeless.clone_into(&mut self.text);
             self.standstill = Duration::ZERO;
         }
     }
@@ -95,6 +100,15 @@ impl Watchdog {
             self.activity = Some(now);
         }
         self.standstill >= self.limit
+    }
+}
+
+/// What follows "[0:07] ".
+fn without_time(line: &str) -> &str {
+    let is_time = |time: &str| time.bytes().all(|byte| byte.is_ascii_digit() || byte == b':');
+    match line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
+        Some((time, rest)) if is_time(time) => rest,
+        _ => line,
     }
 }
 
@@ -149,14 +163,15 @@ mod tests {
     #[test]
     fn lines_are_signs_unless_they_only_tell_of_another_try() {
         let retry = "Save(<data/ff48>) returned error, retrying after 2.8s: Post \"http://h/\": connection refused";
-        let said = |text: &'static str| {
-            strikes(&mut dog(), 60, |dog, _| {
-                dog.text(text);
+        let said = |say: &dyn Fn(u32) -> String| {
+            strikes(&mut dog(), 60, |dog, half| {
+                dog.text(&say(half));
                 None
             })
         };
-        assert_eq!(said(retry), Some(20));
-        assert_eq!(said("[0:01] 100.00%  25 / 25 packs"), None);
+        assert_eq!(said(&|_| retry.to_owned()), Some(20));
+        assert_eq!(said(&|half| format!("[0:{half:02}] 12.00%  3 / 25 packs")), Some(20), "only the time goes on");
+        assert_eq!(said(&|half| format!("[0:07] 12.00%  {half} / 25 packs")), None);
     }
 
     #[test]

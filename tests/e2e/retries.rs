@@ -79,3 +79,14 @@ fn a_cancel_ends_the_wait_between_two_attempts() {
     assert_eq!((&job["status"], job.get("error")), (&json!("cancelled"), None), "{job}");
     assert!(began.elapsed() < Duration::from_secs(10));
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_restic_that_works_without_a_word_is_left_alone() {
+    // For longer than `no_progress`: reading, and then computing.
+    let script = "case \"$1\" in check) for n in 1 2 3 4 5 6 7; do head -c 100000 /dev/zero >/dev/null; sleep 0.5; done; \
+                  timeout --foreground 3 sh -c 'while :; do :; done';; esac";
+    let fleet = started(script, "no_progress = \"2s\"");
+    let job = fleet.run_job(r#"{"kind":"check"}"#);
+    assert_eq!(job["status"], "succeeded", "{job}");
+}
