@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::commands::ended;
 use crate::core::Agent;
 use crate::identity::random_unit;
-use crate::restic_args::{ArgumentContext, job_snapshots_arguments};
+use crate::restic_args::{ArgumentContext, fs_snapshot, job_snapshots_arguments};
 use crate::restic_json::cause::Cause;
 use crate::restic_json::document;
 use crate::restic_run::{self, Ran, Task, log_line, masked};
@@ -28,6 +28,17 @@ const LOOK_DEADLINE: Duration = Duration::from_secs(300);
 
 /// Runs the job, more than once where that may help. A cancel also ends the wait between two attempts.
 pub(crate) async fn run(agent: &Agent, task: &Task<'_>, version: ResticVersion) -> JobFinished {
+    let finished = fs_snapshot::judge(run_attempts(agent, task, version).await, task.spec);
+    let Some(spec) = fs_snapshot::without(task.spec, &finished) else { return finished };
+    let error = finished.error.unwrap_or_default();
+    let text = format!("there is no shadow copy, so the files are read as they are: {error}");
+    log_line(agent, task.id, LogSource::Event, &text);
+    let mut finished = run_attempts(agent, &Task { spec: &spec, ..*task }, version).await;
+    finished.warnings.insert(0, text);
+    finished
+}
+
+async fn run_attempts(agent: &Agent, task: &Task<'_>, version: ResticVersion) -> JobFinished {
     let rules = rules(agent, task, version);
     let began = Instant::now();
     let mut attempts = Attempts::default();

@@ -13,6 +13,7 @@ use restic_manager::protocol::text::Span;
 
 use crate::restic_version::ResticVersion;
 
+pub(crate) mod fs_snapshot;
 mod values;
 
 /// Why a job cannot be handed to restic. `Display` is for the person who asked for it.
@@ -159,6 +160,7 @@ fn backup(options: &BackupOptions, context: &ArgumentContext<'_>) -> Result<Vec<
     if options.one_file_system {
         arguments.switch("one-file-system");
     }
+    fs_snapshot::add_switches(&mut arguments, options, context.restic_version, cfg!(windows))?;
     if options.dry_run {
         arguments.switch("dry-run");
     }

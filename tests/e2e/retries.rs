@@ -90,3 +90,19 @@ fn a_restic_that_works_without_a_word_is_left_alone() {
     let job = fleet.run_job(r#"{"kind":"check"}"#);
     assert_eq!(job["status"], "succeeded", "{job}");
 }
+
+#[test]
+fn a_backup_without_the_shadow_copy_that_it_should_try_is_made_with_a_warning_and_one_that_needs_it_is_refused_here() {
+    let script = "case \"$1\" in backup) if mkdir \"$0.denied\" 2>/dev/null; then \
+                  echo 'VSS error: The caller is not an administrator: E_ACCESSDENIED (0x80070005)' >&2; exit 1; fi;; esac";
+    let fleet = Fleet::started_with_script(script);
+    let backup = |how: &str| {
+        let options = json!({"paths": [fleet.path("data")], "use_fs_snapshot": how, "exclude_cloud_files": true});
+        fleet.run_job(&json!({"kind": "backup", "options": options}).to_string())
+    };
+    let job = backup("try");
+    assert_eq!((&job["status"], &job["incomplete"]), (&json!("succeeded"), &json!(false)), "{job}");
+    assert!(job["warnings"][0].as_str().is_some_and(|text| text.contains("not an administrator")), "{job}");
+    let job = backup("require");
+    assert!(job["status"] == "failed" && job["error"].to_string().contains("Windows"), "{job}");
+}
