@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod attempts;
 mod backoff;
 mod commands;
 mod core;
@@ -34,6 +35,7 @@ mod restic_json;
 mod restic_probe;
 mod restic_run;
 mod restic_version;
+mod retry;
 mod room;
 mod rotation;
 mod run;
@@ -44,6 +46,8 @@ mod settings;
 mod snapshots;
 mod spool;
 mod status;
+mod supervise;
+mod watchdog;
 
 /// The restic-manager agent: backs this host up as its schedules say
 #[derive(Parser)]

@@ -13,6 +13,7 @@ use restic_manager::protocol::text::Span;
 
 use crate::restic_version::ResticVersion;
 
+pub(crate) mod fs_snapshot;
 mod values;
 
 /// Why a job cannot be handed to restic. `Display` is for the person who asked for it.
@@ -73,11 +74,11 @@ pub(crate) fn snapshots_arguments(context: &ArgumentContext<'_>) -> Vec<String> 
     arguments.list
 }
 
-#[cfg(test)]
-/// The snapshots with this job's tag, as JSON: whether a backup whose end is unknown made one.
+/// The snapshots with this job's tag, as JSON: whether a backup whose end is unknown made one. Without a lock: one that the
+/// backup has left is none of its business, and a snapshot is there whole or not at all.
 pub(crate) fn job_snapshots_arguments(context: &ArgumentContext<'_>) -> Vec<String> {
     let mut arguments = Arguments::of("snapshots", context);
-    arguments.wait_for_lock(context);
+    arguments.switch("no-lock");
     arguments.flag("host", context.host);
     arguments.flag("tag", format_args!("job:{}", context.job_id));
     arguments.list
@@ -159,6 +160,7 @@ fn backup(options: &BackupOptions, context: &ArgumentContext<'_>) -> Result<Vec<
     if options.one_file_system {
         arguments.switch("one-file-system");
     }
+    fs_snapshot::add_switches(&mut arguments, options, context.restic_version, cfg!(windows))?;
     if options.dry_run {
         arguments.switch("dry-run");
     }

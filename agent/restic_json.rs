@@ -13,6 +13,7 @@ pub(crate) mod ending;
 pub(crate) mod stderr;
 mod text;
 
+pub(crate) use ending::is_retry;
 pub(crate) use text::readable;
 
 /// restic's summary of a job, with its own field names.

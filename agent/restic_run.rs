@@ -1,5 +1,5 @@
-//! Edge. One run of restic: started with typed arguments and a clean environment, read to its end, cancelled by signal.
-//! No secret reaches a log line, an event or an error. Does not touch the ledger.
+//! Edge. One run of restic: with typed arguments and a clean environment, and with what a job's log and end are told of it.
+//! No secret reaches a log line, an event or an error. Does not touch the ledger, nor watch over restic: `supervise` does.
 
 use std::time::Duration;
 
@@ -7,13 +7,12 @@ use restic_manager::clock;
 use restic_manager::file_error::chain;
 use restic_manager::id::{JobId, ScheduleId};
 use restic_manager::mask::{mask_secrets, mask_url};
-use restic_manager::process::{self, Exit, Output, Program, Running};
+use restic_manager::process::{self, Exit, Program};
 use restic_manager::protocol::agent_event::{JobFinished, JobOutcome, LogSource};
-use restic_manager::protocol::job_options::{IncompleteMeans, JobSpec, UnlockOptions};
+use restic_manager::protocol::job_options::{JobSpec, UnlockOptions};
 use restic_manager::protocol::repository_access::RepositoryAccess;
 use restic_manager::repository_target::RepositoryTarget;
-use tokio::sync::{Notify, mpsc};
-use tokio::time::Instant;
+use tokio::sync::Notify;
 
 use crate::commands::ended;
 use crate::core::{Agent, SharedLog};
@@ -21,13 +20,12 @@ use crate::make_room;
 use crate::read_secrets;
 use crate::restic_args::{ArgumentContext, arguments};
 use crate::restic_environment::{EnvironmentContext, environment};
-use crate::restic_json::StdoutLine;
 use crate::restic_json::cause::Cause;
-use crate::restic_json::ending::{self, JobEnd, Transcript};
 use crate::restic_version::ResticVersion;
+use crate::supervise::supervise;
 
-/// Packs in flight take up to 15 s to finish after an interrupt, 80 s with the storage gone.
-const CANCEL_GRACE: Duration = Duration::from_secs(90);
+/// What the agent runs for its own needs has at most this long.
+const QUIET_DEADLINE: Duration = Duration::from_secs(120);
 
 /// What to run.
 pub(crate) struct Task<'a> {
@@ -41,8 +39,8 @@ pub(crate) struct Task<'a> {
 /// How it went.
 pub(crate) struct Ran {
     pub(crate) finished: JobFinished,
-    /// It changed nothing, because another restic has the repository.
-    pub(crate) locked: bool,
+    /// Why it failed, where that is known. None of a job that was cancelled.
+    pub(crate) cause: Option<Cause>,
 }
 
 /// Hides the secrets of the moment in a text.
@@ -144,27 +142,27 @@ pub(crate) async fn run(agent: &Agent, task: &Task<'_>, version: ResticVersion) 
         // A secret's program may take its time; it dies with this.
         () = task.cancel.notified() => {
             write(&log, LogSource::Event, "cancelled before restic began");
-            return Ran { finished: ended(task.id, JobOutcome::Cancelled, None), locked: false };
+            return Ran { finished: ended(task.id, JobOutcome::Cancelled, None), cause: None };
         }
     };
-    let (finished, locked) = match program {
+    let ran = match program {
         Err(error) => {
             let error = masked(agent, &error);
             write(&log, LogSource::Event, &error);
-            (ended(task.id, JobOutcome::Failed, Some(&error)), false)
+            Ran { finished: ended(task.id, JobOutcome::Failed, Some(&error)), cause: None }
         }
         Ok((program, target)) => {
             let shown = masked(agent, &program.arguments.join(" "));
             write(&log, LogSource::Event, &format!("restic {version}: restic {shown}"));
-            let (mut finished, locked) = run_program(agent, task, version, &program, &log).await;
+            let mut ran = supervise(agent, task, version, &program, &log).await;
             if let Some(target) = target {
-                judge_restore(&mut finished, task.spec, target);
+                judge_restore(&mut ran.finished, task.spec, target);
             }
-            (finished, locked)
+            ran
         }
     };
     agent.send_bell.notify_one();
-    Ran { finished, locked }
+    ran
 }
 
 /// Writes one line into the job's log.
@@ -197,135 +195,13 @@ fn judge_restore(finished: &mut JobFinished, spec: &JobSpec, target: String) {
     finished.stats.get_or_insert_default().insert("target".to_owned(), target.into());
 }
 
-fn write(log: &Option<SharedLog>, source: LogSource, text: &str) {
+/// Writes one line into a job's log that is open.
+pub(crate) fn write(log: &Option<SharedLog>, source: LogSource, text: &str) {
     // A log that cannot be written must not stop a backup; its end says how far it goes.
     if let Some(log) = log
         && let Err(error) = log.borrow_mut().append_line(clock::now(), source, text)
     {
         tracing::warn!("a log line is lost: {}", chain(&error));
-    }
-}
-
-async fn run_program(
-    agent: &Agent,
-    task: &Task<'_>,
-    version: ResticVersion,
-    program: &Program,
-    log: &Option<SharedLog>,
-) -> (JobFinished, bool) {
-    let (running, mut output) = match process::start(program) {
-        Ok(started) => started,
-        Err(error) => {
-            let error = masked(agent, &chain(&error));
-            write(log, LogSource::Event, &error);
-            return (ended(task.id, JobOutcome::Failed, Some(&error)), false);
-        }
-    };
-    let mut transcript = Transcript::new(Some(task.spec.kind()));
-    let mut cancelled = Cancel::default();
-    let exit = loop {
-        let line = tokio::select! {
-            line = output.recv() => line,
-            () = task.cancel.notified(), if cancelled.kill_at.is_none() => {
-                cancelled.begin(&running);
-                write(log, LogSource::Event, "cancelled: asked restic to stop");
-                continue;
-            }
-            () = cancelled.deadline() => {
-                cancelled.kill(&running);
-                write(log, LogSource::Event, "restic did not stop in time and was killed");
-                continue;
-            }
-        };
-        match line {
-            None => break ending::Exit::Signal(9),
-            Some(Output::Exit(Exit::Code(code))) => break ending::Exit::Code(code),
-            Some(Output::Exit(Exit::Signal(signal))) => break ending::Exit::Signal(signal),
-            Some(Output::Stdout(line)) => match transcript.stdout(line.as_bytes()) {
-                StdoutLine::Progress(progress) => {
-                    if let Some(log) = log {
-                        let _ = log.borrow_mut().append_progress(clock::now(), &progress.of_job(task.id));
-                    }
-                }
-                StdoutLine::Summary(_) => write(log, LogSource::Stdout, &masked(agent, &line)),
-                StdoutLine::Text(text) | StdoutLine::Unknown(text) => {
-                    write(log, LogSource::Stdout, &masked(agent, &text));
-                }
-                StdoutLine::Snapshots | StdoutLine::Nothing => {}
-            },
-            Some(Output::Stderr(line)) => {
-                if let Some(text) = transcript.stderr(line.as_bytes()).text() {
-                    write(log, LogSource::Stderr, &masked(agent, text));
-                }
-            }
-        }
-    };
-    drain(output).await;
-    if transcript.unknown_lines() > 0 {
-        let count = transcript.unknown_lines();
-        write(
-            log,
-            LogSource::Event,
-            &format!("{count} lines were of no kind that this agent knows: restic may be newer than it"),
-        );
-    }
-    let incomplete = if let JobSpec::Backup(options) = task.spec { options.incomplete } else { IncompleteMeans::Warn };
-    let end = transcript.end(exit, version).with_incomplete_as(incomplete).masked(|text| masked(agent, text));
-    let locked = end.cause == Some(Cause::Locked) && cancelled.kill_at.is_none();
-    let finished = finished(task.id, end, cancelled.kill_at.is_some());
-    if cancelled.killed {
-        unlock(agent, version, task.spec.repository()).await;
-    }
-    (finished, locked)
-}
-
-async fn drain(mut output: mpsc::Receiver<Output>) {
-    while output.recv().await.is_some() {}
-}
-
-/// A cancel on its way. Whether a job was cancelled is what the agent did, not what the exit code says.
-#[derive(Default)]
-struct Cancel {
-    kill_at: Option<Instant>,
-    killed: bool,
-}
-
-impl Cancel {
-    fn begin(&mut self, running: &Running) {
-        // Where it cannot be asked (Windows, in this version), it is killed at once.
-        let grace = if running.interrupt() { CANCEL_GRACE } else { Duration::ZERO };
-        self.kill_at = Some(Instant::now() + grace);
-    }
-
-    async fn deadline(&self) {
-        match self.kill_at {
-            Some(at) if !self.killed => tokio::time::sleep_until(at).await,
-            _ => std::future::pending().await,
-        }
-    }
-
-    fn kill(&mut self, running: &Running) {
-        self.killed = true;
-        running.kill_tree();
-    }
-}
-
-fn finished(job_id: JobId, end: JobEnd, cancelled: bool) -> JobFinished {
-    // One that had done all its work before the signal reached it has succeeded.
-    let status = if cancelled && end.outcome != JobOutcome::Succeeded { JobOutcome::Cancelled } else { end.outcome };
-    JobFinished {
-        job_id,
-        status,
-        exit_code: end.exit_code,
-        finished_at: clock::now(),
-        incomplete: end.incomplete,
-        warnings: end.warnings,
-        last_log_seq: 0,
-        stats: end.stats,
-        error: if status == JobOutcome::Cancelled { None } else { end.error },
-        kind: None,
-        schedule_id: None,
-        scheduled_at: None,
     }
 }
 
@@ -344,7 +220,10 @@ pub(crate) async fn unlock(agent: &Agent, version: ResticVersion, repository: Op
 async fn run_quietly(agent: &Agent, task: &Task<'_>, version: ResticVersion) {
     let ran = match job_program(agent, task, version).await {
         Ok((program, _)) => {
-            process::run_to_end(&program, Duration::from_secs(120)).await.map_err(|error| chain(&error))
+            // Of a storage that is away restic tells nothing for long, and the job itself comes after this.
+            let deadline =
+                agent.settings.no_progress.map_or(QUIET_DEADLINE, |span| span.duration().min(QUIET_DEADLINE));
+            process::run_to_end(&program, deadline).await.map_err(|error| chain(&error))
         }
         Err(error) => Err(error),
     };

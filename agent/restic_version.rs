@@ -51,6 +51,11 @@ impl ResticVersion {
         self >= Self::new(0, 16, 0)
     }
 
+    /// Knows `--exclude-cloud-files`.
+    pub(crate) fn can_exclude_cloud_files(self) -> bool {
+        self >= Self::new(0, 18, 0)
+    }
+
     /// Says with exit codes of their own that there is no repository, that it is locked and that the password is wrong.
     pub(crate) fn has_distinct_exit_codes(self) -> bool {
         self >= Self::new(0, 17, 0)

@@ -16,17 +16,10 @@ use crate::commands::{ended, finish};
 use crate::core::Agent;
 use crate::ledger::{LedgerJob, Progress, Stage, Work};
 use crate::restic_run::{self, Task};
-use crate::{hook_run, restic_probe, snapshots};
-
-/// How soon a job that found the repository locked is tried again, in seconds, times the number of the try.
-const LOCKED_RETRY_SECS: u64 = 20;
+use crate::{attempts, hook_run, restic_probe, snapshots};
 
 /// The ledger is looked at this often where nothing happens at all.
 const QUIET_DAY: Duration = Duration::from_secs(24 * 3600);
-
-/// How long after a start a lock may be one that our last run left, and how often it is tried to remove it.
-const OWN_DEAD_LOCKS: Duration = Duration::from_secs(120);
-const MOST_UNLOCKS: u64 = 3;
 
 /// Runs jobs until the agent stops. Whatever restic the last life of the agent had died with it, be it a job's or not, and
 /// may have left its lock: stale locks are removed before the first job that could find one.
@@ -128,7 +121,7 @@ async fn run_job(agent: &Rc<Agent>, job: &LedgerJob) {
     let version = restic_probe::probe(agent).await;
     let task = Task { id: job.id, spec: &prepared.spec, schedule_id: prepared.schedule_id.as_ref(), cancel: &bell };
     let mut finished = match version {
-        Ok(version) => hook_run::between_hooks(agent, &task, run_with_retries(agent, &task, version)).await,
+        Ok(version) => hook_run::between_hooks(agent, &task, attempts::run(agent, &task, version)).await,
         Err(error) => ended(job.id, JobOutcome::Failed, Some(&error)),
     };
     restic_run::end_log(agent, &mut finished);
@@ -142,33 +135,5 @@ async fn run_job(agent: &Rc<Agent>, job: &LedgerJob) {
     let is_own = prepared.spec.repository().is_none();
     if succeeded && is_own && matches!(kind, JobKind::Backup | JobKind::Forget) {
         snapshots::report(agent).await;
-    }
-}
-
-/// A job that found the repository locked changed nothing. Soon after a start the lock may be one of our own dead, which the
-/// system had not cleared away yet when it was unlocked first; else a backup is tried again as often as its schedule says.
-async fn run_with_retries(
-    agent: &Rc<Agent>,
-    task: &Task<'_>,
-    version: crate::restic_version::ResticVersion,
-) -> restic_manager::protocol::agent_event::JobFinished {
-    let retries = if let JobSpec::Backup(options) = task.spec { u64::from(options.retries.min(10)) } else { 0 };
-    let (mut attempt, mut unlocked) = (1, 0);
-    loop {
-        let ran = restic_run::run(agent, task, version).await;
-        if ran.locked && agent.started.elapsed() < OWN_DEAD_LOCKS && unlocked < MOST_UNLOCKS {
-            unlocked += 1;
-            tokio::time::sleep(Duration::from_secs(unlocked)).await;
-            restic_run::unlock(agent, version, task.spec.repository()).await;
-            continue;
-        }
-        if !ran.locked || attempt > retries {
-            return ran.finished;
-        }
-        tracing::info!(job = %task.id, attempt, "the repository is locked: trying again");
-        tokio::select! {
-            () = tokio::time::sleep(Duration::from_secs(LOCKED_RETRY_SECS * attempt)) => attempt += 1,
-            () = task.cancel.notified() => return ended(task.id, JobOutcome::Cancelled, None),
-        }
     }
 }

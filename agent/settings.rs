@@ -14,6 +14,9 @@ use crate::policy::{Hooks, Policy, RawPolicy};
 
 const DEFAULT_GRACE: Span = Span::from_secs(60);
 const DEFAULT_ROTATION: Span = Span::from_secs(90 * 86_400);
+/// restic itself gives up on a server that is away after about 15 minutes.
+const DEFAULT_NO_PROGRESS: Span = Span::from_secs(30 * 60);
+const DEFAULT_RETRY_WAIT: Span = Span::from_secs(20);
 
 /// agent.toml, checked.
 #[derive(Debug, Clone)]
@@ -35,6 +38,10 @@ pub(crate) struct AgentSettings {
     pub(crate) restic: String,
     /// How long a fire waits for the server's answer before a backup runs without it.
     pub(crate) offline_grace: Span,
+    /// A restic that shows no progress for so long is stopped; `None`: never.
+    pub(crate) no_progress: Option<Span>,
+    /// How long to wait before a job is tried again, more or less; doubles each time.
+    pub(crate) retry_wait: Span,
     pub(crate) policy: Policy,
     pub(crate) secrets: OwnSecrets,
 }
@@ -79,7 +86,14 @@ fn read(table: &mut TableReader<'_>) -> Option<AgentSettings> {
     let restic = table.string("restic").map_or("restic".to_owned(), |restic| restic.value);
     let offline_grace = table.parsed::<Span>("offline_grace").map_or(DEFAULT_GRACE, |grace| grace.value);
     let client_certificate = read_client_certificate(table);
-    let rotate_after = table.parsed::<Rotation>("rotate_after").map_or(Some(DEFAULT_ROTATION), |after| after.value.0);
+    let rotate_after =
+        table.parsed::<SpanOrNever>("rotate_after").map_or(Some(DEFAULT_ROTATION), |after| after.value.0);
+    let no_progress = table.parsed::<SpanOrNever>("no_progress");
+    if let Some(span) = no_progress.as_ref().filter(|span| span.value.0.is_some_and(Span::is_zero)) {
+        table.error(span.place, "no_progress = \"0s\" would stop every restic at once: write \"never\" to let it hang");
+    }
+    let no_progress = no_progress.map_or(Some(DEFAULT_NO_PROGRESS), |span| span.value.0);
+    let retry_wait = table.parsed::<Span>("retry_wait").map_or(DEFAULT_RETRY_WAIT, |wait| wait.value);
     let proxy = table.table("proxy", read_proxy).and_then(|proxy| proxy.value);
     let policy = table.table("policy", policy);
     let secrets = table.table("secrets", own_secrets::read).map_or_else(OwnSecrets::new, |secrets| secrets.value);
@@ -104,15 +118,17 @@ fn read(table: &mut TableReader<'_>) -> Option<AgentSettings> {
         rotate_after,
         restic,
         offline_grace,
+        no_progress,
+        retry_wait,
         policy: policy?,
         secrets,
     })
 }
 
 /// A length of time, or "never".
-struct Rotation(Option<Span>);
+struct SpanOrNever(Option<Span>);
 
-impl std::str::FromStr for Rotation {
+impl std::str::FromStr for SpanOrNever {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "never" {
@@ -241,6 +257,8 @@ host = {host}
 {ca_file}
 {client_certificate}# restic = "/usr/bin/restic"
 # offline_grace = "60s"      # a backup that is due runs without the server after this
+# no_progress = "30m"        # a restic that gets nowhere for so long is stopped, or "never"
+# retry_wait = "20s"         # before a job is tried again; doubles each time
 # rotate_after = "90d"       # the agent's credential replaces itself
 
 {proxy}
@@ -298,6 +316,9 @@ mod tests {
         let parsed = |text: &str| parse("agent.toml", &format!("{head}{text}"));
         assert!(parsed("[proxy]\nurl = \"\"\nusername = \"\"\nno_proxy = []\n").expect("fine").proxy.is_none());
         assert_eq!(parsed("rotate_after = \"never\"\n").expect("fine").rotate_after, None);
+        assert_eq!(parsed("").expect("fine").no_progress, Some(DEFAULT_NO_PROGRESS));
+        assert_eq!(parsed("no_progress = \"never\"\n").expect("fine").no_progress, None);
+        assert!(parsed("no_progress = \"0s\"\n").is_err());
         let text = "client_cert = \"/c.pem\"\n[proxy]\nurl = \"http://u:s3cret@proxy\"\npassword_file = \"/pw\"\n\
                     no_proxy = [\"a/b\", \"*.corp:8443\"]\n";
         let shown: Vec<String> = parsed(text).expect_err("wrong").iter().map(ToString::to_string).collect();

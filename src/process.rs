@@ -15,9 +15,11 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, mpsc, watch};
 
+mod activity;
 mod bytes;
 mod unix_or_windows;
 
+pub use activity::{Activity, HAS_ACTIVITY, activity};
 pub use bytes::run_for_bytes;
 
 use unix_or_windows::{exit_of, heed_interrupts, interrupt_group, keep_together, kill_group};

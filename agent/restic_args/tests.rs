@@ -163,7 +163,10 @@ fn queries_are_scoped_to_the_host() {
     let fixture = Fixture::new();
     let context = fixture.context();
     assert_eq!(snapshots_arguments(&context).join(" "), "snapshots --json --no-lock --host=web-1");
-    assert_eq!(job_snapshots_arguments(&context).join(" "), format!("snapshots --json --host=web-1 --tag=job:{JOB}"));
+    assert_eq!(
+        job_snapshots_arguments(&context).join(" "),
+        format!("snapshots --json --no-lock --host=web-1 --tag=job:{JOB}")
+    );
     assert_eq!(version_arguments().join(" "), "version --json");
 }
 

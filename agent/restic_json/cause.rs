@@ -15,13 +15,14 @@ pub(crate) enum Cause {
     Unreachable,
     AccessDenied,
     NoSpace,
+    /// The agent has stopped it: it did nothing for longer than it may.
+    NoProgress,
 }
 
 impl Cause {
-    #[cfg(test)]
     /// Whether trying again later may help without anyone doing anything.
     pub(crate) fn is_passing(self) -> bool {
-        matches!(self, Self::Locked | Self::Unreachable)
+        matches!(self, Self::Locked | Self::Unreachable | Self::NoProgress)
     }
 }
 
@@ -39,6 +40,7 @@ impl fmt::Display for Cause {
                 "access is denied, to the agent's user on this host or to its credentials at the server"
             }
             Self::NoSpace => "there is no space left",
+            Self::NoProgress => "is the repository's server or the network stuck?",
         })
     }
 }
@@ -90,8 +92,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_locks_and_networks_are_worth_another_try() {
-        assert!(Cause::Locked.is_passing() && Cause::Unreachable.is_passing());
+    fn only_locks_networks_and_standstills_are_worth_another_try() {
+        for cause in [Cause::Locked, Cause::Unreachable, Cause::NoProgress] {
+            assert!(cause.is_passing(), "{cause}");
+        }
         for cause in
             [Cause::NoRepository, Cause::WrongPassword, Cause::RepositoryExists, Cause::AccessDenied, Cause::NoSpace]
         {

@@ -80,6 +80,8 @@ pub(crate) struct Transcript {
     /// A snapshot that forget should remove is still there.
     removal_refused: bool,
     tail: VecDeque<String>,
+    /// What restic was still trying when it said so last.
+    last_retry: Option<String>,
     unknown_lines: u64,
 }
 
@@ -95,6 +97,7 @@ impl Transcript {
             missing_source: false,
             removal_refused: false,
             tail: VecDeque::new(),
+            last_retry: None,
             unknown_lines: 0,
         }
     }
@@ -126,6 +129,9 @@ impl Transcript {
                 if self.kind == Some(JobKind::Check) && !text.starts_with("Fatal: ") {
                     self.warn(text);
                 }
+                if is_retry(text) {
+                    self.last_retry = Some(cut(text, LONGEST_WARNING_BYTES));
+                }
                 if self.tail.len() == TAIL_LINES {
                     self.tail.pop_front();
                 }
@@ -142,6 +148,11 @@ impl Transcript {
         if self.warnings.len() < MOST_WARNINGS {
             self.warnings.push(cut(text, LONGEST_WARNING_BYTES));
         }
+    }
+
+    /// The last line in which restic said that it tries something again; it does so for 15 minutes.
+    pub(crate) fn last_retry(&self) -> Option<&str> {
+        self.last_retry.as_deref()
     }
 
     /// Lines of JSON that no known version prints: a sign of a restic newer than this agent.
@@ -261,13 +272,17 @@ fn joined<'a>(lines: impl Iterator<Item = &'a str>) -> String {
     words.join("; ")
 }
 
+/// "Save(<data/ff4835>) returned error, retrying after 1s: ...": an outage that may pass.
+pub(crate) fn is_retry(line: &str) -> bool {
+    line.contains(" returned error, retrying after ")
+}
+
 /// Neither a stack trace, nor a retry, nor advice.
 fn is_telling(line: &str) -> bool {
     let noise = ["Is there a repository at the following location?", "the `unlock` command can be used", "storage ID "];
     let interrupted = line.starts_with("signal ") && line.contains(" received, cleaning up");
     let empty = line.trim().is_empty();
-    let retry = line.contains(" returned error, retrying after ");
-    !(empty || interrupted || retry || is_stack(line) || noise.iter().any(|noise| line.starts_with(noise)))
+    !(empty || interrupted || is_retry(line) || is_stack(line) || noise.iter().any(|noise| line.starts_with(noise)))
 }
 
 fn cut(text: &str, bytes: usize) -> String {

@@ -199,3 +199,16 @@ async fn a_program_past_its_deadline_is_killed_with_its_children() {
     assert_eq!(error.to_string(), "/bin/sh had not ended after 1 s and was killed");
     assert_gone(std::fs::read_to_string(file.path()).expect("a pid").trim()).await;
 }
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_a_program_and_its_children_read_and_compute_is_counted_while_they_run() {
+    let (running, mut receiver) = start(&shell("head -c 3000000 /dev/zero | wc -c; sleep 60")).expect("it starts");
+    let printed = tokio::time::timeout(SOON, receiver.recv()).await.expect("it prints soon");
+    assert_eq!(printed, Some(Output::Stdout("3000000".to_owned())));
+    let counted = activity(running.pid()).expect("it runs");
+    assert!((3_000_000..20_000_000).contains(&counted.bytes), "{counted:?}");
+    assert!(counted.processor < SOON, "{counted:?}");
+    drop(running);
+    assert_eq!(activity(u32::MAX - 1), None, "there is no such group");
+}

@@ -157,6 +157,18 @@ pub enum IncompleteMeans {
     Fail,
 }
 
+/// Whether a backup on Windows reads its files from a shadow copy, as they were at one moment and also those in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FsSnapshot {
+    #[default]
+    Off,
+    /// Where there can be one; else the files as they are, and a warning. Elsewhere than on Windows this means nothing.
+    Try,
+    /// A backup without one is a failure.
+    Require,
+}
+
 /// `restic backup`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -181,10 +193,15 @@ pub struct BackupOptions {
     #[serde(skip_serializing_if = "is_default")]
     pub exclude_larger_than: Option<String>,
     #[serde(skip_serializing_if = "is_default")]
+    pub use_fs_snapshot: FsSnapshot,
+    /// Windows: leaves out files that are only in the cloud, which reading would download.
+    #[serde(skip_serializing_if = "is_default")]
+    pub exclude_cloud_files: bool,
+    #[serde(skip_serializing_if = "is_default")]
     pub incomplete: IncompleteMeans,
     #[serde(skip_serializing_if = "is_default")]
     pub dry_run: bool,
-    /// How often a backup that found the repository locked is tried again, 0 to 10.
+    /// How often a backup that found the repository locked, out of reach or stuck is tried again, 0 to 10.
     #[serde(skip_serializing_if = "is_default")]
     pub retries: u8,
     /// Run before restic, and in its place if it fails: the name of a program in the agent's hooks.d, or text for `hook_shell`.
@@ -291,6 +308,10 @@ pub struct ScheduleOptions {
     #[serde(skip_serializing_if = "is_default")]
     pub exclude_larger_than: Option<String>,
     #[serde(skip_serializing_if = "is_default")]
+    pub use_fs_snapshot: FsSnapshot,
+    #[serde(skip_serializing_if = "is_default")]
+    pub exclude_cloud_files: bool,
+    #[serde(skip_serializing_if = "is_default")]
     pub incomplete: IncompleteMeans,
     #[serde(skip_serializing_if = "is_default")]
     pub retries: u8,
@@ -318,6 +339,8 @@ impl Default for ScheduleOptions {
             exclude_caches: false,
             exclude_if_present: Vec::new(),
             exclude_larger_than: None,
+            use_fs_snapshot: FsSnapshot::Off,
+            exclude_cloud_files: false,
             incomplete: IncompleteMeans::Warn,
             retries: 0,
             catch_up: true,

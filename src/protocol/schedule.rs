@@ -57,6 +57,8 @@ impl Schedule {
                 exclude_caches: options.exclude_caches,
                 exclude_if_present: options.exclude_if_present.clone(),
                 exclude_larger_than: options.exclude_larger_than.clone(),
+                use_fs_snapshot: options.use_fs_snapshot,
+                exclude_cloud_files: options.exclude_cloud_files,
                 incomplete: options.incomplete,
                 dry_run: false,
                 retries: options.retries,

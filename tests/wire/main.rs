@@ -213,6 +213,8 @@ fn schedule_set() {
             exclude_caches: true,
             exclude_if_present: words([".nobackup"]),
             exclude_larger_than: Some("2G".to_owned()),
+            use_fs_snapshot: FsSnapshot::Try,
+            exclude_cloud_files: true,
             incomplete: IncompleteMeans::Fail,
             retries: 2,
             catch_up: false,

@@ -250,6 +250,8 @@ fn effective_options(layers: &Layers<'_>) -> ScheduleOptions {
         exclude_caches: layers.value(|raw| &raw.exclude_caches).unwrap_or(false),
         exclude_if_present: layers.value(|raw| &raw.exclude_if_present).unwrap_or_default(),
         exclude_larger_than: layers.text(|raw| &raw.exclude_larger_than),
+        use_fs_snapshot: layers.value(|raw| &raw.use_fs_snapshot).unwrap_or_default(),
+        exclude_cloud_files: layers.value(|raw| &raw.exclude_cloud_files).unwrap_or(false),
         incomplete: layers.value(|raw| &raw.incomplete).unwrap_or_default(),
         retries: layers.value(|raw| &raw.retries).and_then(|n| u8::try_from(n).ok()).unwrap_or(0),
         catch_up: layers.value(|raw| &raw.catch_up).unwrap_or(true),

@@ -6,7 +6,7 @@ use chrono_tz::Tz;
 use super::rules;
 use crate::cron_time::CronExpression;
 use crate::id::ScheduleId;
-use crate::protocol::job_options::{IncompleteMeans, JobKind};
+use crate::protocol::job_options::{FsSnapshot, IncompleteMeans, JobKind};
 use crate::protocol::text::Span;
 use crate::retention::RetentionPolicy;
 use crate::toml_reader::{Place, Placed, TableReader, nearest, shown};
@@ -47,6 +47,8 @@ pub(super) struct RawSchedule {
     pub(super) exclude_if_present: Typed<Vec<String>>,
     /// Empty: none.
     pub(super) exclude_larger_than: Typed<String>,
+    pub(super) use_fs_snapshot: Typed<FsSnapshot>,
+    pub(super) exclude_cloud_files: Typed<bool>,
     pub(super) schedule: Typed<ScheduleId>,
     /// Empty: none.
     pub(super) max_unused: Typed<String>,
@@ -56,12 +58,14 @@ pub(super) struct RawSchedule {
 }
 
 const IN_SCHEDULE: [&str; 5] = ["retries", "incomplete", "catch_up", "hook_timeout", "max_age"];
-const IN_OPTIONS: [&str; 9] = [
+const IN_OPTIONS: [&str; 11] = [
     "iexcludes",
     "one_file_system",
     "exclude_caches",
     "exclude_if_present",
     "exclude_larger_than",
+    "use_fs_snapshot",
+    "exclude_cloud_files",
     "schedule",
     "max_unused",
     "read_data",
@@ -145,6 +149,11 @@ fn read_options(options: &mut TableReader<'_>, raw: &mut RawSchedule) {
     raw.exclude_caches = options.boolean("exclude_caches");
     raw.exclude_if_present = read_list(options, "exclude_if_present", rules::pattern);
     raw.exclude_larger_than = read_checked(options, "exclude_larger_than", rules::size);
+    raw.use_fs_snapshot = options.choice(
+        "use_fs_snapshot",
+        &[("off", FsSnapshot::Off), ("try", FsSnapshot::Try), ("require", FsSnapshot::Require)],
+    );
+    raw.exclude_cloud_files = options.boolean("exclude_cloud_files");
     raw.schedule = options.parsed("schedule");
     raw.max_unused = read_checked(options, "max_unused", rules::max_unused);
     raw.read_data = options.boolean("read_data");
