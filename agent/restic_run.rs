@@ -26,6 +26,8 @@ use crate::restic_json::cause::Cause;
 use crate::restic_json::ending::{self, JobEnd, Transcript};
 use crate::restic_version::ResticVersion;
 
+mod restore;
+
 /// Packs in flight take up to 15 s to finish after an interrupt, 80 s with the storage gone.
 const CANCEL_GRACE: Duration = Duration::from_secs(90);
 
@@ -87,10 +89,7 @@ async fn job_program(
     version: ResticVersion,
 ) -> Result<(Program, Option<String>), String> {
     crate::commands::permitted(agent, task.spec)?;
-    let target = match task.spec {
-        JobSpec::Restore(options) => Some(restore_target(agent, task.id, options.target.as_deref())?),
-        _ => None,
-    };
+    let (spec, target) = restore::prepared(agent, task, version).await?;
     let access = agent.received.borrow().access(task.spec.repository())?;
     let arguments = {
         let context = ArgumentContext {
@@ -103,30 +102,9 @@ async fn job_program(
             retry_lock: Some(access.retry_lock),
             restore_target: target.as_deref(),
         };
-        arguments(task.spec, &context).map_err(|refusal| refusal.to_string())?
+        arguments(&spec, &context).map_err(|refusal| refusal.to_string())?
     };
     Ok((program(agent, arguments, access).await?, target))
-}
-
-/// A directory that does not exist yet: what is there is never overwritten by this version.
-fn restore_target(agent: &Agent, job: JobId, wanted: Option<&str>) -> Result<String, String> {
-    let target = match wanted {
-        Some(target) => target.to_owned(),
-        None => {
-            let root = agent
-                .policy
-                .first_restore_root()
-                .ok_or("there is nowhere to restore to: restore_roots in [policy] of agent.toml is empty")?;
-            format!("{}/{job}", root.trim_end_matches('/'))
-        }
-    };
-    let path = std::path::Path::new(&target);
-    let occupied = std::fs::read_dir(path).map_or(path.exists(), |mut entries| entries.next().is_some());
-    if occupied {
-        return Err(format!("{target} exists and is not empty: name a directory that does not exist yet"));
-    }
-    restic_manager::atomic_file::create_private_dir(path).map_err(|error| chain(&error))?;
-    Ok(target)
 }
 
 /// Runs the job, with its output in the job's log.
@@ -150,7 +128,7 @@ pub(crate) async fn run(agent: &Agent, task: &Task<'_>, version: ResticVersion) 
             write(&log, LogSource::Event, &format!("restic {version}: restic {shown}"));
             let (mut finished, locked) = run_program(agent, task, version, &program, &log).await;
             if let Some(target) = target {
-                judge_restore(&mut finished, task.spec, target);
+                restore::judge(&mut finished, task.spec, target);
             }
             (finished, locked)
         }
@@ -175,18 +153,6 @@ pub(crate) fn end_log(agent: &Agent, finished: &mut JobFinished) {
     if let Err(error) = ended {
         agent.note_error(&format!("job {}: its log: {}", finished.job_id, chain(&error)));
     }
-}
-
-/// restic counts a restore of nothing as a success; who asked for files that are not in the snapshot must not. Says where the
-/// files are.
-fn judge_restore(finished: &mut JobFinished, spec: &JobSpec, target: String) {
-    let asked_for_some = matches!(spec, JobSpec::Restore(options) if !options.include.is_empty());
-    let is_empty = std::fs::read_dir(&target).is_ok_and(|mut entries| entries.next().is_none());
-    if finished.status == JobOutcome::Succeeded && asked_for_some && is_empty {
-        finished.status = JobOutcome::Failed;
-        finished.error = Some("nothing was restored: no file of the snapshot fits `include`".to_owned());
-    }
-    finished.stats.get_or_insert_default().insert("target".to_owned(), target.into());
 }
 
 fn write(log: &Option<SharedLog>, source: LogSource, text: &str) {
