@@ -57,6 +57,9 @@ impl Kept {
 
 /// After a job: tells, if it is about the host's own repository and a reason to.
 pub(crate) fn after(agent: &Rc<Agent>, spec: &JobSpec, finished: &JobFinished, version: ResticVersion) {
+    if agent.policy.permits_kind("stats").is_err() {
+        return;
+    }
     let Some(url) = own_url(agent, spec) else { return };
     let path = agent.dir.join(FILE);
     let mut kept = read(&path).filter(|kept| kept.url == url).unwrap_or_default();

@@ -34,11 +34,34 @@ impl Policy {
     }
 }
 
-/// The paths that a restore in place writes over: those it includes where each is a plain path, else the snapshot's.
-pub(crate) fn written_over(options: &RestoreOptions, snapshot_paths: &[String]) -> Vec<String> {
-    let is_plain = |text: &String| text.starts_with('/') && !text.contains(['*', '?', '[', '\\']) && !cfg!(windows);
-    let narrowed = !options.include.is_empty() && options.include.iter().all(is_plain);
-    if narrowed { options.include.clone() } else { snapshot_paths.to_vec() }
+/// The paths on this host that a restore in place writes over: those it includes, else the snapshot's. What a snapshot says its paths
+/// are need not be all that is in it, so these are also what restic is told to restore: `as_includes`.
+pub(crate) fn written_over(include: &[String], snapshot_paths: &[String]) -> Result<Vec<String>, String> {
+    if include.is_empty() {
+        return Ok(snapshot_paths.to_vec());
+    }
+    let is_of_windows = snapshot_paths.iter().any(|path| !path.starts_with('/'));
+    let host_path = |text: &String| match text.strip_prefix('/').and_then(|rest| rest.split_once('/')) {
+        _ if !text.starts_with('/') || text.contains(['*', '?', '[', '\\']) => {
+            Err(format!("include {text:?}: a restore in place takes whole paths, as `ls` shows them, and no patterns"))
+        }
+        Some((drive, rest)) if is_of_windows => Ok(format!("{drive}:\\{}", rest.replace('/', "\\"))),
+        _ => Ok(text.clone()),
+    };
+    include.iter().map(host_path).collect()
+}
+
+/// Patterns that fit these paths of a snapshot and nothing else.
+pub(crate) fn as_includes(paths: &[String]) -> Vec<String> {
+    let of_one = |path: &String| {
+        if path.starts_with('/') {
+            let escaped = |c: char| if matches!(c, '*' | '?' | '[' | '\\') { vec!['\\', c] } else { vec![c] };
+            return path.chars().flat_map(escaped).collect();
+        }
+        // Windows has no way to escape, and allows of these characters the bracket only.
+        format!("/{}", path.replacen(':', "", 1).replace('\\', "/").replace('[', "?"))
+    };
+    paths.iter().map(of_one).collect()
 }
 
 /// Where a restore in place goes: the root of everything, on Windows of the one drive that the snapshot is of.
@@ -97,16 +120,17 @@ mod tests {
     }
 
     #[test]
-    fn plain_includes_narrow_what_is_written_over_and_patterns_do_not() {
-        let of = |include: &[&str]| {
-            let options = RestoreOptions { include: texts(include), ..RestoreOptions::default() };
-            written_over(&options, &texts(&["/etc", "/srv"]))
-        };
-        assert_eq!(of(&[]), ["/etc", "/srv"]);
-        assert_eq!(of(&["/etc/fstab"]), ["/etc/fstab"]);
-        for pattern in [&["*.conf"][..], &["/etc/fstab", "/srv/*"], &["fstab"]] {
-            assert_eq!(of(pattern), ["/etc", "/srv"]);
+    fn what_is_written_over_is_whole_paths_and_restic_is_told_so() {
+        let of = |include: &[&str]| written_over(&texts(include), &texts(&["/etc", "/srv/a [1]"]));
+        assert_eq!(of(&[]), Ok(texts(&["/etc", "/srv/a [1]"])));
+        assert_eq!(of(&["/etc/fstab"]), Ok(texts(&["/etc/fstab"])));
+        for pattern in ["*.conf", "/srv/*", "fstab", ""] {
+            assert!(of(&["/etc/fstab", pattern]).is_err(), "{pattern}");
         }
+        assert_eq!(as_includes(&texts(&["/etc", "/srv/a [1]"])), ["/etc", "/srv/a \\[1]"]);
+        let of_windows = written_over(&texts(&["/C/Users/x"]), &texts(&["C:\\Users"]));
+        assert_eq!(of_windows, Ok(texts(&["C:\\Users\\x"])));
+        assert_eq!(as_includes(&texts(&["C:\\Users\\a[1]"])), ["/C/Users/a?1]"]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use restic_manager::protocol::job_options::{JobSpec, RestoreOptions};
 use super::Task;
 use crate::core::Agent;
 use crate::named_snapshots::resolved;
-use crate::policy::restoring::{place, written_over};
+use crate::policy::restoring::{as_includes, place, written_over};
 use crate::real_path;
 use crate::restic_version::ResticVersion;
 
@@ -39,14 +39,23 @@ pub(super) async fn prepared(
         return Err("`in_place` and `target` exclude each other".to_owned());
     }
     let (spec, named) = resolved(agent, version, task.spec).await.map_err(|trouble| trouble.text)?;
-    let JobSpec::Restore(options) = spec else { return Ok((spec, None)) };
+    let JobSpec::Restore(mut options) = spec else { return Ok((spec, None)) };
     if !options.in_place {
         let target = restore_target(agent, task.id, options.target.as_deref())?;
         return Ok((JobSpec::Restore(options), Some(target)));
     }
     let paths = named.first().map(|snapshot| snapshot.paths.clone()).unwrap_or_default();
-    agent.policy.permits_in_place(&written_over(&options, &paths), real_path::real)?;
     let target = place(&paths)?;
+    if options.exclude.is_empty() {
+        let over = written_over(&options.include, &paths)?;
+        agent.policy.permits_in_place(&over, real_path::real)?;
+        options.include = as_includes(&over);
+    } else {
+        // restic takes includes or excludes: with these it may write anywhere.
+        agent.policy.permits_in_place(std::slice::from_ref(&target), real_path::real).map_err(|refusal| {
+            format!("with `exclude` a restore in place may write anywhere, so leave it out, or: {refusal}")
+        })?;
+    }
     if target != "/" && !version.has_subfolders() {
         return Err(format!(
             "restic {version} cannot put one drive's files back in place: upgrade to 0.17, or restore into a directory"

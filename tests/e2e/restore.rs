@@ -76,9 +76,13 @@ fn wipe_and_restore(restic: &str) {
     assert_eq!(fs::read_to_string(copy).expect("restored"), "7\n".repeat(2000), "{restic}");
     assert!(one["stats"]["files_restored"].as_u64() >= Some(1), "{restic}: {one}");
 
+    // What is around it stays as it is.
+    fs::set_permissions(fleet.path("."), fs::Permissions::from_mode(0o711)).expect("chmod");
     let whole = restore(&fleet, &json!({"snapshot": new, "in_place": true, "confirm": "web-1"}));
     assert_eq!((&whole["status"], &whole["stats"]["target"]), (&"succeeded".into(), &"/".into()), "{restic}: {whole}");
     assert_same(&fleet.path("kept"), &data, restic);
+    let mode = fs::metadata(fleet.path(".")).expect("there").permissions().mode() & 0o777;
+    assert_eq!(mode, 0o711, "{restic}");
 }
 
 #[test]
@@ -115,6 +119,8 @@ fn what_may_not_be_restored_is_refused_with_the_line_to_change() {
     }
     let failures = [
         (json!({"snapshot": "latest", "in_place": true, "confirm": "web-1"}), "restore_roots"),
+        (json!({"snapshot": "latest", "in_place": true, "confirm": "web-1", "exclude": ["x"]}), "restore_roots"),
+        (json!({"snapshot": "latest", "in_place": true, "confirm": "web-1", "include": ["*"]}), "no patterns"),
         (json!({"snapshot": foreign}), "restore_from"),
         (json!({"snapshot": "latest", "in_place": true, "confirm": "web-1", "overwrite": "never"}), "0.14"),
         (json!({"snapshot": "0123456789"}), "no snapshot 0123456789"),
