@@ -117,16 +117,13 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    const CAPTURED: [&str; 3] = [
-        include_str!("../../tests/restic-json/0.14.0.jsonl"),
-        include_str!("../../tests/restic-json/0.18.0.jsonl"),
-        include_str!("../../tests/restic-json/0.19.1.jsonl"),
-    ];
+    const CAPTURED: [&str; 3] = ["0.14.0", "0.18.0", "0.19.1"];
 
     fn stdout(version: &str, case: &str) -> String {
-        let cases = version.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
-        let mut named = cases.filter(|value| value["case"] == case);
-        named.next().expect("a captured run")["stdout"].as_str().expect("text").to_owned()
+        let runs = include_str!("../../tests/restic-json/queries.jsonl").lines();
+        let mut runs = runs.map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        let run = runs.find(|run| run["version"] == version && run["case"] == case).expect("a captured run");
+        run["stdout"].as_str().expect("text").to_owned()
     }
 
     #[test]
