@@ -47,6 +47,7 @@ mod settings;
 mod snapshots;
 mod spool;
 mod status;
+mod surroundings;
 
 /// The restic-manager agent: backs this host up as its schedules say
 #[derive(Parser)]

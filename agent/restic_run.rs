@@ -87,9 +87,9 @@ async fn job_program(
     agent: &Agent,
     task: &Task<'_>,
     version: ResticVersion,
-) -> Result<(Program, Option<String>), String> {
+) -> Result<(Program, Option<restore::Destination>), String> {
     crate::commands::permitted(agent, task.spec)?;
-    let (spec, target) = restore::prepared(agent, task, version).await?;
+    let (spec, destination) = restore::prepared(agent, task, version).await?;
     let access = agent.received.borrow().access(task.spec.repository())?;
     let arguments = {
         let context = ArgumentContext {
@@ -100,11 +100,11 @@ async fn job_program(
             limit_upload_kib: access.limit_upload_kib,
             limit_download_kib: access.limit_download_kib,
             retry_lock: Some(access.retry_lock),
-            restore_target: target.as_deref(),
+            restore_target: destination.as_ref().map(|destination| destination.target.as_str()),
         };
         arguments(&spec, &context).map_err(|refusal| refusal.to_string())?
     };
-    Ok((program(agent, arguments, access).await?, target))
+    Ok((program(agent, arguments, access).await?, destination))
 }
 
 /// Runs the job, with its output in the job's log.
@@ -123,12 +123,12 @@ pub(crate) async fn run(agent: &Agent, task: &Task<'_>, version: ResticVersion) 
             write(&log, LogSource::Event, &error);
             (ended(task.id, JobOutcome::Failed, Some(&error)), false)
         }
-        Ok((program, target)) => {
+        Ok((program, destination)) => {
             let shown = masked(agent, &program.arguments.join(" "));
             write(&log, LogSource::Event, &format!("restic {version}: restic {shown}"));
             let (mut finished, locked) = run_program(agent, task, version, &program, &log).await;
-            if let Some(target) = target {
-                restore::judge(&mut finished, task.spec, target);
+            if let Some(destination) = destination {
+                restore::judge(&mut finished, task.spec, destination);
             }
             (finished, locked)
         }

@@ -13,16 +13,23 @@ use crate::named_snapshots::resolved;
 use crate::policy::restoring::{as_includes, place, written_over};
 use crate::real_path;
 use crate::restic_version::ResticVersion;
+use crate::surroundings::Surroundings;
 
 /// So many files are counted for a restic that does not count them.
 const MOST_COUNTED: u64 = 1_000_000;
+
+/// Where a restore goes.
+pub(super) struct Destination {
+    pub(super) target: String,
+    surroundings: Surroundings,
+}
 
 /// The job with the very snapshot that it names, and where it goes; for other kinds the job as it is.
 pub(super) async fn prepared(
     agent: &Agent,
     task: &Task<'_>,
     version: ResticVersion,
-) -> Result<(JobSpec, Option<String>), String> {
+) -> Result<(JobSpec, Option<Destination>), String> {
     let JobSpec::Restore(asked) = task.spec else { return Ok((task.spec.clone(), None)) };
     if asked.overwrite.is_some() && !version.has_overwrite() {
         return Err(format!(
@@ -42,14 +49,16 @@ pub(super) async fn prepared(
     let JobSpec::Restore(mut options) = spec else { return Ok((spec, None)) };
     if !options.in_place {
         let target = restore_target(agent, task.id, options.target.as_deref())?;
-        return Ok((JobSpec::Restore(options), Some(target)));
+        return Ok((JobSpec::Restore(options), Some(Destination { target, surroundings: Surroundings::default() })));
     }
     let paths = named.first().map(|snapshot| snapshot.paths.clone()).unwrap_or_default();
     let target = place(&paths)?;
+    let mut surroundings = Surroundings::default();
     if options.exclude.is_empty() {
         let over = written_over(&options.include, &paths)?;
         agent.policy.permits_in_place(&over, real_path::real)?;
         options.include = as_includes(&over);
+        surroundings = Surroundings::of(&over);
     } else {
         // restic takes includes or excludes: with these it may write anywhere.
         agent.policy.permits_in_place(std::slice::from_ref(&target), real_path::real).map_err(|refusal| {
@@ -61,7 +70,7 @@ pub(super) async fn prepared(
             "restic {version} cannot put one drive's files back in place: upgrade to 0.17, or restore into a directory"
         ));
     }
-    Ok((JobSpec::Restore(options), Some(target)))
+    Ok((JobSpec::Restore(options), Some(Destination { target, surroundings })))
 }
 
 /// A directory that does not exist yet: what is there is never overwritten by this version.
@@ -87,7 +96,8 @@ fn restore_target(agent: &Agent, job: JobId, wanted: Option<&str>) -> Result<Str
 
 /// restic counts a restore of nothing as a success; who asked for files that are not in the snapshot must not. Says where the
 /// files are, and how many: restics before 0.17 do not count them.
-pub(super) fn judge(finished: &mut JobFinished, spec: &JobSpec, target: String) {
+pub(super) fn judge(finished: &mut JobFinished, spec: &JobSpec, Destination { target, surroundings }: Destination) {
+    surroundings.put_back();
     let JobSpec::Restore(RestoreOptions { include, in_place, .. }) = spec else { return };
     let stats = finished.stats.get_or_insert_default();
     if !in_place && !stats.contains_key("files_restored") {
