@@ -156,11 +156,46 @@ fn who_cannot_answer_now_says_so_at_once_and_where_to_ask_again() {
     // A wrong password is restic's own word.
     std::fs::rename(fleet.path("repo/config"), fleet.path("repo/config-away")).expect("renamed");
     let (code, answer) = fleet.curl(&["/v1/hosts/web-1/stats"]).expect("an answer");
-    assert!(code == 502 && answer.contains("query-failed"), "{code} {answer}");
+    assert!(code == 422 && answer.contains("query-failed"), "{code} {answer}");
     fleet.agent = None;
     fleet.post("/v1/hosts/web-1/jobs", r#"{"kind":"unlock"}"#);
     let revoked = fleet.curl(&["-X", "DELETE", "/v1/hosts/web-1/credential"]).expect("an answer");
     assert_eq!(revoked.0, 200);
     let (code, answer) = fleet.curl(&["/v1/hosts/web-1/stats"]).expect("an answer");
     assert!(code == 409 && answer.contains("offline"), "{code} {answer}");
+}
+
+/// A large folder, as a program that talks like restic tells it: more than the agent may hold back, so that it has to wait for the
+/// server. `RESTIC_MANAGER_BARS=full`: of 100,000 files.
+#[test]
+fn a_large_folder_comes_whole_in_pages_that_all_take_as_long() {
+    let is_full = std::env::var("RESTIC_MANAGER_BARS").is_ok_and(|bars| bars == "full");
+    let count = if is_full { 100_000 } else { 30_000 };
+    let id = "deadbeef".repeat(8);
+    let fleet = Fleet::started_with_script(&format!(
+        r#"case "$1" in
+    snapshots) echo '[{{"id":"{id}","time":"2026-01-01T00:00:00Z","hostname":"web-1","paths":["/data"]}}]'; exit 0 ;;
+    ls) seq {count} | awk '{{printf "{{\"struct_type\":\"node\",\"name\":\"file-%d\",\"type\":\"file\",\"path\":\"/data/file-%d\",\"uid\":0,\"gid\":0,\"size\":%d,\"permissions\":\"-rw-r--r--\",\"mtime\":\"2026-01-01T00:00:00Z\"}}\n", $1, $1, $1}}'; exit 0 ;;
+esac"#
+    ));
+    let path = format!("/v1/hosts/web-1/snapshots/{id}/ls?path=/data&limit=1000&wait=120");
+    let (mut seen, mut next, mut pages) = (0, String::new(), Vec::new());
+    loop {
+        let began = std::time::Instant::now();
+        let page = fleet.get(&format!("{path}{next}"));
+        pages.push(began.elapsed());
+        for entry in page["entries"].as_array().expect("entries") {
+            seen += 1;
+            assert_eq!(entry["size"], seen, "in order, each once");
+        }
+        assert_eq!(page["truncated"], false);
+        let Some(cursor) = page["next"].as_str() else { break };
+        next = format!("&after={cursor}");
+    }
+    assert_eq!((seen, pages.len()), (count, count as usize / 1000));
+    // The first page waits for the answer itself.
+    let sum = |pages: &[Duration]| pages.iter().sum::<Duration>();
+    let (early, late) = (sum(&pages[1..6]), sum(&pages[pages.len() - 5..]));
+    assert!(late < early * 5 + Duration::from_secs(1), "{early:?} and then {late:?}");
+    assert_eq!(fleet.get("/v1/hosts/web-1/jobs?kind=ls")["jobs"].as_array().map(Vec::len), Some(1));
 }

@@ -144,12 +144,10 @@ async fn ask(app: &Arc<App>, request: &Request, operator: &Operator, question: Q
         (None, Some(id)) => id,
         (None, None) => begin(app, &host, operator, &question).await?,
     };
-    wait_for_end(app, &host, id, operator, Duration::from_secs(wait)).await;
     app.shared.servers.sync().await;
-    let job = read_job(&host, id).await?.filter(|job| job.kind == question.kind).ok_or_else(|| {
-        let kind = question.kind;
-        Problem::not_found("no-such-job", format!("host {} has no {kind} job {id}", shown(host.name.as_str())))
-    })?;
+    job_of_question(&host, id, &question).await?;
+    wait_for_end(app, &host, id, operator, Duration::from_secs(wait)).await;
+    let job = job_of_question(&host, id, &question).await?;
     if !job.status.is_final() {
         return Ok(not_yet(app, request, &host, &job));
     }
@@ -160,6 +158,15 @@ async fn ask(app: &Arc<App>, request: &Request, operator: &Operator, question: Q
     let cursor = cursor.unwrap_or(Cursor { job: id, offset: 0, seq: 0 });
     let page = read_page(&host, &job, cursor, limit).await?;
     Ok(ok(&shown_page(&question, &job, page)))
+}
+
+/// The job, if it is one of this host and asks such a thing.
+async fn job_of_question(host: &Arc<Host>, id: JobId, question: &Question) -> Result<Job, Problem> {
+    let found = read_job(host, id).await?.filter(|job| job.kind == question.kind);
+    found.ok_or_else(|| {
+        let (host, kind) = (shown(host.name.as_str()), question.kind);
+        Problem::not_found("no-such-job", format!("host {host} has no {kind} job {id}"))
+    })
 }
 
 /// Makes the query's job, if the agent is there to take it and has not too many already.
@@ -212,17 +219,15 @@ fn not_yet(app: &App, request: &Request, host: &Host, job: &Job) -> Answer {
     answer
 }
 
-/// 502 where restic failed, 422 where the agent refused or found nothing to ask restic about.
+/// 422: restic failed, or the agent refused. By the code they are told apart; neither is this server's failure.
 fn check_success(host: &HostName, job: &Job) -> Result<(), Problem> {
     if job.status == JobStatus::Succeeded {
         return Ok(());
     }
     let why = job.error.clone().unwrap_or_else(|| "no reason was given".to_owned());
     let detail = format!("{} on host {}, job {}: {why}", job.kind, shown(host.as_str()), job.id);
-    if job.exit_code.is_some_and(|code| code != 0) {
-        return Err(Problem::new(StatusCode::BAD_GATEWAY, "query-failed", detail));
-    }
-    Err(Problem::unprocessable("query-failed", detail))
+    let code = if job.exit_code.is_some() { "query-failed" } else { "query-refused" };
+    Err(Problem::unprocessable(code, detail))
 }
 
 /// A page of the entries in a job's log.
