@@ -39,6 +39,7 @@ pub(crate) fn receive(agent: &Agent, commands: &[Command], cursor: &str) {
         cancel(agent, id);
     }
     agent.job_bell.notify_one();
+    agent.query_bell.notify_one();
 }
 
 /// Accepts or rejects a command that the ledger has received.

@@ -13,7 +13,7 @@ use restic_manager::file_error::{FileError, chain};
 use restic_manager::http_client::HttpClient;
 use restic_manager::id::{HostName, InstanceId, JobId};
 use restic_manager::protocol::EVENT_LIMIT_BYTES;
-use restic_manager::protocol::agent_event::{AgentEvent, CommandResult};
+use restic_manager::protocol::agent_event::{AgentEvent, CommandResult, Snapshot};
 use restic_manager::protocol::repository_access::RepositoryAccess;
 use tokio::sync::Notify;
 
@@ -66,6 +66,9 @@ pub(crate) struct Agent {
     pub(crate) pending_fires: RefCell<PendingFires>,
     /// The secrets that the last starts of restic were given: what it says may repeat them.
     pub(crate) used_secrets: RefCell<VecDeque<String>>,
+    /// This host's snapshots as the last list of them had it, with its repository's URL. Later ones may be missing, and some may be
+    /// gone.
+    pub(crate) known_snapshots: RefCell<(String, Vec<Snapshot>)>,
     /// What `restic version` said last.
     pub(crate) restic: RefCell<Result<ResticVersion, String>>,
     /// Jobs that run, with the bell that cancels each.
@@ -80,6 +83,8 @@ pub(crate) struct Agent {
     pub(crate) schedule_bell: Notify,
     /// A job was accepted.
     pub(crate) job_bell: Notify,
+    /// The same, for queries.
+    pub(crate) query_bell: Notify,
     /// The server no longer takes this instance for the newest: hello is due.
     pub(crate) hello_due: Cell<bool>,
     pub(crate) hello_bell: Notify,

@@ -129,6 +129,14 @@ impl LogSpool {
         Ok(())
     }
 
+    /// Whether the longest line would be taken now, and not left out until the server has taken some.
+    pub(crate) fn has_room_for_a_line(&mut self) -> bool {
+        let len = self.limits.text as u64 + 4 * MARKER_ROOM;
+        let most = self.limits.job;
+        // A file that cannot be opened is no reason to wait.
+        self.file().map_or(true, |file| file.len() + 2 * len <= most) && self.room.has(len)
+    }
+
     /// Adds how far the job is, at most every two seconds and where there is room; else the next one will tell.
     pub(crate) fn append_progress(&mut self, now: DateTime<Utc>, progress: &JobProgress) -> Result<(), FileError> {
         // A clock that was set back does not silence it.

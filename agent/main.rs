@@ -21,13 +21,16 @@ mod json_file;
 mod ledger;
 mod log_spool;
 mod make_room;
+mod named_snapshots;
 mod own_secrets;
 mod policy;
 mod poll;
 mod poll_wait;
+mod query_run;
 mod read_secrets;
 mod real_path;
 mod received;
+mod repository_stats;
 mod repository_url;
 mod restic_args;
 mod restic_environment;
@@ -47,6 +50,7 @@ mod snapshots;
 mod spool;
 mod status;
 mod supervise;
+mod surroundings;
 mod watchdog;
 
 /// The restic-manager agent: backs this host up as its schedules say

@@ -11,6 +11,8 @@ use crate::hook_reference::permits_hooks;
 use crate::host_path::HostPath;
 use crate::repository_url::{hazard, pattern_names, without_credentials};
 
+pub(crate) mod restoring;
+
 /// Every kind that agent.toml may list, those of later versions included, so that one file serves all versions.
 const KINDS: [&str; 14] = [
     "backup",
@@ -61,6 +63,7 @@ pub(crate) struct RawPolicy {
     pub(crate) restore_roots: Vec<String>,
     pub(crate) repositories: Vec<String>,
     pub(crate) hooks: Hooks,
+    pub(crate) restore_from: Vec<String>,
 }
 
 impl Default for RawPolicy {
@@ -71,6 +74,7 @@ impl Default for RawPolicy {
             restore_roots: vec![DEFAULT_RESTORE_ROOT.to_owned()],
             repositories: vec!["*".to_owned()],
             hooks: Hooks::Named,
+            restore_from: Vec::new(),
         }
     }
 }
@@ -85,6 +89,8 @@ pub(crate) struct Policy {
     /// `*` stands for any run of characters.
     repositories: Vec<String>,
     hooks: Hooks,
+    /// Other hosts, with `*`, whose snapshots may be read and restored here.
+    restore_from: Vec<String>,
 }
 
 impl Default for Policy {
@@ -98,6 +104,7 @@ impl Default for Policy {
                 restore_roots: Vec::new(),
                 repositories: Vec::new(),
                 hooks: Hooks::Off,
+                restore_from: Vec::new(),
             },
         }
     }
@@ -133,6 +140,7 @@ impl TryFrom<RawPolicy> for Policy {
             restore_roots,
             repositories: raw.repositories,
             hooks: raw.hooks,
+            restore_from: raw.restore_from,
         })
     }
 }
@@ -150,6 +158,8 @@ impl Policy {
                 }
                 permits_hooks(self.hooks, options)
             }
+            // Where its files were backed up from is known once restic has said it: `permits_in_place`.
+            JobSpec::Restore(options) if options.in_place => Ok(()),
             JobSpec::Restore(options) => match &options.target {
                 Some(target) => {
                     let within = |path: &HostPath| self.restore_roots.iter().any(|(_, root)| path.is_within(root));
@@ -160,9 +170,7 @@ impl Policy {
                 }
                 None => Ok(()),
             },
-            JobSpec::Init(_) | JobSpec::Forget(_) | JobSpec::Prune(_) | JobSpec::Check(_) | JobSpec::Unlock(_) => {
-                Ok(())
-            }
+            _ => Ok(()),
         }
     }
 

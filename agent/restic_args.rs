@@ -14,6 +14,7 @@ use restic_manager::protocol::text::Span;
 use crate::restic_version::ResticVersion;
 
 pub(crate) mod fs_snapshot;
+pub(crate) mod query;
 mod values;
 
 /// Why a job cannot be handed to restic. `Display` is for the person who asked for it.
@@ -62,6 +63,11 @@ pub(crate) fn arguments(spec: &JobSpec, context: &ArgumentContext<'_>) -> Result
         JobSpec::Check(options) => check(options, context),
         JobSpec::Unlock(options) => Ok(unlock(options, context)),
         JobSpec::Restore(options) => restore(options, context),
+        JobSpec::Ls(options) => query::ls(options, context),
+        JobSpec::Find(options) => query::find_arguments(options, options.snapshot.as_slice(), context),
+        JobSpec::Diff(options) => query::diff(options, context),
+        JobSpec::Stats(options) => query::stats(options, context),
+        JobSpec::Snapshots(_) => Ok(snapshots_arguments(context)),
     }
 }
 
@@ -250,13 +256,29 @@ fn restore(options: &RestoreOptions, context: &ArgumentContext<'_>) -> Result<Ve
     let mut arguments = Arguments::of("restore", context);
     arguments.wait_for_lock(context);
     arguments.flag("target", values::path("the target", target)?);
-    arguments.flags("include", &options.include)?;
-    arguments.flags("exclude", &options.exclude)?;
+    // On Windows a snapshot has a folder for each drive; one is put back by itself, and patterns are relative to it.
+    let drive = target.strip_suffix(":\\").filter(|_| options.in_place).map(|letter| format!("/{letter}"));
+    let within = |patterns: &[String]| -> Vec<String> {
+        let cut = |pattern: &String| Some(pattern.strip_prefix(drive.as_deref()?)?.to_owned());
+        patterns.iter().map(|pattern| cut(pattern).unwrap_or_else(|| pattern.clone())).collect()
+    };
+    arguments.flags("include", &within(&options.include))?;
+    arguments.flags("exclude", &within(&options.exclude))?;
+    if let Some(overwrite) = options.overwrite {
+        if !context.restic_version.has_overwrite() {
+            let version = context.restic_version;
+            return Err(Refusal::new(format!(
+                "restic {version} has no `overwrite`: it always writes over what is there; it is there from 0.17 on"
+            )));
+        }
+        arguments.flag("overwrite", overwrite.as_str());
+    }
     if snapshot == "latest" {
         // Else it would be the latest of any host in the repository.
         arguments.flag("host", context.host);
     }
-    arguments.list.extend(["--".to_owned(), snapshot.to_owned()]);
+    let folder = drive.as_deref().map(|drive| format!(":{drive}")).unwrap_or_default();
+    arguments.list.extend(["--".to_owned(), format!("{snapshot}{folder}")]);
     Ok(arguments.list)
 }
 

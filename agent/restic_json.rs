@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 pub(crate) mod cause;
 pub(crate) mod document;
 pub(crate) mod ending;
+pub(crate) mod query;
 pub(crate) mod stderr;
 mod text;
 
@@ -77,7 +78,7 @@ pub(crate) fn stdout_line(kind: Option<JobKind>, line: &[u8]) -> StdoutLine {
     };
     match value {
         Some(Value::Object(fields)) => object(kind, fields, trimmed),
-        Some(Value::Array(_) | Value::Null) if kind.is_none() => StdoutLine::Snapshots,
+        Some(Value::Array(_) | Value::Null) if kind.is_none_or(JobKind::is_query) => StdoutLine::Snapshots,
         Some(Value::Array(groups)) if kind == Some(JobKind::Forget) => StdoutLine::Summary(document::forget(&groups)),
         Some(Value::Null) if kind == Some(JobKind::Forget) => StdoutLine::Summary(document::forget(&[])),
         Some(Value::Array(items)) if items.iter().any(Value::is_object) => StdoutLine::Unknown(readable(trimmed)),

@@ -24,6 +24,8 @@ use crate::restic_json::cause::Cause;
 use crate::restic_version::ResticVersion;
 use crate::supervise::supervise;
 
+mod restore;
+
 /// What the agent runs for its own needs has at most this long.
 const QUIET_DEADLINE: Duration = Duration::from_secs(120);
 
@@ -83,12 +85,9 @@ async fn job_program(
     agent: &Agent,
     task: &Task<'_>,
     version: ResticVersion,
-) -> Result<(Program, Option<String>), String> {
+) -> Result<(Program, Option<restore::Destination>), String> {
     crate::commands::permitted(agent, task.spec)?;
-    let target = match task.spec {
-        JobSpec::Restore(options) => Some(restore_target(agent, task.id, options.target.as_deref())?),
-        _ => None,
-    };
+    let (spec, destination) = restore::prepared(agent, task, version).await?;
     let access = agent.received.borrow().access(task.spec.repository())?;
     let arguments = {
         let context = ArgumentContext {
@@ -99,32 +98,11 @@ async fn job_program(
             limit_upload_kib: access.limit_upload_kib,
             limit_download_kib: access.limit_download_kib,
             retry_lock: Some(access.retry_lock),
-            restore_target: target.as_deref(),
+            restore_target: destination.as_ref().map(|destination| destination.target.as_str()),
         };
-        arguments(task.spec, &context).map_err(|refusal| refusal.to_string())?
+        arguments(&spec, &context).map_err(|refusal| refusal.to_string())?
     };
-    Ok((program(agent, arguments, access).await?, target))
-}
-
-/// A directory that does not exist yet: what is there is never overwritten by this version.
-fn restore_target(agent: &Agent, job: JobId, wanted: Option<&str>) -> Result<String, String> {
-    let target = match wanted {
-        Some(target) => target.to_owned(),
-        None => {
-            let root = agent
-                .policy
-                .first_restore_root()
-                .ok_or("there is nowhere to restore to: restore_roots in [policy] of agent.toml is empty")?;
-            format!("{}/{job}", root.trim_end_matches('/'))
-        }
-    };
-    let path = std::path::Path::new(&target);
-    let occupied = std::fs::read_dir(path).map_or(path.exists(), |mut entries| entries.next().is_some());
-    if occupied {
-        return Err(format!("{target} exists and is not empty: name a directory that does not exist yet"));
-    }
-    restic_manager::atomic_file::create_private_dir(path).map_err(|error| chain(&error))?;
-    Ok(target)
+    Ok((program(agent, arguments, access).await?, destination))
 }
 
 /// Runs the job, with its output in the job's log.
@@ -151,12 +129,12 @@ pub(crate) async fn run(agent: &Agent, task: &Task<'_>, version: ResticVersion) 
             write(&log, LogSource::Event, &error);
             Ran { finished: ended(task.id, JobOutcome::Failed, Some(&error)), cause: None }
         }
-        Ok((program, target)) => {
+        Ok((program, destination)) => {
             let shown = masked(agent, &program.arguments.join(" "));
             write(&log, LogSource::Event, &format!("restic {version}: restic {shown}"));
             let mut ran = supervise(agent, task, version, &program, &log).await;
-            if let Some(target) = target {
-                judge_restore(&mut ran.finished, task.spec, target);
+            if let Some(destination) = destination {
+                restore::judge(&mut ran.finished, task.spec, destination);
             }
             ran
         }
@@ -181,18 +159,6 @@ pub(crate) fn end_log(agent: &Agent, finished: &mut JobFinished) {
     if let Err(error) = ended {
         agent.note_error(&format!("job {}: its log: {}", finished.job_id, chain(&error)));
     }
-}
-
-/// restic counts a restore of nothing as a success; who asked for files that are not in the snapshot must not. Says where the
-/// files are.
-fn judge_restore(finished: &mut JobFinished, spec: &JobSpec, target: String) {
-    let asked_for_some = matches!(spec, JobSpec::Restore(options) if !options.include.is_empty());
-    let is_empty = std::fs::read_dir(&target).is_ok_and(|mut entries| entries.next().is_none());
-    if finished.status == JobOutcome::Succeeded && asked_for_some && is_empty {
-        finished.status = JobOutcome::Failed;
-        finished.error = Some("nothing was restored: no file of the snapshot fits `include`".to_owned());
-    }
-    finished.stats.get_or_insert_default().insert("target".to_owned(), target.into());
 }
 
 /// Writes one line into a job's log that is open.

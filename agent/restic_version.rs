@@ -56,6 +56,16 @@ impl ResticVersion {
         self >= Self::new(0, 18, 0)
     }
 
+    /// Knows `--overwrite` of restore.
+    pub(crate) fn has_overwrite(self) -> bool {
+        self >= Self::new(0, 17, 0)
+    }
+
+    /// Knows `ID:/folder`.
+    pub(crate) fn has_subfolders(self) -> bool {
+        self >= Self::new(0, 16, 0)
+    }
+
     /// Says with exit codes of their own that there is no repository, that it is locked and that the password is wrong.
     pub(crate) fn has_distinct_exit_codes(self) -> bool {
         self >= Self::new(0, 17, 0)

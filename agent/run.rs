@@ -32,6 +32,9 @@ use crate::{Failure, commands, json_file, poll, restic_probe, runner, scheduler,
 /// What polls wait until the server says otherwise, in seconds.
 pub(crate) const DEFAULT_WAIT_SECS: u64 = 30;
 
+/// So many queries run beside each other and beside the jobs.
+const QUERIES_AT_ONCE: usize = 2;
+
 /// Runs until a signal says stop.
 pub(crate) fn run(dir: &Path) -> Result<(), Failure> {
     logging::start(LogFormat::Text);
@@ -117,6 +120,7 @@ async fn serve(dir: &Path) -> Result<(), Failure> {
         received: RefCell::new(received),
         pending_fires: RefCell::new(pending_fires),
         used_secrets: RefCell::new(VecDeque::new()),
+        known_snapshots: RefCell::default(),
         restic: RefCell::new(Err("not asked yet".to_owned())),
         running: RefCell::new(BTreeMap::new()),
         logs: RefCell::new(BTreeMap::new()),
@@ -124,6 +128,7 @@ async fn serve(dir: &Path) -> Result<(), Failure> {
         send_bell: Notify::new(),
         schedule_bell: Notify::new(),
         job_bell: Notify::new(),
+        query_bell: Notify::new(),
         hello_due: Cell::new(true),
         hello_bell: Notify::new(),
         greeted: Notify::new(),
@@ -140,6 +145,9 @@ async fn serve(dir: &Path) -> Result<(), Failure> {
     tokio::task::spawn_local(sender::run(Rc::clone(&agent)));
     tokio::task::spawn_local(scheduler::run(Rc::clone(&agent)));
     tokio::task::spawn_local(runner::run(Rc::clone(&agent), died_within_a_job));
+    for _ in 0..QUERIES_AT_ONCE {
+        tokio::task::spawn_local(runner::run_queries(Rc::clone(&agent)));
+    }
     tokio::task::spawn_local(status::run_writer(Rc::clone(&agent)));
     stop_signal().await;
     tracing::info!("stopping");

@@ -16,7 +16,7 @@ use crate::commands::{ended, finish};
 use crate::core::Agent;
 use crate::ledger::{LedgerJob, Progress, Stage, Work};
 use crate::restic_run::{self, Task};
-use crate::{attempts, hook_run, restic_probe, snapshots};
+use crate::{attempts, hook_run, query_run, repository_stats, restic_probe, snapshots};
 
 /// The ledger is looked at this often where nothing happens at all.
 const QUIET_DAY: Duration = Duration::from_secs(24 * 3600);
@@ -31,8 +31,7 @@ pub(crate) async fn run(agent: Rc<Agent>, died_within_a_job: bool) {
     // Again: the system may not have buried the dead by then, and to restic a zombie holds its lock.
     let mut unlocked: BTreeSet<Option<RepositoryTarget>> = BTreeSet::new();
     loop {
-        let next =
-            agent.ledger.borrow().unfinished().into_iter().find(|job| job.progress == Progress::Accepted).cloned();
+        let next = agent.ledger.borrow().unfinished().into_iter().find(|job| is_next(job) && !is_query(job)).cloned();
         let Some(job) = next else {
             // A quiet moment; and commands that were all rejected make the file grow too.
             compact_ledger(&agent);
@@ -53,6 +52,25 @@ pub(crate) async fn run(agent: Rc<Agent>, died_within_a_job: bool) {
         }
         run_job(&agent, &job).await;
     }
+}
+
+/// Answers queries until the agent stops, beside the jobs: they take no lock, and somebody waits. More than one of these may run.
+pub(crate) async fn run_queries(agent: Rc<Agent>) {
+    loop {
+        let next = agent.ledger.borrow().unfinished().into_iter().find(|job| is_next(job) && is_query(job)).cloned();
+        match next {
+            Some(job) => run_job(&agent, &job).await,
+            None => agent.query_bell.notified().await,
+        }
+    }
+}
+
+fn is_next(job: &LedgerJob) -> bool {
+    job.progress == Progress::Accepted
+}
+
+fn is_query(job: &LedgerJob) -> bool {
+    matches!(&job.work, Work::Command(command) if command.kind.parse().is_ok_and(JobKind::is_query))
 }
 
 fn compact_ledger(agent: &Agent) {
@@ -120,13 +138,14 @@ async fn run_job(agent: &Rc<Agent>, job: &LedgerJob) {
     }));
     let version = restic_probe::probe(agent).await;
     let task = Task { id: job.id, spec: &prepared.spec, schedule_id: prepared.schedule_id.as_ref(), cancel: &bell };
-    let mut finished = match version {
+    let mut finished = match version.clone() {
+        Ok(version) if kind.is_query() => query_run::run(agent, &task, version).await,
         Ok(version) => hook_run::between_hooks(agent, &task, attempts::run(agent, &task, version)).await,
         Err(error) => ended(job.id, JobOutcome::Failed, Some(&error)),
     };
     restic_run::end_log(agent, &mut finished);
     let succeeded = finished.status == JobOutcome::Succeeded;
-    finish(agent, finished);
+    finish(agent, finished.clone());
     agent.running.borrow_mut().remove(&job.id);
     agent.close_log(job.id);
     agent.status_bell.notify_one();
@@ -135,5 +154,8 @@ async fn run_job(agent: &Rc<Agent>, job: &LedgerJob) {
     let is_own = prepared.spec.repository().is_none();
     if succeeded && is_own && matches!(kind, JobKind::Backup | JobKind::Forget) {
         snapshots::report(agent).await;
+    }
+    if let Ok(version) = version {
+        repository_stats::after(agent, &prepared.spec, &finished, version);
     }
 }

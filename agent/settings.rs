@@ -204,6 +204,7 @@ fn policy(table: &mut TableReader<'_>) -> RawPolicy {
     let backup_roots = list("backup_roots", default.backup_roots);
     let restore_roots = list("restore_roots", default.restore_roots);
     let repositories = list("repositories", default.repositories);
+    let restore_from = list("restore_from", default.restore_from);
     let hooks = table.choice("hooks", &[("off", Hooks::Off), ("named", Hooks::Named), ("inline", Hooks::Inline)]);
     RawPolicy {
         kinds,
@@ -211,6 +212,7 @@ fn policy(table: &mut TableReader<'_>) -> RawPolicy {
         restore_roots,
         repositories,
         hooks: hooks.map_or(default.hooks, |hooks| hooks.value),
+        restore_from,
     }
 }
 

@@ -13,6 +13,7 @@ use crate::id::{Epoch, HostName, JobId};
 pub mod agent_event;
 pub mod command;
 pub mod job_options;
+pub mod reading_options;
 pub mod repository_access;
 pub mod schedule;
 pub mod text;

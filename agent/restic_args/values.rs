@@ -41,6 +41,15 @@ pub(crate) fn path<'a>(what: &str, value: &'a str) -> Result<&'a str, Refusal> {
     Ok(value)
 }
 
+/// A path as snapshots have them, with '/' on every system.
+pub(crate) fn path_in_snapshot(value: &str) -> Result<&str, Refusal> {
+    let value = text("the path", value)?;
+    if !value.starts_with('/') {
+        return Err(Refusal::new(format!("the path {value:?} does not begin with '/': write it as `ls` shows it")));
+    }
+    Ok(value)
+}
+
 /// A snapshot's id or "latest".
 pub(crate) fn snapshot(value: &str) -> Result<&str, Refusal> {
     let is_id = (8..=64).contains(&value.len()) && value.bytes().all(|byte| byte.is_ascii_hexdigit());

@@ -249,12 +249,14 @@ pub enum LockState {
     Unlocked,
 }
 
-/// Spoken from a later version on.
+/// Of the host's own repository, everybody's snapshots in it: after maintenance, after a check, and daily after a backup.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RepoStats {
     pub size_bytes: u64,
     pub snapshot_count: u64,
-    pub dedup_ratio: f64,
+    /// What restores of all snapshots would write, by what the repository holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dedup_ratio: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_check_at: Option<DateTime<Utc>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use super::reading_options::*;
 use super::text::{Span, is_default};
 use crate::id::{HostName, ScheduleId};
 use crate::repository_target::RepositoryTarget;
@@ -24,11 +25,19 @@ pub enum JobKind {
     Check,
     Unlock,
     Restore,
+    Ls,
+    Find,
+    Diff,
+    Stats,
+    Snapshots,
 }
 
 impl JobKind {
-    pub const ALL: [Self; 7] =
-        [Self::Backup, Self::Init, Self::Forget, Self::Prune, Self::Check, Self::Unlock, Self::Restore];
+    #[rustfmt::skip]
+    pub const ALL: [Self; 12] = [
+        Self::Backup, Self::Init, Self::Forget, Self::Prune, Self::Check, Self::Unlock, Self::Restore,
+        Self::Ls, Self::Find, Self::Diff, Self::Stats, Self::Snapshots,
+    ];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -39,7 +48,17 @@ impl JobKind {
             Self::Check => "check",
             Self::Unlock => "unlock",
             Self::Restore => "restore",
+            Self::Ls => "ls",
+            Self::Find => "find",
+            Self::Diff => "diff",
+            Self::Stats => "stats",
+            Self::Snapshots => "snapshots",
         }
+    }
+
+    /// Reads only, without a lock, and is asked by somebody who waits for the answer.
+    pub const fn is_query(self) -> bool {
+        matches!(self, Self::Ls | Self::Find | Self::Diff | Self::Stats | Self::Snapshots)
     }
 
     /// Only backups may run when the server is out of reach (protocol.md "Every fire gets a fire.result").
@@ -85,6 +104,11 @@ pub enum JobSpec {
     Check(CheckOptions),
     Unlock(UnlockOptions),
     Restore(RestoreOptions),
+    Ls(LsOptions),
+    Find(FindOptions),
+    Diff(DiffOptions),
+    Stats(StatsOptions),
+    Snapshots(SnapshotsOptions),
 }
 
 impl JobSpec {
@@ -97,6 +121,11 @@ impl JobSpec {
             Self::Check(_) => JobKind::Check,
             Self::Unlock(_) => JobKind::Unlock,
             Self::Restore(_) => JobKind::Restore,
+            Self::Ls(_) => JobKind::Ls,
+            Self::Find(_) => JobKind::Find,
+            Self::Diff(_) => JobKind::Diff,
+            Self::Stats(_) => JobKind::Stats,
+            Self::Snapshots(_) => JobKind::Snapshots,
         }
     }
 
@@ -107,7 +136,7 @@ impl JobSpec {
             Self::Prune(options) => options.repository.as_ref(),
             Self::Check(options) => options.repository.as_ref(),
             Self::Unlock(options) => options.repository.as_ref(),
-            Self::Backup(_) | Self::Init(_) | Self::Restore(_) => None,
+            _ => None,
         }
     }
 
@@ -126,6 +155,11 @@ impl JobSpec {
             JobKind::Check => serde_json::from_value(options).map(Self::Check),
             JobKind::Unlock => serde_json::from_value(options).map(Self::Unlock),
             JobKind::Restore => serde_json::from_value(options).map(Self::Restore),
+            JobKind::Ls => serde_json::from_value(options).map(Self::Ls),
+            JobKind::Find => serde_json::from_value(options).map(Self::Find),
+            JobKind::Diff => serde_json::from_value(options).map(Self::Diff),
+            JobKind::Stats => serde_json::from_value(options).map(Self::Stats),
+            JobKind::Snapshots => serde_json::from_value(options).map(Self::Snapshots),
         };
         parsed.map_err(|error| format!("options of a {kind} job: {error}"))
     }
@@ -140,6 +174,11 @@ impl JobSpec {
             Self::Check(options) => serde_json::to_value(options),
             Self::Unlock(options) => serde_json::to_value(options),
             Self::Restore(options) => serde_json::to_value(options),
+            Self::Ls(options) => serde_json::to_value(options),
+            Self::Find(options) => serde_json::to_value(options),
+            Self::Diff(options) => serde_json::to_value(options),
+            Self::Stats(options) => serde_json::to_value(options),
+            Self::Snapshots(options) => serde_json::to_value(options),
         };
         // Plain structs of text, numbers and lists always have a JSON form.
         json.unwrap_or(Value::Null)
@@ -276,21 +315,6 @@ pub struct UnlockOptions {
     /// One that the host maintains; absent: its own.
     #[serde(skip_serializing_if = "is_default")]
     pub repository: Option<RepositoryTarget>,
-}
-
-/// `restic restore`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RestoreOptions {
-    /// A snapshot's id (8 to 64 hex digits) or "latest" (of this host).
-    pub snapshot: String,
-    #[serde(skip_serializing_if = "is_default")]
-    pub include: Vec<String>,
-    #[serde(skip_serializing_if = "is_default")]
-    pub exclude: Vec<String>,
-    /// An absolute path to a directory that does not exist yet; absent: a fresh one below the agent's first restore root.
-    #[serde(skip_serializing_if = "is_default")]
-    pub target: Option<String>,
 }
 
 /// What a schedule may say beyond paths, excludes, tags and retention; each is used by the kinds it fits.

@@ -81,8 +81,10 @@ impl Schedule {
                 ..CheckOptions::default()
             }),
             JobKind::Unlock => JobSpec::Unlock(UnlockOptions::default()),
-            // A schedule of this kind does not pass validation; an empty snapshot is refused by every agent.
-            JobKind::Restore => JobSpec::Restore(super::job_options::RestoreOptions::default()),
+            // A schedule of these kinds does not pass validation; an empty snapshot is refused by every agent.
+            JobKind::Restore | JobKind::Ls | JobKind::Find | JobKind::Diff | JobKind::Stats | JobKind::Snapshots => {
+                JobSpec::Restore(super::job_options::RestoreOptions::default())
+            }
         }
     }
 }

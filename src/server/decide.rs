@@ -13,12 +13,14 @@ use crate::id::{HostName, JobId, ScheduleId, job_id_of_fire, job_id_of_fire_part
 use crate::job::{Actor, ActorKind};
 use crate::protocol::agent_event::ScheduleFire;
 use crate::protocol::command::{FireOutcome, FireResult};
-use crate::protocol::job_options::{ForgetOptions, JobKind, JobSpec};
+use crate::protocol::job_options::{ForgetOptions, JobKind, JobSpec, RestoreOptions};
 use crate::protocol::schedule::Schedule;
 use crate::repository_target::RepositoryTarget;
 
 /// How long an agent may take to pick a command up.
 pub const COMMAND_LIFETIME: TimeDelta = TimeDelta::hours(24);
+/// The same of a query: nobody waits longer for an answer.
+pub const QUERY_LIFETIME: TimeDelta = TimeDelta::minutes(5);
 
 /// A request that cannot be done, for the operator or agent who made it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,12 +107,13 @@ pub fn decide_fire(
 /// A new job, and that the agent may take it: at once where it needs no lease, else when it has one.
 fn queue(mut queued: JobQueued, content: Option<&HostContent>, now: DateTime<Utc>) -> Vec<Fact> {
     queued.repository = needed_lease(queued.kind, &queued.options, content).map(|(target, _)| target);
-    let at_once = queued.repository.is_none().then(|| dispatched(queued.job_id, now));
+    let at_once = queued.repository.is_none().then(|| dispatched(queued.job_id, queued.kind, now));
     std::iter::once(Fact::JobQueued(queued)).chain(at_once).collect()
 }
 
-pub(super) fn dispatched(job_id: JobId, now: DateTime<Utc>) -> Fact {
-    Fact::JobDispatched(JobDispatched { job_id, expires_at: now + COMMAND_LIFETIME })
+pub(super) fn dispatched(job_id: JobId, kind: JobKind, now: DateTime<Utc>) -> Fact {
+    let lifetime = if kind.is_query() { QUERY_LIFETIME } else { COMMAND_LIFETIME };
+    Fact::JobDispatched(JobDispatched { job_id, expires_at: now + lifetime })
 }
 
 /// What an operator asks to be run.
@@ -278,8 +281,29 @@ fn check_spec(spec: &JobSpec) -> Result<(), Refusal> {
             Some(problem) => invalid(problem),
             None => Ok(()),
         },
-        JobSpec::Restore(options) if options.snapshot.is_empty() => {
-            invalid("restore needs `snapshot`: an id or \"latest\"")
+        JobSpec::Restore(options) => check_restore(options).map_err(|text| Refusal::Invalid(text.to_owned())),
+        JobSpec::Ls(options) if options.snapshot.is_empty() => invalid("ls needs `snapshot`: an id or \"latest\""),
+        JobSpec::Find(options) if options.pattern.is_empty() => invalid("find needs `pattern`: a name or a path"),
+        JobSpec::Diff(options) if options.from.is_empty() || options.to.is_empty() => {
+            invalid("diff needs `from` and `to`: ids of snapshots")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_restore(options: &RestoreOptions) -> Result<(), &'static str> {
+    if options.snapshot.is_empty() {
+        return Err("restore needs `snapshot`: an id or \"latest\"");
+    }
+    match (options.in_place, &options.target) {
+        (true, Some(_)) => {
+            Err("`in_place` and `target` exclude each other: files go either back to where they were or there")
+        }
+        (true, None) if options.confirm.is_none() => {
+            Err("`in_place` writes over what is there: confirm it by repeating the host's name as `confirm`")
+        }
+        (false, _) if options.overwrite.is_some() => {
+            Err("`overwrite` is for `in_place`: in a new directory there is nothing to write over")
         }
         _ => Ok(()),
     }
@@ -314,7 +338,7 @@ pub fn decide_tick(state: &HostState, now: DateTime<Utc>) -> Vec<Fact> {
     let due = state.jobs.values().filter(|job| !job.accepted).filter_map(|job| match &job.dispatch {
         Some(dispatch) => (dispatch.expires_at < now).then_some(Fact::JobExpired(JobExpired { job_id: job.id })),
         None if job.cancel_seq.is_some() => Some(Fact::JobExpired(JobExpired { job_id: job.id })),
-        None => job.repository.is_none().then(|| dispatched(job.id, now)),
+        None => job.repository.is_none().then(|| dispatched(job.id, job.kind, now)),
     });
     due.collect()
 }

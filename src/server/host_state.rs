@@ -16,7 +16,7 @@ use crate::id::{InstanceId, JobId, ScheduleId, StreamId};
 use crate::job::{ActorKind, Job, JobStatus};
 use crate::journal::Fold;
 use crate::journal::line::Line;
-use crate::protocol::agent_event::{AgentEvent, Hello};
+use crate::protocol::agent_event::{AgentEvent, Hello, RepoStats};
 use crate::protocol::command::{FireOutcome, FireResult};
 use crate::protocol::job_options::JobKind;
 
@@ -122,6 +122,9 @@ pub struct HostState {
     pub schedules: BTreeMap<ScheduleId, ScheduleMemory>,
     pub keys: BTreeMap<String, RememberedKey>,
     pub alerts: OpenAlerts,
+    /// What the agent said last of its repository.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repository: Option<RepoStats>,
     /// Checksums of the newest lines, oldest first. Not carried: a cursor from before starts over, which is harmless.
     #[serde(skip)]
     pub lines: VecDeque<(u64, u32)>,
@@ -315,6 +318,7 @@ impl Fold for HostState {
             Fact::Hello(hello) => self.greet(hello, line),
             Fact::Agent(AgentEvent::ScheduleAck(ack)) => self.apply_schedule(ack.version),
             Fact::Agent(AgentEvent::ConfigAck(ack)) => self.config_applied = ack.version,
+            Fact::Agent(AgentEvent::RepoStats(stats)) => self.repository = Some(stats.clone()),
             Fact::JobQueued(queued) => self.queue(queued, line),
             Fact::ScheduleSkipped(result) => self.remember_fire(result.clone(), line),
             Fact::ScheduleVersioned(wanted) => self.schedule_wanted = Some(wanted.clone()),

@@ -28,6 +28,7 @@ pub mod open;
 pub mod operator;
 pub mod peer;
 pub mod poll;
+pub mod queries;
 pub mod replay;
 pub mod request;
 pub mod routes;

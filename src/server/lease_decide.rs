@@ -145,7 +145,7 @@ pub struct LeaseNews {
 /// What is to be written of it into the host's journal.
 pub fn decide_news(state: &HostState, news: &LeaseNews, now: DateTime<Utc>) -> Vec<Fact> {
     let undispatched = |id: &JobId| state.jobs.get(id).filter(|job| job.is_undispatched() && job.cancel_seq.is_none());
-    let granted = news.granted.iter().filter_map(undispatched).map(|job| dispatched(job.id, now));
+    let granted = news.granted.iter().filter_map(undispatched).map(|job| dispatched(job.id, job.kind, now));
     let waiting = news.waiting.iter().filter_map(|(id, text)| {
         let job = undispatched(id).filter(|job| job.waiting_for.is_none())?;
         Some(Fact::JobWaiting(JobWaiting { job_id: job.id, waiting_for: text.clone() }))
@@ -163,7 +163,7 @@ pub fn decide_without_lease(tenant: Tenant<'_>) -> Vec<Fact> {
     let jobs = tenant.state.jobs.values().filter(|job| job.cancel_seq.is_none());
     let of_job = |job: &Job| {
         let Some((target, _)) = tenant.needs(job) else {
-            return job.is_undispatched().then(|| dispatched(job.id, now));
+            return job.is_undispatched().then(|| dispatched(job.id, job.kind, now));
         };
         if let Some(dispatch) = job.dispatch.as_ref().filter(|_| !job.accepted && !job.told_again) {
             let is_withdrawn = is_lost && now - dispatch.issued_at > LAPSES_AFTER;

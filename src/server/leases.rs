@@ -30,7 +30,8 @@ pub const fn mode_of(kind: JobKind) -> Option<LeaseMode> {
     match kind {
         JobKind::Backup | JobKind::Restore => Some(LeaseMode::Shared),
         JobKind::Init | JobKind::Forget | JobKind::Prune | JobKind::Check => Some(LeaseMode::Exclusive),
-        JobKind::Unlock => None,
+        // A query takes no lock, so that nothing waits for it and it for nothing, not even for its turn among backups.
+        JobKind::Unlock | JobKind::Ls | JobKind::Find | JobKind::Diff | JobKind::Stats | JobKind::Snapshots => None,
     }
 }
 

@@ -33,7 +33,7 @@ pub fn decide_hello(state: &HostState, hello: &Hello, now: DateTime<Utc>) -> Vec
     let known: HashSet<&JobId> = hello.running_jobs.iter().collect();
     for job in state.jobs.values().filter(|job| !known.contains(&job.id)) {
         if hello.ended_jobs.contains(&job.id) {
-            facts.push(dispatched(job.id, now));
+            facts.push(dispatched(job.id, job.kind, now));
         } else if job.accepted {
             let actor = Actor { kind: ActorKind::System, name: "the agent, which no longer knows it".to_owned() };
             facts.push(Fact::JobAbandoned(JobAndActor { job_id: job.id, actor }));
@@ -101,7 +101,7 @@ mod tests {
             repository: None,
             part_of: None,
         };
-        vec![Fact::JobQueued(queued), dispatched(job, noon())]
+        vec![Fact::JobQueued(queued), dispatched(job, JobKind::Prune, noon())]
     }
 
     #[test]

@@ -96,6 +96,7 @@ pub fn host_view(
         "running": of_status(JobStatus::Running),
         "queued": of_status(JobStatus::Queued),
         "schedules": schedules,
+        "repository": state.repository,
         "alerts": state.alerts.iter().map(|alert| alert_view(Some(name), alert)).collect::<Vec<_>>(),
     }))
 }

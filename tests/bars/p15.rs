@@ -13,7 +13,7 @@ use crate::harness::{Fleet, text};
 const ENDING: &str = r#"#!/bin/sh
 case $1 in
     version) echo 'restic 0.18.0 compiled with go1.24 on linux/amd64'; exit 0 ;;
-    snapshots) echo '[]'; exit 0 ;;
+    snapshots) echo '[{"id":"deadbeefdeadbeefdeadbeefdeadbeefdeadbeefdeadbeefdeadbeefdeadbeef","short_id":"deadbeef","time":"2026-01-01T00:00:00Z","hostname":"web-1","paths":["/data"]}]'; exit 0 ;;
     unlock) [ -e DIR/unlock-too ] || exit 0 ;;
 esac
 read -r how number < DIR/ending

@@ -32,6 +32,10 @@ fn request(operation: &Operation) -> Option<(&'static str, Option<Value>)> {
         ("POST", "/v1/hosts/{host}/jobs") => ("", Some(json!({"kind": "check"}))),
         ("POST", "/v1/hosts/{host}/restore") => ("", Some(json!({"snapshot": "latest"}))),
         ("GET", "/v1/hosts/{host}/snapshots") => ("", None),
+        ("GET", "/v1/hosts/{host}/snapshots/{snapshot}/ls") => ("?wait=0", None),
+        ("GET", "/v1/hosts/{host}/snapshots/{snapshot}/diff/{other}") => ("?wait=0", None),
+        ("GET", "/v1/hosts/{host}/find") => ("?wait=0&pattern=x", None),
+        ("GET", "/v1/hosts/{host}/stats") => ("?wait=0", None),
         ("DELETE", "/v1/hosts/{host}/credential") => ("", None),
         ("GET", "/v1/jobs/{job}") => ("", None),
         ("GET", "/v1/jobs/{job}/log") => ("", None),
@@ -233,6 +237,7 @@ impl Matrix {
             Caller::Operator(role, limit) => name(role, limit),
         };
         let path = operation.path.replace("{host}", "web-1").replace("{job}", &self.job) + query;
+        let path = path.replace("{snapshot}", "latest").replace("{other}", "latest");
         let path = if path.contains("{alert}") { path.replace("{alert}", &self.alert()) } else { path };
         let header = match caller {
             Caller::Nobody => "X-Nothing: here".to_owned(),

@@ -352,7 +352,7 @@ fn reports() {
     let stats = RepoStats {
         size_bytes: 4096,
         snapshot_count: 12,
-        dedup_ratio: 2.5,
+        dedup_ratio: Some(2.5),
         last_check_at: Some(at("2026-11-23T02:00:00Z")),
         last_check_status: Some("succeeded".to_owned()),
         lock_state: LockState::Unlocked,
@@ -486,7 +486,7 @@ fn the_words_of_enumerations_are_the_protocols() {
         "queued waiting skipped refused",
     );
     check(&[ActorKind::Schedule, ActorKind::Operator, ActorKind::System], "schedule operator system");
-    check(&JobKind::ALL, "backup init forget prune check unlock restore");
+    check(&JobKind::ALL, "backup init forget prune check unlock restore ls find diff stats snapshots");
     check(
         &[JobStatus::Queued, JobStatus::Running, JobStatus::Succeeded, JobStatus::Failed, JobStatus::Cancelled],
         "queued running succeeded failed cancelled",

@@ -328,7 +328,7 @@ fn what_the_agent_took_never_expires() {
 fn a_job_whose_dispatch_a_crash_took_away_is_dispatched_by_the_tick() {
     let mut folded = Folded::of(queue(id(9), None).into_iter().take(1));
     let facts = decide_tick(&folded.state, noon());
-    assert_eq!(facts, [dispatched(id(9), noon())]);
+    assert_eq!(facts, [dispatched(id(9), JobKind::Backup, noon())]);
     folded.add(facts);
     assert_eq!(decide_tick(&folded.state, noon()), []);
 }

@@ -183,6 +183,13 @@ fn read_kind(table: &mut TableReader<'_>) -> Typed<JobKind> {
             table.error(text.place, "kind \"restore\" cannot be scheduled: ask for a restore when it is needed");
             None
         }
+        Ok(kind) if kind.is_query() => {
+            table.error(
+                text.place,
+                format!("kind \"{kind}\" cannot be scheduled: it is a question, asked when somebody wants to know"),
+            );
+            None
+        }
         Ok(kind) => Some(Placed { value: kind, place: text.place }),
         Err(error) => {
             let hint = nearest(&text.value, JobKind::ALL.map(JobKind::as_str));

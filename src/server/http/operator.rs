@@ -60,16 +60,16 @@ pub fn contact(app: &App, host: &Host) -> view::Contact {
 }
 
 /// Whether the agent is heard, and may be.
-fn in_contact(app: &App, host: &Host) -> bool {
+pub(super) fn is_online(app: &App, host: &Host) -> bool {
     host.slot.durable().state.enrolled_at.is_some() && view::is_online(&contact(app, host), clock::now())
 }
 
-fn show_job(app: &App, host: &Host, job: &Job) -> Value {
+pub(super) fn show_job(app: &App, host: &Host, job: &Job) -> Value {
     let progress = match job.status {
         JobStatus::Running => host.progress(job.id).or_else(|| job_log::newest_progress(&host.log_path(job.id))),
         _ => None,
     };
-    view::job_view(&host.name, job, progress.as_ref(), in_contact(app, host), lease_loop::waiting_for(app, host, job))
+    view::job_view(&host.name, job, progress.as_ref(), is_online(app, host), lease_loop::waiting_for(app, host, job))
 }
 
 fn show_host(app: &App, host: &Host) -> Value {
@@ -178,21 +178,24 @@ struct RestoreRequest {
     target: Option<String>,
     #[serde(default)]
     in_place: bool,
+    #[serde(default)]
+    confirm: Option<String>,
+    #[serde(default)]
+    overwrite: Option<String>,
 }
 
 /// `POST /v1/hosts/{host}/restore`: the restore job, with the restore's own words.
 pub async fn restore(app: &Arc<App>, mut request: Request, operator: Operator) -> Result<Answer, Problem> {
     let host = host_of(app, &request, &operator).await?;
     let (body, bytes) = request.json::<RestoreRequest>(ContentType::MustBeJson).await?;
-    if body.in_place {
-        return Err(Problem::unprocessable(
-            "invalid",
-            "this version restores into a new directory only: leave `in_place` out",
-        ));
-    }
     let mut options = json!({"snapshot": body.snapshot, "include": body.include, "exclude": body.exclude});
-    if let Some(target) = body.target {
-        options["target"] = Value::String(target);
+    for (name, value) in [("target", body.target), ("confirm", body.confirm), ("overwrite", body.overwrite)] {
+        if let Some(value) = value {
+            options[name] = Value::String(value);
+        }
+    }
+    if body.in_place {
+        options["in_place"] = Value::Bool(true);
     }
     start_job(app, &host, &request, &operator, (Some("restore".to_owned()), None, Some(options)), &bytes).await
 }
@@ -206,6 +209,12 @@ async fn start_job(
     body: &[u8],
 ) -> Result<Answer, Problem> {
     let is_restore = kind.as_deref() == Some("restore");
+    let confirmed = options.as_ref().and_then(|options| options.get("confirm")).and_then(Value::as_str);
+    if is_restore && confirmed.is_some_and(|confirmed| confirmed != host.name.as_str()) {
+        let detail =
+            format!("`confirm` is not this host's name: to write over what is there, repeat {:?}", host.name.as_str());
+        return Err(Problem::unprocessable("not-confirmed", detail));
+    }
     let key = request.header("idempotency-key").map(str::to_owned);
     if key.as_ref().is_some_and(|key| key.is_empty() || key.len() > 255) {
         return Err(Problem::bad_request("bad-idempotency-key", "an Idempotency-Key has 1 to 255 characters"));
@@ -256,14 +265,20 @@ async fn start_job(
 }
 
 async fn shown_job(app: &Arc<App>, host: &Arc<Host>, id: JobId) -> Result<Value, Problem> {
+    let job = read_job(host, id).await?.ok_or_else(|| no_such_job(id))?;
     let (app, host) = (Arc::clone(app), Arc::clone(host));
+    Ok(blocking(move || show_job(&app, &host, &job)).await)
+}
+
+/// A job of this host, from memory or its files.
+pub(super) async fn read_job(host: &Arc<Host>, id: JobId) -> Result<Option<Job>, Problem> {
+    let host = Arc::clone(host);
     blocking(move || {
         let durable = host.slot.durable();
-        let job = match durable.state.job(id) {
-            Some(job) => Some(job.clone()),
-            None => history::job(&host.journal_dir(), durable.head.seq, id)?,
-        };
-        job.map(|job| show_job(&app, &host, &job)).ok_or_else(|| no_such_job(id))
+        match durable.state.job(id) {
+            Some(job) => Ok(Some(job.clone())),
+            None => Ok(history::job(&host.journal_dir(), durable.head.seq, id)?),
+        }
     })
     .await
 }
@@ -277,7 +292,7 @@ async fn wait_for_turn(host: &Host, id: JobId) {
     let _ = tokio::time::timeout(LONGEST_TURN_WAIT, known).await;
 }
 
-async fn wait_for_end(app: &App, host: &Host, id: JobId, operator: &Operator, wait: Duration) {
+pub(super) async fn wait_for_end(app: &App, host: &Host, id: JobId, operator: &Operator, wait: Duration) {
     let deadline = Instant::now() + wait;
     let mut changed = host.slot.watch();
     let mut stopping = app.stopping.subscribe();
@@ -328,7 +343,7 @@ pub async fn cancel(app: &Arc<App>, request: Request, operator: Operator) -> Res
 pub async fn abandon(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {
     let (host, job) = job_of(app, &request, &operator).await?;
     let actor = Actor { kind: ActorKind::Operator, name: operator.name.clone() };
-    let in_contact = in_contact(app, &host);
+    let in_contact = is_online(app, &host);
     let decided = host.slot.write(move |batch| {
         let fact = decide_abandon(batch.state(), job.id, actor, in_contact)?;
         append_facts(batch, |_, _| fact.into_iter().collect());
@@ -340,10 +355,10 @@ pub async fn abandon(app: &Arc<App>, request: Request, operator: Operator) -> Re
     Ok(json(StatusCode::ACCEPTED, &shown_job(app, &host, job.id).await?))
 }
 
-/// `GET /v1/hosts/{host}/snapshots`: from the last report.
-pub async fn snapshots(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {
-    let host = host_of(app, &request, &operator).await?;
-    let file = blocking(move || read_snapshots(&host.dir.join("snapshots.json"))).await.map_err(|error| {
+/// The host's snapshots by its last report, newest first.
+pub(super) async fn snapshots_of(host: &Arc<Host>) -> Result<Answer, Problem> {
+    let path = host.dir.join("snapshots.json");
+    let file = blocking(move || read_snapshots(&path)).await.map_err(|error| {
         let why = chain(&error);
         tracing::error!("the list of snapshots is unknown until the agent's next report: {why}");
         let detail = format!("the list is unknown until the agent's next report, which follows its next backup: {why}");

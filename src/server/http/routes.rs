@@ -9,7 +9,7 @@ use hyper::Method;
 use super::answer::{Answer, Problem};
 use super::gate::Agent;
 use super::request::Request;
-use super::{agent, alerts, audit, config_files, credential, enrollment, open, operator, poll, streams};
+use super::{agent, alerts, audit, config_files, credential, enrollment, open, operator, poll, queries, streams};
 use crate::server::access::{Operator, Role};
 use crate::server::app::App;
 
@@ -106,7 +106,11 @@ static OPERATIONS: &[Operation] = &[
     operation!(GET "/v1/hosts/{host}/jobs" ["limit", "before", "kind", "status", "schedule"], Operator(Viewer, Host), operator::jobs),
     operation!(POST "/v1/hosts/{host}/jobs" ["wait"], Operator(Operator, Host), operator::create_job),
     operation!(POST "/v1/hosts/{host}/restore" ["wait"], Operator(Operator, Host), operator::restore),
-    operation!(GET "/v1/hosts/{host}/snapshots" [], Operator(Viewer, Host), operator::snapshots),
+    operation!(GET "/v1/hosts/{host}/snapshots" ["refresh", "job", "wait"], Operator(Viewer, Host), queries::snapshots),
+    operation!(GET "/v1/hosts/{host}/snapshots/{snapshot}/ls" ["path", "recursive", "limit", "after", "job", "wait"], Operator(Viewer, Host), queries::ls),
+    operation!(GET "/v1/hosts/{host}/snapshots/{snapshot}/diff/{other}" ["limit", "after", "job", "wait"], Operator(Viewer, Host), queries::diff),
+    operation!(GET "/v1/hosts/{host}/find" ["pattern", "snapshot", "since", "until", "ignore_case", "limit", "after", "job", "wait"], Operator(Viewer, Host), queries::find),
+    operation!(GET "/v1/hosts/{host}/stats" ["snapshot", "mode", "job", "wait"], Operator(Viewer, Host), queries::stats),
     operation!(DELETE "/v1/hosts/{host}/credential" [], Operator(Admin, Host), enrollment::revoke),
     operation!(GET "/v1/jobs/{job}" [], Operator(Viewer, Host), operator::job),
     operation!(GET "/v1/jobs/{job}/log" ["after", "follow"], Operator(Viewer, Host), streams::log),

@@ -228,7 +228,7 @@ fn a_command_that_is_withdrawn_is_not_told_until_it_is_dispatched_again() {
     folded.add([withdrawn()]);
     assert_eq!(kinds(&ask(&folded, &after(None))), [""; 0]);
     let cursor = head(&folded);
-    folded.add([crate::server::decide::dispatched(id(1), noon())]);
+    folded.add([crate::server::decide::dispatched(id(1), JobKind::Prune, noon())]);
     assert_eq!(kinds(&ask(&folded, &after(Some(cursor)))), ["command.run"]);
     folded.add([accepted(id(1)), withdrawn()]);
     assert!(folded.state.jobs[&id(1)].dispatch.is_some(), "the agent has it");

@@ -1,0 +1,131 @@
+//! Edge. Where a restore goes, looked up and judged before restic runs, and what came of it.
+
+use std::path::Path;
+
+use restic_manager::file_error::chain;
+use restic_manager::id::JobId;
+use restic_manager::protocol::agent_event::{JobFinished, JobOutcome};
+use restic_manager::protocol::job_options::{JobSpec, RestoreOptions};
+
+use super::Task;
+use crate::core::Agent;
+use crate::named_snapshots::resolved;
+use crate::policy::restoring::{as_includes, place, written_over};
+use crate::real_path;
+use crate::restic_version::ResticVersion;
+use crate::surroundings::Surroundings;
+
+/// So many files are counted for a restic that does not count them.
+const MOST_COUNTED: u64 = 1_000_000;
+
+/// Where a restore goes.
+pub(super) struct Destination {
+    pub(super) target: String,
+    surroundings: Surroundings,
+}
+
+/// The job with the very snapshot that it names, and where it goes; for other kinds the job as it is.
+pub(super) async fn prepared(
+    agent: &Agent,
+    task: &Task<'_>,
+    version: ResticVersion,
+) -> Result<(JobSpec, Option<Destination>), String> {
+    let JobSpec::Restore(asked) = task.spec else { return Ok((task.spec.clone(), None)) };
+    if asked.overwrite.is_some() && !version.has_overwrite() {
+        return Err(format!(
+            "restic {version} has no `overwrite`, it always writes over what is there: leave it out, or upgrade to 0.17"
+        ));
+    }
+    if asked.in_place && asked.confirm.as_deref() != Some(agent.host.as_str()) {
+        return Err(format!(
+            "`in_place` writes over what is there: `confirm` must repeat the host's name, {}",
+            agent.host
+        ));
+    }
+    if asked.in_place && asked.target.is_some() {
+        return Err("`in_place` and `target` exclude each other".to_owned());
+    }
+    let (spec, named) = resolved(agent, version, task.spec).await.map_err(|trouble| trouble.text)?;
+    let JobSpec::Restore(mut options) = spec else { return Ok((spec, None)) };
+    if !options.in_place {
+        let target = restore_target(agent, task.id, options.target.as_deref())?;
+        return Ok((JobSpec::Restore(options), Some(Destination { target, surroundings: Surroundings::default() })));
+    }
+    let paths = named.first().map(|snapshot| snapshot.paths.clone()).unwrap_or_default();
+    let target = place(&paths)?;
+    let mut surroundings = Surroundings::default();
+    if options.exclude.is_empty() {
+        let over = written_over(&options.include, &paths)?;
+        agent.policy.permits_in_place(&over, real_path::real)?;
+        options.include = as_includes(&over);
+        surroundings = Surroundings::of(&over);
+    } else {
+        // restic takes includes or excludes: with these it may write anywhere.
+        agent.policy.permits_in_place(std::slice::from_ref(&target), real_path::real).map_err(|refusal| {
+            format!("with `exclude` a restore in place may write anywhere, so leave it out, or: {refusal}")
+        })?;
+    }
+    if target != "/" && !version.has_subfolders() {
+        return Err(format!(
+            "restic {version} cannot put one drive's files back in place: upgrade to 0.17, or restore into a directory"
+        ));
+    }
+    Ok((JobSpec::Restore(options), Some(Destination { target, surroundings })))
+}
+
+/// A directory that does not exist yet: what is there is never overwritten by this version.
+fn restore_target(agent: &Agent, job: JobId, wanted: Option<&str>) -> Result<String, String> {
+    let target = match wanted {
+        Some(target) => target.to_owned(),
+        None => {
+            let root = agent
+                .policy
+                .first_restore_root()
+                .ok_or("there is nowhere to restore to: restore_roots in [policy] of agent.toml is empty")?;
+            format!("{}/{job}", root.trim_end_matches('/'))
+        }
+    };
+    let path = Path::new(&target);
+    let occupied = std::fs::read_dir(path).map_or(path.exists(), |mut entries| entries.next().is_some());
+    if occupied {
+        return Err(format!("{target} exists and is not empty: name a directory that does not exist yet"));
+    }
+    restic_manager::atomic_file::create_private_dir(path).map_err(|error| chain(&error))?;
+    Ok(target)
+}
+
+/// restic counts a restore of nothing as a success; who asked for files that are not in the snapshot must not. Says where the
+/// files are, and how many: restics before 0.17 do not count them.
+pub(super) fn judge(finished: &mut JobFinished, spec: &JobSpec, Destination { target, surroundings }: Destination) {
+    surroundings.put_back();
+    let JobSpec::Restore(RestoreOptions { include, in_place, .. }) = spec else { return };
+    let stats = finished.stats.get_or_insert_default();
+    if !in_place && !stats.contains_key("files_restored") {
+        stats.insert("files_restored".to_owned(), entries_below(Path::new(&target)).into());
+    }
+    let count = |name: &str| stats.get(name).and_then(serde_json::Value::as_u64);
+    // An old restic does not say what it did in place.
+    let is_nothing = count("files_restored").is_some_and(|files| files + count("files_skipped").unwrap_or(0) == 0);
+    stats.insert("target".to_owned(), target.into());
+    if finished.status == JobOutcome::Succeeded && !include.is_empty() && is_nothing {
+        finished.status = JobOutcome::Failed;
+        finished.error = Some("nothing was restored: no file of the snapshot fits `include`".to_owned());
+    }
+}
+
+/// Files and folders, as restic counts them.
+fn entries_below(dir: &Path) -> u64 {
+    let (mut count, mut folders) = (0, vec![dir.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            count += 1;
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                folders.push(entry.path());
+            }
+            if count >= MOST_COUNTED {
+                return count;
+            }
+        }
+    }
+    count
+}
