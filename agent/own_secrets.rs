@@ -165,7 +165,7 @@ mod tests {
     fn secrets_of_ones_own_have_one_source_and_say_what_they_are_for() {
         let head = "server = \"https://backup.example.org\"\nhost = \"web-1\"\n";
         let parsed = |text: &str| crate::settings::parse("agent.toml", &format!("{head}{text}"));
-        let good = "[secrets.a]\nfile = 'C:\\x\\y'\nrepositories = [\"*\"]\n[secrets.b]\nenv = \"B\"\nrepositories = []\n\
+        let good = "[secrets.a]\nfile = 'C:\\x\\y'\nrepositories = [\"*\"]\n[secrets.b]\nenv = \"B\"\nrepositories = [\"*\"]\n\
                     [secrets.c]\ncommand = [\"pass\", \"c\"]\nrepositories = [\"rest:*\"]\n";
         let secrets = parsed(good).expect("fine").secrets;
         assert_eq!(secrets["a"].source, SecretSource::File("C:\\x\\y".into()));
