@@ -44,6 +44,8 @@ mod settings;
 mod snapshots;
 mod spool;
 mod status;
+mod verify;
+mod verify_sample;
 
 /// The restic-manager agent: backs this host up as its schedules say
 #[derive(Parser)]

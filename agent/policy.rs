@@ -160,9 +160,12 @@ impl Policy {
                 }
                 None => Ok(()),
             },
-            JobSpec::Init(_) | JobSpec::Forget(_) | JobSpec::Prune(_) | JobSpec::Check(_) | JobSpec::Unlock(_) => {
-                Ok(())
-            }
+            JobSpec::Check(_)
+            | JobSpec::Forget(_)
+            | JobSpec::Init(_)
+            | JobSpec::Prune(_)
+            | JobSpec::Unlock(_)
+            | JobSpec::Verify(_) => Ok(()),
         }
     }
 

@@ -14,6 +14,9 @@ use restic_manager::protocol::text::Span;
 use crate::restic_version::ResticVersion;
 
 mod values;
+mod verify;
+
+pub(crate) use verify::{verify_list_arguments, verify_restore_arguments};
 
 /// Why a job cannot be handed to restic. `Display` is for the person who asked for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +64,7 @@ pub(crate) fn arguments(spec: &JobSpec, context: &ArgumentContext<'_>) -> Result
         JobSpec::Check(options) => check(options, context),
         JobSpec::Unlock(options) => Ok(unlock(options, context)),
         JobSpec::Restore(options) => restore(options, context),
+        JobSpec::Verify(_) => Err(Refusal::new("a verify job is more than one run of restic")),
     }
 }
 

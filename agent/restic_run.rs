@@ -23,6 +23,7 @@ use crate::restic_args::{ArgumentContext, arguments};
 use crate::restic_environment::{EnvironmentContext, environment};
 use crate::restic_json::StdoutLine;
 use crate::restic_json::cause::Cause;
+use crate::restic_json::document;
 use crate::restic_json::ending::{self, JobEnd, Transcript};
 use crate::restic_version::ResticVersion;
 
@@ -132,6 +133,11 @@ fn restore_target(agent: &Agent, job: JobId, wanted: Option<&str>) -> Result<Str
 /// Runs the job, with its output in the job's log.
 pub(crate) async fn run(agent: &Agent, task: &Task<'_>, version: ResticVersion) -> Ran {
     make_room::for_log(agent);
+    if let JobSpec::Verify(options) = task.spec {
+        let finished = crate::verify::run(agent, task, version, options).await;
+        agent.send_bell.notify_one();
+        return Ran { finished, locked: false };
+    }
     let log = match agent.log(task.id) {
         Ok(log) => Some(log),
         Err(error) => {
@@ -240,7 +246,7 @@ async fn run_program(
                     }
                 }
                 StdoutLine::Summary(_) => write(log, LogSource::Stdout, &masked(agent, &line)),
-                StdoutLine::Text(text) | StdoutLine::Unknown(text) => {
+                StdoutLine::Fact { text, .. } | StdoutLine::Text(text) | StdoutLine::Unknown(text) => {
                     write(log, LogSource::Stdout, &masked(agent, &text));
                 }
                 StdoutLine::Snapshots | StdoutLine::Nothing => {}
@@ -264,7 +270,12 @@ async fn run_program(
     let incomplete = if let JobSpec::Backup(options) = task.spec { options.incomplete } else { IncompleteMeans::Warn };
     let end = transcript.end(exit, version).with_incomplete_as(incomplete).masked(|text| masked(agent, text));
     let locked = end.cause == Some(Cause::Locked) && cancelled.kill_at.is_none();
-    let finished = finished(task.id, end, cancelled.kill_at.is_some());
+    let mut finished = finished(task.id, end, cancelled.kill_at.is_some());
+    if !matches!(task.spec, JobSpec::Forget(options) if options.dry_run)
+        && let Some(stats) = &mut finished.stats
+    {
+        document::without_kept(stats);
+    }
     if cancelled.killed {
         unlock(agent, version, task.spec.repository()).await;
     }

@@ -104,6 +104,9 @@ impl Transcript {
         let line = stdout_line(self.kind, line);
         match &line {
             StdoutLine::Summary(summary) => self.summary = Some(summary.clone()),
+            StdoutLine::Fact { name, value, .. } => {
+                self.summary.get_or_insert_default().insert((*name).to_owned(), value.clone().into());
+            }
             StdoutLine::Unknown(_) => self.unknown_lines += 1,
             StdoutLine::Progress(_) | StdoutLine::Text(_) | StdoutLine::Snapshots | StdoutLine::Nothing => {}
         }
@@ -203,7 +206,12 @@ impl Transcript {
         }
         // What forget says last is only that it failed; why stands with each snapshot.
         let everything = || self.tail.iter().map(String::as_str).collect::<Vec<_>>().join("\n");
-        cause_in_text(&said).or_else(|| self.removal_refused.then(everything).and_then(|text| cause_in_text(&text)))
+        let cause = cause_in_text(&said)
+            .or_else(|| self.removal_refused.then(everything).and_then(|text| cause_in_text(&text)));
+        // Who may not read is told 401 or stops before anything is removed.
+        let removes = matches!(self.kind, Some(JobKind::Forget | JobKind::Prune));
+        let refused = || everything().lines().any(|line| line.contains("Remove(<") && line.contains("403"));
+        cause.map(|cause| if removes && cause == Cause::AccessDenied && refused() { Cause::AppendOnly } else { cause })
     }
 
     /// The lines in which restic says why it failed.

@@ -24,11 +24,12 @@ pub enum JobKind {
     Check,
     Unlock,
     Restore,
+    Verify,
 }
 
 impl JobKind {
-    pub const ALL: [Self; 7] =
-        [Self::Backup, Self::Init, Self::Forget, Self::Prune, Self::Check, Self::Unlock, Self::Restore];
+    pub const ALL: [Self; 8] =
+        [Self::Backup, Self::Init, Self::Forget, Self::Prune, Self::Check, Self::Unlock, Self::Restore, Self::Verify];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -39,6 +40,7 @@ impl JobKind {
             Self::Check => "check",
             Self::Unlock => "unlock",
             Self::Restore => "restore",
+            Self::Verify => "verify",
         }
     }
 
@@ -85,6 +87,7 @@ pub enum JobSpec {
     Check(CheckOptions),
     Unlock(UnlockOptions),
     Restore(RestoreOptions),
+    Verify(VerifyOptions),
 }
 
 impl JobSpec {
@@ -97,6 +100,7 @@ impl JobSpec {
             Self::Check(_) => JobKind::Check,
             Self::Unlock(_) => JobKind::Unlock,
             Self::Restore(_) => JobKind::Restore,
+            Self::Verify(_) => JobKind::Verify,
         }
     }
 
@@ -107,7 +111,17 @@ impl JobSpec {
             Self::Prune(options) => options.repository.as_ref(),
             Self::Check(options) => options.repository.as_ref(),
             Self::Unlock(options) => options.repository.as_ref(),
-            Self::Backup(_) | Self::Init(_) | Self::Restore(_) => None,
+            Self::Backup(_) | Self::Init(_) | Self::Restore(_) | Self::Verify(_) => None,
+        }
+    }
+
+    /// Whether it only tells what would be done.
+    pub const fn is_preview(&self) -> bool {
+        match self {
+            Self::Backup(options) => options.dry_run,
+            Self::Forget(options) => options.dry_run,
+            Self::Prune(options) => options.dry_run,
+            Self::Check(_) | Self::Init(_) | Self::Restore(_) | Self::Unlock(_) | Self::Verify(_) => false,
         }
     }
 
@@ -126,6 +140,7 @@ impl JobSpec {
             JobKind::Check => serde_json::from_value(options).map(Self::Check),
             JobKind::Unlock => serde_json::from_value(options).map(Self::Unlock),
             JobKind::Restore => serde_json::from_value(options).map(Self::Restore),
+            JobKind::Verify => serde_json::from_value(options).map(Self::Verify),
         };
         parsed.map_err(|error| format!("options of a {kind} job: {error}"))
     }
@@ -140,6 +155,7 @@ impl JobSpec {
             Self::Check(options) => serde_json::to_value(options),
             Self::Unlock(options) => serde_json::to_value(options),
             Self::Restore(options) => serde_json::to_value(options),
+            Self::Verify(options) => serde_json::to_value(options),
         };
         // Plain structs of text, numbers and lists always have a JSON form.
         json.unwrap_or(Value::Null)
@@ -276,6 +292,21 @@ pub struct RestoreOptions {
     pub target: Option<String>,
 }
 
+/// A restore test: some files of the host's newest snapshot are restored aside, and compared where their sources have not changed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VerifyOptions {
+    /// Whose newest snapshot; absent: that of any of the host's.
+    #[serde(skip_serializing_if = "is_default")]
+    pub schedule: Option<ScheduleId>,
+    /// How many files, chosen at random, 1 to 500; absent: 20.
+    #[serde(skip_serializing_if = "is_default")]
+    pub sample_files: Option<u32>,
+    /// They are not larger together; absent: 1 GiB.
+    #[serde(skip_serializing_if = "is_default")]
+    pub sample_bytes: Option<u64>,
+}
+
 /// What a schedule may say beyond paths, excludes, tags and retention; each is used by the kinds it fits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -296,7 +327,7 @@ pub struct ScheduleOptions {
     pub retries: u8,
     /// A due time that passed while the agent was off fires once, late.
     pub catch_up: bool,
-    /// forget: whose snapshots; absent: the schedule's own.
+    /// forget, verify: whose snapshots; absent: the schedule's own, or those of any.
     #[serde(skip_serializing_if = "is_default")]
     pub schedule: Option<ScheduleId>,
     #[serde(skip_serializing_if = "is_default")]
@@ -308,6 +339,10 @@ pub struct ScheduleOptions {
     /// How long a hook may run.
     #[serde(skip_serializing_if = "is_default")]
     pub hook_timeout: Option<Span>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub sample_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub sample_files: Option<u32>,
 }
 
 impl Default for ScheduleOptions {
@@ -326,6 +361,8 @@ impl Default for ScheduleOptions {
             read_data: false,
             read_data_subset: None,
             hook_timeout: None,
+            sample_bytes: None,
+            sample_files: None,
         }
     }
 }

@@ -79,6 +79,11 @@ impl Schedule {
                 ..CheckOptions::default()
             }),
             JobKind::Unlock => JobSpec::Unlock(UnlockOptions::default()),
+            JobKind::Verify => JobSpec::Verify(super::job_options::VerifyOptions {
+                schedule: options.schedule.clone(),
+                sample_files: options.sample_files,
+                sample_bytes: options.sample_bytes,
+            }),
             // A schedule of this kind does not pass validation; an empty snapshot is refused by every agent.
             JobKind::Restore => JobSpec::Restore(super::job_options::RestoreOptions::default()),
         }

@@ -2,7 +2,7 @@
 //! what memory has forgotten is looked up by the caller and passed in. Does not write, wake or answer anyone.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::fact::{Fact, HostEnrolled, Idempotency, JobAndActor, JobDispatched, JobExpired, JobQueued};
 use super::fire_jobs::{queued_jobs, specs_of};
@@ -175,8 +175,10 @@ pub fn decide_job(
         kind: kind.ok_or_else(|| Refusal::Invalid("there is nothing to do".to_owned()))?,
         options: Value::Null,
         actor: request.actor.clone(),
-        // The success of another kind of job (a forget by a backup schedule's rules) is not the schedule's.
-        schedule_id: schedule.filter(|schedule| Some(schedule.kind) == kind).map(|schedule| schedule.id.clone()),
+        // The success of another kind of job (a forget by a backup schedule's rules), or of a preview, is not the schedule's.
+        schedule_id: schedule
+            .filter(|schedule| Some(schedule.kind) == kind && !specs.iter().any(JobSpec::is_preview))
+            .map(|schedule| schedule.id.clone()),
         scheduled_at: None,
         idempotency: request.idempotency.clone(),
         repository: None,
@@ -194,10 +196,25 @@ fn requested_specs(
     request: &JobRequest,
     schedule: Option<&Schedule>,
 ) -> Result<Vec<JobSpec>, Refusal> {
-    match schedule.filter(|schedule| request.options.is_none() && runs(schedule, request.kind.as_deref())) {
-        Some(schedule) => specs_of(state, content, schedule).map_err(Refusal::Invalid),
-        None => Ok(vec![requested_spec(request, schedule)?]),
+    let preview = request.options.as_ref().is_some_and(|options| *options == json!({"dry_run": true}));
+    let as_it_is = request.options.is_none() || preview;
+    let specs = match schedule.filter(|schedule| as_it_is && runs(schedule, request.kind.as_deref())) {
+        Some(schedule) => specs_of(state, content, schedule).map_err(Refusal::Invalid)?,
+        None if preview && request.kind.as_deref() == Some("forget") => {
+            vec![requested_spec(&JobRequest { options: None, ..request.clone() }, schedule)?]
+        }
+        None => return Ok(vec![requested_spec(request, schedule)?]),
+    };
+    if preview { specs.into_iter().map(as_preview).collect() } else { Ok(specs) }
+}
+
+/// The same, to be told of and not done.
+fn as_preview(spec: JobSpec) -> Result<JobSpec, Refusal> {
+    let mut options = spec.options_json();
+    if let Some(options) = options.as_object_mut() {
+        options.insert("dry_run".to_owned(), true.into());
     }
+    JobSpec::parse(spec.kind().as_str(), Some(options)).map_err(Refusal::Invalid)
 }
 
 /// Whether that kind, or none by name, is what the schedule runs.
@@ -274,6 +291,9 @@ fn check_spec(spec: &JobSpec) -> Result<(), Refusal> {
             Some(problem) => invalid(problem),
             None => Ok(()),
         },
+        JobSpec::Verify(options) if options.sample_files.is_some_and(|count| !(1..=500).contains(&count)) => {
+            invalid("`options.sample_files` is 1 to 500")
+        }
         JobSpec::Restore(options) if options.snapshot.is_empty() => {
             invalid("restore needs `snapshot`: an id or \"latest\"")
         }

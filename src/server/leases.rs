@@ -28,7 +28,7 @@ pub enum LeaseMode {
 /// How a kind of job uses a repository; `None`: it needs no lease, and helps where one is in the way.
 pub const fn mode_of(kind: JobKind) -> Option<LeaseMode> {
     match kind {
-        JobKind::Backup | JobKind::Restore => Some(LeaseMode::Shared),
+        JobKind::Backup | JobKind::Restore | JobKind::Verify => Some(LeaseMode::Shared),
         JobKind::Init | JobKind::Forget | JobKind::Prune | JobKind::Check => Some(LeaseMode::Exclusive),
         JobKind::Unlock => None,
     }

@@ -246,6 +246,8 @@ fn effective_options(layers: &Layers<'_>) -> ScheduleOptions {
         read_data: layers.value(|raw| &raw.read_data).unwrap_or(false),
         read_data_subset: layers.text(|raw| &raw.read_data_subset),
         hook_timeout: layers.value(|raw| &raw.hook_timeout),
+        sample_bytes: layers.value(|raw| &raw.sample_bytes),
+        sample_files: layers.value(|raw| &raw.sample_files).and_then(|n| u32::try_from(n).ok()),
     }
 }
 
@@ -277,8 +279,12 @@ fn warn_of_useless(kind: JobKind, layers: &Layers<'_>, problems: &mut Vec<Proble
     if !matches!(kind, JobKind::Backup | JobKind::Forget) {
         warn(layers.last(|raw| &raw.retention).map(|(file, value)| (file, value.place)), "retention");
     }
-    if kind != JobKind::Forget {
+    if !matches!(kind, JobKind::Forget | JobKind::Verify) {
         warn(layers.last(|raw| &raw.schedule).map(|(file, value)| (file, value.place)), "options.schedule");
+    }
+    if kind != JobKind::Verify {
+        warn(layers.last(|raw| &raw.sample_bytes).map(|(file, value)| (file, value.place)), "options.sample_bytes");
+        warn(layers.last(|raw| &raw.sample_files).map(|(file, value)| (file, value.place)), "options.sample_files");
     }
 }
 

@@ -205,6 +205,7 @@ fn check(typed: Typed, memory: &mut Remembered, problems: &mut Vec<Problem>) -> 
             problems.push(host.place.error(&raw.file, suggestions.unknown("host", host.value.as_str(), known)));
         }
         warn_of_maintenance(&raw, with_retention.contains(&name), problems);
+        check_maintenance_url(&raw, problems);
         repositories.insert(name.clone(), repository(name, raw, &settings, problems));
     }
     for (name, maintained) in &elected {
@@ -267,6 +268,23 @@ fn warn_of_maintenance(raw: &RawRepository, has_retention: bool, problems: &mut 
     }
 }
 
+/// Both ways lead to the same: what is each host's by itself is so for maintenance too.
+fn check_maintenance_url(raw: &RawRepository, problems: &mut Vec<Problem>) {
+    let Some(url) = raw.maintenance.as_ref().and_then(|work| work.value.url.as_ref()).filter(|_| raw.clean) else {
+        return;
+    };
+    let is_per_host = |url: &str| url.contains("{host}");
+    if !url.value.is_empty() && is_per_host(&url.value) != is_per_host(&raw.url) {
+        let (has, lacks) = if is_per_host(&raw.url) {
+            ("the repository's url", "this one")
+        } else {
+            ("this one", "the repository's url")
+        };
+        let message = format!("{has} has {{host}} and {lacks} has not: both must lead to the same data");
+        problems.push(url.place.error(&raw.file, message));
+    }
+}
+
 fn repository(
     name: RepositoryName,
     raw: RawRepository,
@@ -277,6 +295,7 @@ fn repository(
         let raw = raw.value;
         Some(Maintenance {
             host: raw.host?.value,
+            url: raw.url.map(|url| url.value).filter(|url| !url.is_empty()),
             username: raw.username,
             credential: raw.credential,
             password: raw.password,

@@ -113,7 +113,7 @@ pub fn maintenance_jobs(
             let unlock = |target| UnlockOptions { remove_all: false, repository: Some(target) };
             targets.into_iter().map(unlock).map(JobSpec::Unlock).collect()
         }
-        JobKind::Backup | JobKind::Init | JobKind::Restore => Vec::new(),
+        JobKind::Backup | JobKind::Init | JobKind::Restore | JobKind::Verify => Vec::new(),
     };
     if jobs.is_empty() {
         return Err(format!("no backup schedule in repository {} has retention", repository.name));

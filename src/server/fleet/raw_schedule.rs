@@ -53,10 +53,12 @@ pub(super) struct RawSchedule {
     pub(super) read_data: Typed<bool>,
     /// Empty: none.
     pub(super) read_data_subset: Typed<String>,
+    pub(super) sample_bytes: Typed<u64>,
+    pub(super) sample_files: Typed<u64>,
 }
 
 const IN_SCHEDULE: [&str; 5] = ["retries", "incomplete", "catch_up", "hook_timeout", "max_age"];
-const IN_OPTIONS: [&str; 9] = [
+const IN_OPTIONS: [&str; 11] = [
     "iexcludes",
     "one_file_system",
     "exclude_caches",
@@ -66,6 +68,8 @@ const IN_OPTIONS: [&str; 9] = [
     "max_unused",
     "read_data",
     "read_data_subset",
+    "sample_bytes",
+    "sample_files",
 ];
 
 /// The sizes of so many runs are remembered.
@@ -81,6 +85,27 @@ impl std::str::FromStr for Shrink {
             if text == "off" { Some(0) } else { text.strip_suffix('%').and_then(|number| number.parse().ok()) };
         let number = number.filter(|number| (0..=99).contains(number));
         number.map(Self).ok_or_else(|| format!("{} is no share: write for example \"50%\", or \"off\"", shown(text)))
+    }
+}
+
+/// Each is named to restic.
+const MOST_SAMPLE_FILES: u64 = 500;
+
+/// `"500M"`: a size as restic writes it, in bytes.
+struct SampleBytes(u64);
+
+impl std::str::FromStr for SampleBytes {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        rules::size(text).map_err(|error| error.to_string())?;
+        let (digits, unit) = text.split_at(text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len()));
+        let shift = "KMGT".find(&unit.to_uppercase()).filter(|_| !unit.is_empty()).map_or(0, |at| 10 * (at + 1));
+        let number: Option<u64> = digits.parse().ok();
+        number
+            .and_then(|number| number.checked_mul(1 << shift))
+            .filter(|bytes| *bytes > 0)
+            .map(Self)
+            .ok_or_else(|| format!("{} is no size to restore", shown(text)))
     }
 }
 
@@ -149,6 +174,8 @@ fn read_options(options: &mut TableReader<'_>, raw: &mut RawSchedule) {
     raw.max_unused = read_checked(options, "max_unused", rules::max_unused);
     raw.read_data = options.boolean("read_data");
     raw.read_data_subset = read_checked(options, "read_data_subset", |text| rules::read_data_subset(text, false));
+    raw.sample_bytes = options.parsed::<SampleBytes>("sample_bytes").map(|size| size.map(|size| size.0));
+    raw.sample_files = options.integer("sample_files", 1..=MOST_SAMPLE_FILES);
     options.misplaced(&IN_SCHEDULE, "beside options, not into it");
 }
 

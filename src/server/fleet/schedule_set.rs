@@ -35,6 +35,7 @@ pub struct AccessSecrets {
 /// With what a repository is reached: by the hosts that use it, or by the one that maintains it.
 #[derive(Debug, Clone, Copy)]
 pub struct Credentials<'a> {
+    pub url: &'a str,
     pub username: Option<&'a String>,
     pub password: Option<&'a SecretSource>,
     pub credential: Option<&'a SecretSource>,
@@ -42,8 +43,8 @@ pub struct Credentials<'a> {
 
 impl<'a> Credentials<'a> {
     pub fn of_hosts(repository: &'a Repository) -> Self {
-        let Repository { username, password, credential, .. } = repository;
-        Self { username: username.as_ref(), password: password.as_ref(), credential: credential.as_ref() }
+        let Repository { url, username, password, credential, .. } = repository;
+        Self { url, username: username.as_ref(), password: password.as_ref(), credential: credential.as_ref() }
     }
 
     /// Maintenance's own, and the hosts' where it has none.
@@ -51,6 +52,7 @@ impl<'a> Credentials<'a> {
         let hosts = Self::of_hosts(repository);
         let Some(work) = &repository.maintenance else { return hosts };
         Self {
+            url: work.url.as_deref().unwrap_or(hosts.url),
             username: work.username.as_ref().or(hosts.username),
             password: work.password.as_ref().or(hosts.password),
             credential: work.credential.as_ref().or(hosts.credential),
@@ -119,7 +121,7 @@ fn access(
     secrets: &AccessSecrets,
 ) -> RepositoryAccess {
     RepositoryAccess {
-        url: for_host(&repository.url, whose),
+        url: for_host(credentials.url, whose),
         username: credentials.username.map_or(String::new(), |name| for_host(name, whose)),
         password: secrets.password.clone().unwrap_or_default(),
         password_secret: agents_own(credentials.password),
