@@ -16,7 +16,7 @@ use crate::commands::{ended, finish};
 use crate::core::Agent;
 use crate::ledger::{LedgerJob, Progress, Stage, Work};
 use crate::restic_run::{self, Task};
-use crate::{hook_run, restic_probe, snapshots};
+use crate::{hook_run, restic_probe, snapshots, verify};
 
 /// How soon a job that found the repository locked is tried again, in seconds, times the number of the try.
 const LOCKED_RETRY_SECS: u64 = 20;
@@ -32,6 +32,7 @@ const MOST_UNLOCKS: u64 = 3;
 /// may have left its lock: stale locks are removed before the first job that could find one.
 /// `died_within_a_job`: surely one has, so that others who share the repository need not wait for our next job.
 pub(crate) async fn run(agent: Rc<Agent>, died_within_a_job: bool) {
+    verify::remove_leftovers(&agent);
     if died_within_a_job && let Ok(version) = restic_probe::probe(&agent).await {
         restic_run::unlock(&agent, version, None).await;
     }

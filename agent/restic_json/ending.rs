@@ -335,7 +335,7 @@ mod tests {
             "unable to remove snapshot/0a from the repository",
         ];
         let end = end(JobKind::Forget, Exit::Code(0), NEW, &stderr);
-        assert_eq!((end.outcome, end.cause, end.stats), (JobOutcome::Failed, Some(Cause::AccessDenied), None));
+        assert_eq!((end.outcome, end.cause, end.stats), (JobOutcome::Failed, Some(Cause::AppendOnly), None));
     }
 
     #[test]

@@ -205,11 +205,11 @@ fn requested_specs(
         }
         None => return Ok(vec![requested_spec(request, schedule)?]),
     };
-    if preview { specs.into_iter().map(as_preview).collect() } else { Ok(specs) }
+    if preview { specs.iter().map(as_preview).collect() } else { Ok(specs) }
 }
 
 /// The same, to be told of and not done.
-fn as_preview(spec: JobSpec) -> Result<JobSpec, Refusal> {
+fn as_preview(spec: &JobSpec) -> Result<JobSpec, Refusal> {
     let mut options = spec.options_json();
     if let Some(options) = options.as_object_mut() {
         options.insert("dry_run".to_owned(), true.into());

@@ -484,7 +484,7 @@ fn the_words_of_enumerations_are_the_protocols() {
         "queued waiting skipped refused",
     );
     check(&[ActorKind::Schedule, ActorKind::Operator, ActorKind::System], "schedule operator system");
-    check(&JobKind::ALL, "backup init forget prune check unlock restore");
+    check(&JobKind::ALL, "backup init forget prune check unlock restore verify");
     check(
         &[JobStatus::Queued, JobStatus::Running, JobStatus::Succeeded, JobStatus::Failed, JobStatus::Cancelled],
         "queued running succeeded failed cancelled",

@@ -97,15 +97,12 @@ struct SampleBytes(u64);
 impl std::str::FromStr for SampleBytes {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        rules::size(text).map_err(|error| error.to_string())?;
-        let (digits, unit) = text.split_at(text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len()));
-        let shift = "KMGT".find(&unit.to_uppercase()).filter(|_| !unit.is_empty()).map_or(0, |at| 10 * (at + 1));
-        let number: Option<u64> = digits.parse().ok();
-        number
-            .and_then(|number| number.checked_mul(1 << shift))
-            .filter(|bytes| *bytes > 0)
-            .map(Self)
-            .ok_or_else(|| format!("{} is no size to restore", shown(text)))
+        let digits = text.trim_end_matches(['k', 'K', 'm', 'M', 'g', 'G', 't', 'T']);
+        let unit = text.chars().last().and_then(|last| "KMGT".find(last.to_ascii_uppercase()));
+        let shift = unit.map_or(0, |at| 10 * (at + 1));
+        let plain = digits.len() <= 6 && text.len() <= digits.len() + 1 && digits.bytes().all(|b| b.is_ascii_digit());
+        let bytes = digits.parse().ok().filter(|number| plain && *number > 0).map(|number: u64| number << shift);
+        bytes.map(Self).ok_or_else(|| format!("{} is no size: write for example \"500M\" or \"2G\"", shown(text)))
     }
 }
 
