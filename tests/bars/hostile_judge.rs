@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::harness::text;
 
@@ -46,8 +47,18 @@ pub(crate) fn records(dir: &Path) -> Vec<Started> {
                 let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes).to_vec();
                 bytes.split(|byte| *byte == 0).map(|part| String::from_utf8_lossy(part).into_owned()).collect()
             };
+            // One that is being written, or never will be: its program was killed.
+            let is_whole = || !path.with_extension("").exists();
+            let patience = Instant::now() + Duration::from_secs(2);
+            while !is_whole() && Instant::now() < patience {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let mut arguments = parts(&path);
+            if !is_whole() && arguments.len() < 2 {
+                continue;
+            }
             // The shell and the script come first.
-            let arguments = parts(&path).split_off(2);
+            arguments.drain(..2);
             let environment = parts(&path.with_extension("environment"));
             found.push(Started { arguments, environment: environment.iter().map(|pair| split(pair)).collect() });
         }

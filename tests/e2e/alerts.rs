@@ -1,15 +1,19 @@
 //! What needs a person is told once, can be acknowledged, and ends by itself; a restart of the server changes nothing of it.
 
 use std::fs;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Fleet, text};
+use crate::harness::{Fleet, eventually, text};
 
 /// The open alerts, by kind.
 fn open(fleet: &Fleet) -> Vec<(String, Value)> {
-    let alerts = fleet.get("/v1/alerts");
-    assert_eq!(fleet.get("/v1/hosts/web-1")["alerts"], alerts["alerts"], "the host shows its own");
+    // Two requests: one may end between them.
+    let alerts = eventually("the host shows its own", Duration::from_secs(5), || {
+        let alerts = fleet.get("/v1/alerts");
+        (fleet.get("/v1/hosts/web-1")["alerts"] == alerts["alerts"]).then_some(alerts)
+    });
     let alerts = alerts["alerts"].as_array().expect("a list").clone();
     alerts.into_iter().map(|alert| (alert["kind"].as_str().expect("a kind").to_owned(), alert)).collect()
 }
@@ -70,9 +74,7 @@ fn failures_gaps_and_shrunken_backups_are_told_until_they_end() {
     // A schedule that is gone has no alerts.
     fleet.write("config/hosts/web-1.toml", "repository = \"main\"\n");
     fleet.post("/v1/config/reload", "");
-    crate::harness::eventually("its alert ends", std::time::Duration::from_secs(25), || {
-        kinds(&fleet).is_empty().then_some(())
-    });
+    eventually("its alert ends", Duration::from_secs(25), || kinds(&fleet).is_empty().then_some(()));
 
     let told =
         fleet.journal().into_iter().filter(|line| line["type"].as_str().is_some_and(|t| t.starts_with("alert.")));

@@ -251,31 +251,37 @@ fn where_each_host_has_its_own_repository_a_fire_makes_a_job_for_each() {
         let id = "maintenance:main:check";
         let job = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_URL, format!("restic-manager:web-1/{id}@{at}").as_bytes());
         tell("schedule.fire", json!({"schedule_id": id, "scheduled_at": at, "fired_at": at, "job_id": job}));
-        let told = messages(&fleet, &one, "web-1");
-        let commands: Vec<&Value> =
-            told.iter().filter(|message| message["type"] == "command.run").map(|message| &message["payload"]).collect();
-        let mut parts: Vec<(&str, &str)> = commands
-            .iter()
-            .map(|command| {
-                assert_eq!((&command["kind"], &command["schedule_id"]), (&json!("check"), &json!(id)));
-                let option = |name: &str| command["options"][name].as_str().expect("an option");
-                (option("repository"), option("read_data_subset"))
-            })
-            .collect();
-        parts.sort_unstable();
-        assert_eq!(parts, [("main/web-1", expected[0]), ("main/web-2", expected[1])], "day {day}");
-        assert!(
-            commands.iter().any(|command| command["job_id"] == job.to_string()),
-            "the fire's own job is one of them"
-        );
-        let results: Vec<&Value> = told.iter().filter(|message| message["type"] == "fire.result").collect();
-        assert_eq!(results.iter().filter(|result| result["payload"]["scheduled_at"] == at).count(), 1, "one answer");
-        for command in commands {
+        // One at a time: the host's agent runs one job at a time, so it has one lease at a time.
+        let (mut commands, mut results) = (Vec::<Value>::new(), 0);
+        while commands.len() < 2 {
+            let command = eventually("the next target's command", Duration::from_secs(10), || {
+                let told = messages(&fleet, &one, "web-1");
+                let at =
+                    |message: &&Value| message["type"] == "fire.result" && message["payload"]["scheduled_at"] == at;
+                results = results.max(told.iter().filter(at).count());
+                let mut open = told.iter().filter(|message| message["type"] == "command.run");
+                let command = open.next().map(|message| message["payload"].clone())?;
+                assert_eq!(open.count(), 0, "one at a time");
+                Some(command).filter(|command| commands.iter().all(|before| before["job_id"] != command["job_id"]))
+            });
+            assert_eq!((&command["kind"], &command["schedule_id"]), (&json!("check"), &json!(id)));
             let status = if command["options"]["repository"] == "main/web-2" { web_2_ends } else { "succeeded" };
             tell(
                 "job.finished",
                 json!({"job_id": command["job_id"], "status": status, "finished_at": "2026-11-23T00:00:02Z", "last_log_seq": 0}),
             );
+            commands.push(command);
         }
+        let option = |command: &Value, name: &str| command["options"][name].as_str().expect("an option").to_owned();
+        let mut parts: Vec<(String, String)> = commands
+            .iter()
+            .map(|command| (option(command, "repository"), option(command, "read_data_subset")))
+            .collect();
+        parts.sort_unstable();
+        let expected = [("main/web-1", expected[0]), ("main/web-2", expected[1])];
+        assert_eq!(parts, expected.map(|(target, part)| (target.to_owned(), part.to_owned())), "day {day}");
+        let is_own = |command: &Value| command["job_id"] == job.to_string();
+        assert!(commands.iter().any(is_own), "the fire's own job is one of them");
+        assert_eq!(results, 1, "one answer");
     }
 }

@@ -32,7 +32,8 @@ fn without_its_server_the_agent_backs_up_and_delivers_afterwards() {
             .then_some(())
     });
     fleet.server = None;
-    let (id, scheduled_at) = eventually("the agent runs a backup by itself", Duration::from_secs(100), || {
+    // The next minute's, or the one after where the server had answered that before it was gone.
+    let (id, scheduled_at) = eventually("the agent runs a backup by itself", Duration::from_secs(150), || {
         let ledger = ledger(&fleet);
         let offline = ledger.iter().find(|line| line["offline"].is_object())?;
         let id = offline["job_id"].as_str()?.to_owned();
