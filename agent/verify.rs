@@ -41,7 +41,7 @@ pub(crate) async fn run(
         agent.note_error(&format!("restored files of a verify job stay in {}: {error}", scratch.display()));
     }
     match ran {
-        Ok((snapshot, verdicts)) => finished(agent, task, &snapshot, verdicts),
+        Ok((snapshot, verdicts)) => finished(agent, task, &snapshot, &verdicts),
         Err(Stopped::Cancelled) => ended(task.id, JobOutcome::Cancelled, None),
         Err(Stopped::Failed(error)) => {
             let error = masked(agent, &error);
@@ -243,7 +243,7 @@ fn source_path(path: &str) -> PathBuf {
     PathBuf::from(path)
 }
 
-fn finished(agent: &Agent, task: &Task<'_>, snapshot: &str, verdicts: Verdicts) -> JobFinished {
+fn finished(agent: &Agent, task: &Task<'_>, snapshot: &str, verdicts: &Verdicts) -> JobFinished {
     for line in verdicts.lines() {
         log_line(agent, task.id, LogSource::Event, &masked(agent, &line));
     }

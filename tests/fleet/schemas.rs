@@ -124,7 +124,7 @@ const NO_TOML: &str = "it is no TOML";
 const CALENDAR: &str = "it takes a calendar, or counting";
 
 /// The bad cases that no schema can see, and why.
-const UNSEEN: [(&str, &str); 27] = [
+const UNSEEN: [(&str, &str); 28] = [
     ("a-groups-problem-is-told-once", ABSENT),
     ("check-subset", CALENDAR),
     ("cron-missing", ABSENT),
@@ -133,6 +133,7 @@ const UNSEEN: [(&str, &str); 27] = [
     ("group-file-name", NAME),
     ("host-file-name", NAME),
     ("kind-missing", ABSENT),
+    ("maintenance-url", TOGETHER),
     ("no-repository", ABSENT),
     ("paths-empty", ABSENT),
     ("paths-missing", ABSENT),
