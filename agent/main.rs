@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 mod backoff;
 mod commands;
+mod copy_environment;
 mod core;
 mod diagnose;
 mod enroll;

@@ -161,6 +161,7 @@ impl Policy {
                 None => Ok(()),
             },
             JobSpec::Check(_)
+            | JobSpec::Copy(_)
             | JobSpec::Forget(_)
             | JobSpec::Init(_)
             | JobSpec::Prune(_)

@@ -37,8 +37,8 @@ pub(crate) async fn run(
         Ok(()) => compare_sample(agent, task, version, options, &scratch).await,
         Err(error) => Err(Stopped::Failed(error)),
     };
-    if let Err(error) = std::fs::remove_dir_all(&scratch) {
-        agent.note_error(&format!("restored files of a verify job stay in {}: {error}", scratch.display()));
+    if let Err(error) = atomic_file::remove_dir(&scratch) {
+        agent.note_error(&format!("restored files of a verify job stay: {}", chain(&error)));
     }
     match ran {
         Ok((snapshot, verdicts)) => finished(agent, task, &snapshot, &verdicts),
@@ -53,11 +53,8 @@ pub(crate) async fn run(
 
 /// What an agent that died has left.
 pub(crate) fn remove_leftovers(agent: &Agent) {
-    let dir = scratch_dir(agent);
-    if dir.exists()
-        && let Err(error) = std::fs::remove_dir_all(&dir)
-    {
-        tracing::warn!("restored files of a verify job stay in {}: {error}", dir.display());
+    if let Err(error) = atomic_file::remove_dir(&scratch_dir(agent)) {
+        tracing::warn!("restored files of a verify job stay: {}", chain(&error));
     }
 }
 

@@ -81,6 +81,8 @@ pub(crate) struct Transcript {
     removal_refused: bool,
     tail: VecDeque<String>,
     unknown_lines: u64,
+    /// Snapshots that copy made.
+    copied: u64,
 }
 
 impl Transcript {
@@ -96,6 +98,7 @@ impl Transcript {
             removal_refused: false,
             tail: VecDeque::new(),
             unknown_lines: 0,
+            copied: 0,
         }
     }
 
@@ -108,6 +111,7 @@ impl Transcript {
                 self.summary.get_or_insert_default().insert((*name).to_owned(), value.clone().into());
             }
             StdoutLine::Unknown(_) => self.unknown_lines += 1,
+            StdoutLine::Text(text) if self.kind == Some(JobKind::Copy) && is_copied(text) => self.copied += 1,
             StdoutLine::Progress(_) | StdoutLine::Text(_) | StdoutLine::Snapshots | StdoutLine::Nothing => {}
         }
         line
@@ -175,6 +179,10 @@ impl Transcript {
             // It lists what should have been removed.
             Some(_) if self.removal_refused => None,
             // Nothing matched, and restic said nothing.
+            // There is no summary in any version.
+            _ if self.kind == Some(JobKind::Copy) => {
+                Some(Summary::from_iter([("snapshots_copied".to_owned(), self.copied.into())]))
+            }
             None if ok && self.kind == Some(JobKind::Forget) => Some(document::forget(&[])),
             summary => summary,
         };
@@ -237,6 +245,13 @@ impl Transcript {
         let said = if said.is_empty() { ending } else { said };
         cause.map_or_else(|| said.clone(), |cause| format!("{said} ({cause})"))
     }
+}
+
+/// "snapshot 0123abcd saved", in later versions followed by what it was copied from.
+fn is_copied(text: &str) -> bool {
+    text.strip_prefix("snapshot ")
+        .and_then(|rest| rest.split_once(' '))
+        .is_some_and(|(_, rest)| rest.starts_with("saved"))
 }
 
 /// The signals that people send, and those that the system does.

@@ -8,8 +8,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use super::schedule_options::ScheduleOptions;
 use super::text::{Span, is_default};
-use crate::id::{HostName, ScheduleId};
+use crate::id::{HostName, RepositoryName, ScheduleId};
 use crate::repository_target::RepositoryTarget;
 use crate::retention::RetentionPolicy;
 
@@ -25,11 +26,21 @@ pub enum JobKind {
     Unlock,
     Restore,
     Verify,
+    Copy,
 }
 
 impl JobKind {
-    pub const ALL: [Self; 8] =
-        [Self::Backup, Self::Init, Self::Forget, Self::Prune, Self::Check, Self::Unlock, Self::Restore, Self::Verify];
+    pub const ALL: [Self; 9] = [
+        Self::Backup,
+        Self::Init,
+        Self::Forget,
+        Self::Prune,
+        Self::Check,
+        Self::Unlock,
+        Self::Restore,
+        Self::Verify,
+        Self::Copy,
+    ];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -41,6 +52,7 @@ impl JobKind {
             Self::Unlock => "unlock",
             Self::Restore => "restore",
             Self::Verify => "verify",
+            Self::Copy => "copy",
         }
     }
 
@@ -88,6 +100,7 @@ pub enum JobSpec {
     Unlock(UnlockOptions),
     Restore(RestoreOptions),
     Verify(VerifyOptions),
+    Copy(CopyOptions),
 }
 
 impl JobSpec {
@@ -101,6 +114,7 @@ impl JobSpec {
             Self::Unlock(_) => JobKind::Unlock,
             Self::Restore(_) => JobKind::Restore,
             Self::Verify(_) => JobKind::Verify,
+            Self::Copy(_) => JobKind::Copy,
         }
     }
 
@@ -111,7 +125,16 @@ impl JobSpec {
             Self::Prune(options) => options.repository.as_ref(),
             Self::Check(options) => options.repository.as_ref(),
             Self::Unlock(options) => options.repository.as_ref(),
-            Self::Backup(_) | Self::Init(_) | Self::Restore(_) | Self::Verify(_) => None,
+            Self::Backup(_) | Self::Copy(_) | Self::Init(_) | Self::Restore(_) | Self::Verify(_) => None,
+        }
+    }
+
+    /// The second repository of the configuration that it writes to; `None`: it works with one.
+    pub const fn copies_to(&self) -> Option<&RepositoryName> {
+        match self {
+            Self::Copy(options) => options.to.as_ref(),
+            Self::Init(options) => options.to.as_ref(),
+            _ => None,
         }
     }
 
@@ -121,7 +144,9 @@ impl JobSpec {
             Self::Backup(options) => options.dry_run,
             Self::Forget(options) => options.dry_run,
             Self::Prune(options) => options.dry_run,
-            Self::Check(_) | Self::Init(_) | Self::Restore(_) | Self::Unlock(_) | Self::Verify(_) => false,
+            Self::Check(_) | Self::Copy(_) | Self::Init(_) | Self::Restore(_) | Self::Unlock(_) | Self::Verify(_) => {
+                false
+            }
         }
     }
 
@@ -141,6 +166,7 @@ impl JobSpec {
             JobKind::Unlock => serde_json::from_value(options).map(Self::Unlock),
             JobKind::Restore => serde_json::from_value(options).map(Self::Restore),
             JobKind::Verify => serde_json::from_value(options).map(Self::Verify),
+            JobKind::Copy => serde_json::from_value(options).map(Self::Copy),
         };
         parsed.map_err(|error| format!("options of a {kind} job: {error}"))
     }
@@ -156,6 +182,7 @@ impl JobSpec {
             Self::Unlock(options) => serde_json::to_value(options),
             Self::Restore(options) => serde_json::to_value(options),
             Self::Verify(options) => serde_json::to_value(options),
+            Self::Copy(options) => serde_json::to_value(options),
         };
         // Plain structs of text, numbers and lists always have a JSON form.
         json.unwrap_or(Value::Null)
@@ -217,7 +244,11 @@ pub struct BackupOptions {
 /// `restic init`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct InitOptions {}
+pub struct InitOptions {
+    /// Makes this repository, one that the host copies to, and cuts data as its own does, so that copies share it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub to: Option<RepositoryName>,
+}
 
 /// `restic forget`, always scoped to hosts by name and to one schedule's snapshots.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -307,64 +338,16 @@ pub struct VerifyOptions {
     pub sample_bytes: Option<u64>,
 }
 
-/// What a schedule may say beyond paths, excludes, tags and retention; each is used by the kinds it fits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// `restic copy` of the host's own snapshots to a second repository of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct ScheduleOptions {
+pub struct CopyOptions {
+    /// Required: the repository that a copy schedule of the host names.
     #[serde(skip_serializing_if = "is_default")]
-    pub iexcludes: Vec<String>,
-    #[serde(skip_serializing_if = "is_default")]
-    pub one_file_system: bool,
-    #[serde(skip_serializing_if = "is_default")]
-    pub exclude_caches: bool,
-    #[serde(skip_serializing_if = "is_default")]
-    pub exclude_if_present: Vec<String>,
-    #[serde(skip_serializing_if = "is_default")]
-    pub exclude_larger_than: Option<String>,
-    #[serde(skip_serializing_if = "is_default")]
-    pub incomplete: IncompleteMeans,
-    #[serde(skip_serializing_if = "is_default")]
-    pub retries: u8,
-    /// A due time that passed while the agent was off fires once, late.
-    pub catch_up: bool,
-    /// forget, verify: whose snapshots; absent: the schedule's own, or those of any.
+    pub to: Option<RepositoryName>,
+    /// Whose snapshots; absent: all of the host's.
     #[serde(skip_serializing_if = "is_default")]
     pub schedule: Option<ScheduleId>,
-    #[serde(skip_serializing_if = "is_default")]
-    pub max_unused: Option<String>,
-    #[serde(skip_serializing_if = "is_default")]
-    pub read_data: bool,
-    #[serde(skip_serializing_if = "is_default")]
-    pub read_data_subset: Option<String>,
-    /// How long a hook may run.
-    #[serde(skip_serializing_if = "is_default")]
-    pub hook_timeout: Option<Span>,
-    #[serde(skip_serializing_if = "is_default")]
-    pub sample_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "is_default")]
-    pub sample_files: Option<u32>,
-}
-
-impl Default for ScheduleOptions {
-    fn default() -> Self {
-        Self {
-            iexcludes: Vec::new(),
-            one_file_system: false,
-            exclude_caches: false,
-            exclude_if_present: Vec::new(),
-            exclude_larger_than: None,
-            incomplete: IncompleteMeans::Warn,
-            retries: 0,
-            catch_up: true,
-            schedule: None,
-            max_unused: None,
-            read_data: false,
-            read_data_subset: None,
-            hook_timeout: None,
-            sample_bytes: None,
-            sample_files: None,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -374,7 +357,7 @@ mod tests {
 
     #[test]
     fn options_are_read_by_kind_and_default_when_absent() {
-        assert_eq!(JobSpec::parse("init", None), Ok(JobSpec::Init(InitOptions {})));
+        assert_eq!(JobSpec::parse("init", None), Ok(JobSpec::Init(InitOptions::default())));
         let spec = JobSpec::parse("check", Some(json!({"read_data": true}))).expect("check takes read_data");
         assert_eq!(spec.options_json(), json!({"read_data": true}));
     }

@@ -64,7 +64,7 @@ impl Schedule {
                 post_hook: self.post_hook.clone(),
                 hook_timeout: options.hook_timeout,
             }),
-            JobKind::Init => JobSpec::Init(InitOptions {}),
+            JobKind::Init => JobSpec::Init(InitOptions::default()),
             JobKind::Forget => JobSpec::Forget(ForgetOptions {
                 schedule: Some(options.schedule.clone().unwrap_or_else(|| self.id.clone())),
                 retention_policy: self.retention_policy.clone(),
@@ -79,6 +79,10 @@ impl Schedule {
                 ..CheckOptions::default()
             }),
             JobKind::Unlock => JobSpec::Unlock(UnlockOptions::default()),
+            JobKind::Copy => JobSpec::Copy(super::job_options::CopyOptions {
+                to: options.to.clone(),
+                schedule: options.schedule.clone(),
+            }),
             JobKind::Verify => JobSpec::Verify(super::job_options::VerifyOptions {
                 schedule: options.schedule.clone(),
                 sample_files: options.sample_files,

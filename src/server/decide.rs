@@ -9,7 +9,9 @@ use super::fire_jobs::{queued_jobs, specs_of};
 use super::host_content::HostContent;
 use super::host_state::HostState;
 use super::leases::needed_lease;
-use crate::id::{HostName, JobId, ScheduleId, job_id_of_fire, job_id_of_fire_part, job_id_of_request_part};
+use crate::id::{
+    HostName, JobId, RepositoryName, ScheduleId, job_id_of_fire, job_id_of_fire_part, job_id_of_request_part,
+};
 use crate::job::{Actor, ActorKind};
 use crate::protocol::agent_event::ScheduleFire;
 use crate::protocol::command::{FireOutcome, FireResult};
@@ -157,6 +159,9 @@ pub fn decide_job(
     for target in specs.iter().filter_map(JobSpec::repository) {
         check_target(content, target)?;
     }
+    for to in specs.iter().filter_map(JobSpec::copies_to) {
+        check_copy_target(content, to)?;
+    }
     let is_about_its_own = specs.iter().any(|spec| spec.repository().is_none());
     if is_about_its_own && content.is_none_or(|c| c.config.repo_url.as_deref().unwrap_or_default().is_empty()) {
         return Err(Refusal::Invalid(
@@ -242,6 +247,17 @@ fn check_target(content: Option<&HostContent>, target: &RepositoryTarget) -> Res
     }))
 }
 
+/// Whether a copy schedule of the host names it.
+fn check_copy_target(content: Option<&HostContent>, to: &RepositoryName) -> Result<(), Refusal> {
+    let targets = content.and_then(|content| content.config.copy_targets.as_ref());
+    if targets.is_some_and(|targets| targets.keys().any(|target| target.repository == *to)) {
+        return Ok(());
+    }
+    Err(Refusal::Invalid(format!(
+        "the host has no access to repository {to}: it needs a copy schedule with options = {{ to = \"{to}\" }}, and secrets that can be read (see GET /v1/config)"
+    )))
+}
+
 fn requested_spec(request: &JobRequest, schedule: Option<&Schedule>) -> Result<JobSpec, Refusal> {
     let Some(schedule) = schedule else {
         let kind = request
@@ -291,6 +307,9 @@ fn check_spec(spec: &JobSpec) -> Result<(), Refusal> {
             Some(problem) => invalid(problem),
             None => Ok(()),
         },
+        JobSpec::Copy(options) if options.to.is_none() => {
+            invalid("copy needs `options.to`: the repository that it writes to")
+        }
         JobSpec::Verify(options) if options.sample_files.is_some_and(|count| !(1..=500).contains(&count)) => {
             invalid("`options.sample_files` is 1 to 500")
         }

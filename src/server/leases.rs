@@ -28,7 +28,7 @@ pub enum LeaseMode {
 /// How a kind of job uses a repository; `None`: it needs no lease, and helps where one is in the way.
 pub const fn mode_of(kind: JobKind) -> Option<LeaseMode> {
     match kind {
-        JobKind::Backup | JobKind::Restore | JobKind::Verify => Some(LeaseMode::Shared),
+        JobKind::Backup | JobKind::Copy | JobKind::Restore | JobKind::Verify => Some(LeaseMode::Shared),
         JobKind::Init | JobKind::Forget | JobKind::Prune | JobKind::Check => Some(LeaseMode::Exclusive),
         JobKind::Unlock => None,
     }
@@ -41,6 +41,11 @@ pub fn needed_lease(
     content: Option<&HostContent>,
 ) -> Option<(RepositoryTarget, LeaseMode)> {
     let mode = mode_of(kind)?;
+    // One that is written to from another: that one is only read, under restic's own shared lock.
+    if let Some(to) = options.get("to").and_then(Value::as_str) {
+        let mut targets = content?.config.copy_targets.as_ref()?.keys();
+        return Some((targets.find(|target| target.repository.as_str() == to)?.clone(), mode));
+    }
     let named = options.get("repository").and_then(Value::as_str).and_then(|text| text.parse().ok());
     let target = named.or_else(|| content?.repository.clone())?;
     Some((target, mode))

@@ -138,6 +138,10 @@ fn settings() -> ConfigUpdate {
         repo_password_secret: Some("restic".to_owned()),
         repo_credential_secret: Some("rest".to_owned()),
         maintained: Some([(id("main"), maintained()), (id("apart/web-1"), RepositoryAccess::default())].into()),
+        copy_targets: Some(
+            [(id("offsite/web-1"), RepositoryAccess { url: "/mnt/offsite".to_owned(), ..RepositoryAccess::default() })]
+                .into(),
+        ),
     }
 }
 
@@ -484,7 +488,7 @@ fn the_words_of_enumerations_are_the_protocols() {
         "queued waiting skipped refused",
     );
     check(&[ActorKind::Schedule, ActorKind::Operator, ActorKind::System], "schedule operator system");
-    check(&JobKind::ALL, "backup init forget prune check unlock restore verify");
+    check(&JobKind::ALL, "backup init forget prune check unlock restore verify copy");
     check(
         &[JobStatus::Queued, JobStatus::Running, JobStatus::Succeeded, JobStatus::Failed, JobStatus::Cancelled],
         "queued running succeeded failed cancelled",
@@ -524,7 +528,7 @@ fn an_absent_setting_keeps_the_present_one_and_an_empty_one_clears_it() {
     // Every field by its name on the wire, so that one that is added and forgotten in `applied_to` fails.
     let empty = json!({"repo_url": "", "repo_username": "", "repo_password": "", "repo_credential": "", "hook_shell": "",
         "env": {}, "limit_upload_kib": 0, "limit_download_kib": 0, "retry_lock": "0s", "repo_password_secret": "",
-        "repo_credential_secret": "", "maintained": {}});
+        "repo_credential_secret": "", "maintained": {}, "copy_targets": {}});
     let mut names: Vec<_> = payload("config.update").as_object().expect("an object").keys().cloned().collect();
     names.retain(|name| name != "version" && name != "hash");
     for name in &names {

@@ -184,6 +184,24 @@ fn check(typed: Typed, memory: &mut Remembered, problems: &mut Vec<Problem>) -> 
             }
             users.entry(repository.clone()).or_default().push(name.clone());
         }
+        for (to, file, place) in &effective.copies {
+            if !raw_repositories.contains_key(to) {
+                let known = || raw_repositories.keys().map(RepositoryName::as_str);
+                problems.push(place.error(file, suggestions.unknown("repository", to.as_str(), known)));
+            } else if effective.host.repository.as_ref() == Some(to) {
+                let message = format!("repository {:?} is the host's own: copies go to another", to.as_str());
+                problems.push(place.error(file, message));
+            } else {
+                // What is kept of the host's snapshots there is maintained as in its own.
+                let users = users.entry(to.clone()).or_default();
+                if users.last() != Some(name) {
+                    users.push(name.clone());
+                }
+                if !effective.retentions.is_empty() {
+                    with_retention.insert(to.clone());
+                }
+            }
+        }
         hosts.insert(name.clone(), Arc::clone(&effective.host));
     }
     if hosts.is_empty() {

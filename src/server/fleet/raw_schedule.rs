@@ -5,7 +5,7 @@ use chrono_tz::Tz;
 
 use super::rules;
 use crate::cron_time::CronExpression;
-use crate::id::ScheduleId;
+use crate::id::{RepositoryName, ScheduleId};
 use crate::protocol::job_options::{IncompleteMeans, JobKind};
 use crate::protocol::text::Span;
 use crate::retention::RetentionPolicy;
@@ -55,10 +55,11 @@ pub(super) struct RawSchedule {
     pub(super) read_data_subset: Typed<String>,
     pub(super) sample_bytes: Typed<u64>,
     pub(super) sample_files: Typed<u64>,
+    pub(super) to: Typed<RepositoryName>,
 }
 
 const IN_SCHEDULE: [&str; 5] = ["retries", "incomplete", "catch_up", "hook_timeout", "max_age"];
-const IN_OPTIONS: [&str; 11] = [
+const IN_OPTIONS: [&str; 12] = [
     "iexcludes",
     "one_file_system",
     "exclude_caches",
@@ -70,6 +71,7 @@ const IN_OPTIONS: [&str; 11] = [
     "read_data_subset",
     "sample_bytes",
     "sample_files",
+    "to",
 ];
 
 /// The sizes of so many runs are remembered.
@@ -173,6 +175,7 @@ fn read_options(options: &mut TableReader<'_>, raw: &mut RawSchedule) {
     raw.read_data_subset = read_checked(options, "read_data_subset", |text| rules::read_data_subset(text, false));
     raw.sample_bytes = options.parsed::<SampleBytes>("sample_bytes").map(|size| size.map(|size| size.0));
     raw.sample_files = options.integer("sample_files", 1..=MOST_SAMPLE_FILES);
+    raw.to = options.parsed("to");
     options.misplaced(&IN_SCHEDULE, "beside options, not into it");
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
-use super::maintenance::targets;
+use super::maintenance::{copy_targets, targets};
 use super::{Fleet, Host, Repository, SecretRef, SecretSource, for_host};
 use crate::id::HostName;
 use crate::protocol::command::{ConfigUpdate, Secret};
@@ -21,6 +21,8 @@ pub struct HostSecrets {
     pub own: AccessSecrets,
     /// Of what it maintains, as far as they could be read.
     pub maintained: BTreeMap<RepositoryTarget, AccessSecrets>,
+    /// Of what it copies to, likewise.
+    pub copy_targets: BTreeMap<RepositoryTarget, AccessSecrets>,
 }
 
 /// The secrets with which one repository is reached.
@@ -93,6 +95,7 @@ pub fn config_update_of(fleet: &Fleet, host: &Host, secrets: &HostSecrets) -> Co
         limit_download_kib: Some(own.limit_download_kib),
         retry_lock: Some(own.retry_lock),
         maintained: Some(maintained(fleet, host, &secrets.maintained)),
+        copy_targets: Some(copied_to(fleet, host, &secrets.copy_targets)),
     }
 }
 
@@ -111,6 +114,19 @@ fn maintained(
         targets(fleet, repository).into_iter().filter_map(of_target).collect()
     };
     fleet.maintained_by(&host.name).flat_map(of_one).collect()
+}
+
+/// What the host gets of the repositories that it copies to: those whose secrets are at hand.
+fn copied_to(
+    fleet: &Fleet,
+    host: &Host,
+    secrets: &BTreeMap<RepositoryTarget, AccessSecrets>,
+) -> BTreeMap<RepositoryTarget, RepositoryAccess> {
+    let of_one = |(target, repository): (RepositoryTarget, &Repository)| {
+        let access = access(repository, Credentials::of_hosts(repository), &host.name, secrets.get(&target)?);
+        Some((target, access))
+    };
+    copy_targets(fleet, host).into_iter().filter_map(of_one).collect()
 }
 
 /// `whose`: what `{host}` stands for.
