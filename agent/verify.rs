@@ -23,6 +23,8 @@ use crate::verify_sample::{Listed, Sample, Verdict, Verdicts};
 
 /// Nothing said for so long: the storage is gone.
 const SILENCE: Duration = Duration::from_secs(15 * 60);
+/// What an interrupted restic may take to end.
+const CANCEL_GRACE: Duration = Duration::from_secs(90);
 
 /// Runs the job to its end. The scratch directory is gone afterwards, however it went.
 pub(crate) async fn run(
@@ -150,7 +152,7 @@ async fn run_restic(
                 }
                 continue;
             }
-            () = tokio::time::sleep(SILENCE) => {
+            () = tokio::time::sleep(if cancelled { CANCEL_GRACE } else { SILENCE }) => {
                 silent = true;
                 running.kill_tree();
                 continue;

@@ -250,6 +250,8 @@ pub(super) mod tests {
 
     use super::*;
     use crate::journal::line;
+    use crate::protocol::command::ConfigUpdate;
+    use crate::protocol::repository_access::RepositoryAccess;
     use crate::server::folded::{content, id, noon};
 
     /// A journal of leases without files.
@@ -329,6 +331,13 @@ pub(super) mod tests {
             needed(JobKind::Prune, &json!({"repository": "cold"})),
             Some((target("cold"), LeaseMode::Exclusive))
         );
+        let config = ConfigUpdate {
+            copy_targets: Some([(target("offsite/web-1"), RepositoryAccess::default())].into()),
+            ..ConfigUpdate::default()
+        };
+        let copying = HostContent { config: config.into(), ..own.clone() };
+        let needed_to_copy = needed_lease(JobKind::Copy, &json!({"to": "offsite"}), Some(&copying));
+        assert_eq!(needed_to_copy, Some((target("offsite/web-1"), LeaseMode::Shared)), "where it writes");
         assert_eq!(needed(JobKind::Unlock, &none), None, "it removes what is in the way");
         assert_eq!(needed_lease(JobKind::Backup, &none, None), None);
         assert_eq!(needed_lease(JobKind::Backup, &none, Some(&content())), None);

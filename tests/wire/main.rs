@@ -249,6 +249,21 @@ fn fires_and_acks() {
 }
 
 #[test]
+fn commands_about_restorability() {
+    let schedule = Some(id("system"));
+    let verify = VerifyOptions { schedule: schedule.clone(), sample_files: Some(50), sample_bytes: Some(1 << 30) };
+    let copy = CopyOptions { to: Some(id("offsite")), schedule };
+    for (sample, expected) in
+        [("command.run-verify", JobSpec::Verify(verify)), ("command.run-copy", JobSpec::Copy(copy))]
+    {
+        let command: CommandRun = serde_json::from_value(payload(sample)).expect("a command");
+        let spec = JobSpec::parse(&command.kind, command.options.clone()).expect("a job");
+        assert_eq!(spec, expected);
+        check(sample, &CommandRun { options: Some(spec.options_json()), ..command });
+    }
+}
+
+#[test]
 fn commands() {
     assert_eq!((CommandRun::TYPE, CommandCancel::TYPE), ("command.run", "command.cancel"));
     let run = CommandRun {
