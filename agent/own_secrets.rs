@@ -83,6 +83,7 @@ pub(crate) fn read(table: &mut TableReader<'_>) -> OwnSecrets {
 /// Exactly one of `file`, `env` and `command`, and what it may be used with.
 fn read_one(table: &mut TableReader<'_>, name: &str) -> Option<OwnSecret> {
     let argv = table.strings("command").map(|list| list.value.into_iter().map(|item| item.value).collect());
+    let repositories = table.strings("repositories");
     let found = [
         table.string("file").map(|path| SecretSource::File(path.value.into())),
         table.string("env").map(|name| SecretSource::Environment(name.value)),
@@ -92,7 +93,9 @@ fn read_one(table: &mut TableReader<'_>, name: &str) -> Option<OwnSecret> {
     let source = match (found.next(), found.next()) {
         (Some(source), None) => source,
         (None, _) => {
-            table.missing("file", "file = \"/etc/restic-manager-agent/restic-password\" (or env, or command)");
+            if table.place_of("command").is_none() {
+                table.missing("file", "file = \"/etc/restic-manager-agent/restic-password\" (or env, or command)");
+            }
             return None;
         }
         (Some(_), Some(_)) => {
@@ -113,7 +116,10 @@ fn read_one(table: &mut TableReader<'_>, name: &str) -> Option<OwnSecret> {
     if table.place_of("repositories").is_none() {
         table.missing("repositories", "repositories = [\"rest:https://backup.example.org/*\"]");
     }
-    let repositories = table.strings("repositories")?.value.into_iter().map(|pattern| pattern.value).collect();
+    let repositories: Vec<String> = repositories?.value.into_iter().map(|pattern| pattern.value).collect();
+    if repositories.is_empty() {
+        table.error(table.place(), format!("secrets.{name}.repositories is empty: the secret could be used with none"));
+    }
     Some(OwnSecret { source, repositories })
 }
 

@@ -175,7 +175,15 @@ pub(crate) async fn run(agent: &Agent, task: &Task<'_>, version: ResticVersion) 
             None
         }
     };
-    let (finished, locked) = match job_program(agent, task, version).await {
+    let program = tokio::select! {
+        program = job_program(agent, task, version) => program,
+        // A secret's program may take its time; it dies with this.
+        () = task.cancel.notified() => {
+            write(&log, LogSource::Event, "cancelled before restic began");
+            return Ran { finished: ended(task.id, JobOutcome::Cancelled, None), locked: false };
+        }
+    };
+    let (finished, locked) = match program {
         Err(error) => {
             let error = masked(agent, &error);
             write(&log, LogSource::Event, &error);

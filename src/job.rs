@@ -78,6 +78,9 @@ pub struct Job {
     pub status: JobStatus,
     /// The journal line that made the job: its place in lists.
     pub queued_seq: u64,
+    /// Of several jobs of one fire or request: the one that answers for them. `None`: it is that one, or alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part_of: Option<JobId>,
     pub actor: Actor,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule_id: Option<ScheduleId>,
@@ -124,6 +127,11 @@ pub struct Job {
 }
 
 impl Job {
+    /// What the jobs of one fire or request have in common.
+    pub fn round(&self) -> JobId {
+        self.part_of.unwrap_or(self.id)
+    }
+
     /// No command yet, or no more, and not known to be with the agent: it may be dispatched, and ends at once when it is cancelled.
     pub const fn is_undispatched(&self) -> bool {
         !self.status.is_final() && self.dispatch.is_none() && !self.accepted

@@ -124,7 +124,7 @@ impl<'d> TableReader<'d> {
             _ => {
                 let (low, high) = (range.start(), range.end());
                 let wanted = if *high == u64::MAX { format!("{low} or more") } else { format!("{low} to {high}") };
-                self.error(place, format!("{} is {wanted}, not {}", self.path(key), clipped(integer.as_str())));
+                self.error(place, format!("{} must be {wanted}, not {}", self.path(key), clipped(integer.as_str())));
                 None
             }
         }
@@ -302,7 +302,7 @@ impl<'d> TableReader<'d> {
             DeValue::Array(_) => "a list",
             DeValue::Table(_) => "a table",
         };
-        self.error(self.place_of_value(value), format!("{} is {wanted}, not {found}", self.path(key)));
+        self.error(self.place_of_value(value), format!("{} must be {wanted}, not {found}", self.path(key)));
         None
     }
 

@@ -14,6 +14,7 @@ use super::plan_text;
 use crate::problem::{Problem, Severity};
 use crate::server::fleet::difference::difference;
 use crate::server::fleet::load::{has_errors, load_again};
+use crate::server::fleet::read_tree::with_unread;
 use crate::server::fleet::remembered::Remembered;
 
 /// Something changes (cli.md "Exit codes").
@@ -63,7 +64,7 @@ pub fn run(arguments: &PlanArguments, sides: &Sides, color: bool, out: &mut impl
     let mut memory = Remembered::default();
     let mut load = |side: &Side| {
         let (fleet, problems) = load_again(&side.files, &mut memory);
-        (fleet, if side.unread.is_empty() { problems } else { side.unread.clone() })
+        (fleet, with_unread(problems, side.unread.clone()))
     };
     let (old, old_problems) = load(&sides.old);
     let (new, new_problems) = load(&sides.new);

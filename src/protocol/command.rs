@@ -104,6 +104,9 @@ impl Secret {
         if secret.contains('\0') {
             return Err("has a NUL, which no environment can hold");
         }
+        if secret.contains(['\n', '\r']) {
+            return Err("has more than one line: a secret is the first and only one");
+        }
         Ok(Self(secret.to_owned()))
     }
 

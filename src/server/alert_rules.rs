@@ -46,6 +46,7 @@ impl Default for Alarms {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastEnd {
     pub job_id: JobId,
+    pub round: JobId,
     pub kind: JobKind,
     /// False: it failed.
     pub succeeded: bool,
@@ -56,6 +57,14 @@ pub struct LastEnd {
 }
 
 impl LastEnd {
+    /// Whether this job's end is what is told of its schedule from now on. Of a round of several jobs a failure is not undone by
+    /// another one's success, and one of before only when all of this round have ended well. `goes_on`: others of it have not ended.
+    pub fn counts(before: Option<&Self>, job: &Job, goes_on: bool) -> bool {
+        let is_success = job.status == JobStatus::Succeeded && !job.incomplete;
+        let is_bad = before.is_some_and(|end| !end.succeeded || end.incomplete);
+        !(is_success && is_bad && (goes_on || before.is_some_and(|end| end.round == job.round())))
+    }
+
     /// Of a job that has ended; `None`: this end tells nothing.
     pub fn of(job: &Job) -> Option<Self> {
         let succeeded = match job.status {
@@ -64,8 +73,13 @@ impl LastEnd {
             JobStatus::Queued | JobStatus::Running | JobStatus::Cancelled => return None,
         };
         let text = job.error.as_ref().or_else(|| job.warnings.first());
-        let text = text.map(|text| text.chars().take(TEXT_LIMIT).collect());
-        Some(Self { job_id: job.id, kind: job.kind, succeeded, incomplete: job.incomplete, text })
+        let text: Option<String> = text.map(|text| text.chars().take(TEXT_LIMIT).collect());
+        let repository = job.options.get("repository").and_then(Value::as_str);
+        let text = match (text, repository) {
+            (Some(text), Some(repository)) => Some(format!("{repository}: {text}")),
+            (text, _) => text,
+        };
+        Some(Self { job_id: job.id, round: job.round(), kind: job.kind, succeeded, incomplete: job.incomplete, text })
     }
 }
 

@@ -98,7 +98,7 @@ pub fn decide_fire(
         scheduled_at: Some(fire.scheduled_at),
         idempotency: None,
         repository: None,
-        part: None,
+        part_of: None,
     };
     let id_of = |n| job_id_of_fire_part(host, &fire.schedule_id, fire.scheduled_at, n);
     queued_jobs(state, specs, &first, id_of).into_iter().flat_map(|queued| queue(queued, content, now)).collect()
@@ -156,8 +156,9 @@ pub fn decide_job(
     };
     let specs = requested_specs(state, content, request, schedule)?;
     specs.iter().try_for_each(check_spec)?;
-    for target in specs.iter().filter_map(JobSpec::repository) {
-        check_target(content, target)?;
+    // As a fire does: of a schedule's run the job of a target without access fails, and the others run.
+    if schedule.is_none() || request.options.is_some() {
+        specs.iter().filter_map(JobSpec::repository).try_for_each(|target| check_target(content, target))?;
     }
     for to in specs.iter().filter_map(JobSpec::copies_to) {
         check_copy_target(content, to)?;
@@ -187,7 +188,7 @@ pub fn decide_job(
         scheduled_at: None,
         idempotency: request.idempotency.clone(),
         repository: None,
-        part: None,
+        part_of: None,
     };
     let jobs = queued_jobs(state, specs, &first, |n| job_id_of_request_part(request.new_id, n));
     let facts = jobs.into_iter().flat_map(|queued| queue(queued, content, now)).collect();
@@ -235,7 +236,10 @@ fn check_target(content: Option<&HostContent>, target: &RepositoryTarget) -> Res
     }
     let fleet = content.and_then(|content| content.maintains.as_ref());
     let is_elected = fleet.is_some_and(|fleet| fleet.repositories.contains_key(&target.repository));
-    Err(Refusal::Invalid(if is_elected {
+    let has_parts = maintained.is_some_and(|all| all.keys().any(|other| other.repository == target.repository));
+    Err(Refusal::Invalid(if is_elected && has_parts && target.host.is_none() {
+        format!("repository {target} is one for each host: name one of them, for example \"{target}/web-1\"")
+    } else if is_elected {
         format!(
             "the host has no access to repository {target}: is there such a one, and can its secrets be read? see GET /v1/config"
         )

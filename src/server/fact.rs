@@ -70,9 +70,9 @@ pub struct JobQueued {
     /// Whose lease it needs before it is dispatched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository: Option<RepositoryTarget>,
-    /// One of the further jobs of a fire or request that makes several: what answers for all of them comes last.
+    /// One of the further jobs of a fire or request that makes several: the one that answers for all of them, which comes last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub part: Option<usize>,
+    pub part_of: Option<JobId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -20,6 +20,7 @@ mod effective;
 mod fields;
 pub mod load;
 pub mod maintenance;
+mod maintenance_checks;
 mod raw;
 mod raw_schedule;
 pub mod read_tree;

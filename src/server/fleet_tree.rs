@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::fleet::Fleet;
 use super::fleet::load::{Texts, load_again};
-use super::fleet::read_tree::{ReadBefore, read_tree};
+use super::fleet::read_tree::{ReadBefore, read_tree, with_unread};
 use super::fleet::remembered::Remembered;
 use super::fleet_copy::{self, AdoptedCopy};
 use super::fleet_state::ConfigAdopted;
@@ -84,7 +84,7 @@ pub fn read(directory: &Path, last: &mut LastRead) -> Result<(Tree, Marks), AtWo
         }
         let hash = hash_of(&files, &unread);
         let (fleet, problems) = load_again(&files, &mut last.loaded);
-        let mut problems = if unread.is_empty() { problems } else { unread };
+        let mut problems = with_unread(problems, unread);
         problems.extend(stale);
         let commit = git_tree::commit_of(place, before.git.as_ref().map(|git| &git.tree));
         let tree = Tree { files: files.into(), hash, commit, dirty: None, fleet: Arc::new(fleet), problems };
@@ -143,7 +143,10 @@ fn hash_of(files: &Texts, unread: &[Problem]) -> String {
         hasher.update((text.len() as u64).to_be_bytes());
         hasher.update(text.as_bytes());
     }
-    unread.iter().for_each(|problem| hasher.update(format!("\0{problem}")));
+    unread
+        .iter()
+        .filter(|problem| problem.severity == Severity::Error)
+        .for_each(|problem| hasher.update(format!("\0{problem}")));
     data_encoding::HEXLOWER.encode(&hasher.finalize()[..16])
 }
 

@@ -68,7 +68,7 @@ pub(crate) fn queued(job_id: JobId) -> Fact {
         scheduled_at: None,
         idempotency: None,
         repository: None,
-        part: None,
+        part_of: None,
     })
 }
 

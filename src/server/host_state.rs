@@ -184,8 +184,11 @@ impl HostState {
         let is_dry_run = job.options.get("dry_run") == Some(&Value::Bool(true));
         if let Some(schedule) = job.schedule_id.as_ref().filter(|_| !is_dry_run) {
             let memory = self.schedules.entry(schedule.clone()).or_default();
-            memory.last_status = Some(job.status);
-            memory.last_end = LastEnd::of(&job).or(memory.last_end.take());
+            let goes_on = self.jobs.values().any(|other| other.round() == job.round());
+            if LastEnd::counts(memory.last_end.as_ref(), &job, goes_on) {
+                memory.last_status = Some(job.status);
+                memory.last_end = LastEnd::of(&job).or(memory.last_end.take());
+            }
             if job.status == JobStatus::Succeeded {
                 memory.last_success = memory.last_success.max(job.finished_at);
                 if let Some(run) = job.stats.as_ref().and_then(RunSize::of) {
@@ -200,7 +203,7 @@ impl HostState {
 
     fn queue(&mut self, queued: &JobQueued, line: &Line) {
         if let (Some(schedule_id), Some(scheduled_at), ActorKind::Schedule, None) =
-            (&queued.schedule_id, queued.scheduled_at, queued.actor.kind, queued.part)
+            (&queued.schedule_id, queued.scheduled_at, queued.actor.kind, queued.part_of)
         {
             let outcome = FireOutcome::Queued;
             self.remember_fire(

@@ -16,6 +16,7 @@ pub fn queued_job(queued: &JobQueued, line: &Line) -> Job {
         kind: queued.kind,
         status: JobStatus::Queued,
         queued_seq: line.seq,
+        part_of: queued.part_of,
         actor: queued.actor.clone(),
         schedule_id: queued.schedule_id.clone(),
         scheduled_at: queued.scheduled_at,

@@ -75,7 +75,7 @@ fn told_by_the_agent(
         scheduled_at,
         idempotency: None,
         repository: None,
-        part: None,
+        part_of: None,
     })
 }
 
@@ -99,7 +99,7 @@ mod tests {
             scheduled_at: None,
             idempotency: None,
             repository: None,
-            part: None,
+            part_of: None,
         };
         vec![Fact::JobQueued(queued), dispatched(job, noon())]
     }

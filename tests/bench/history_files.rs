@@ -69,7 +69,7 @@ fn server_fact(number: u64, now: DateTime<Utc>) -> Outcome<Option<Fact>> {
             scheduled_at: None,
             idempotency: None,
             repository: None,
-            part: None,
+            part_of: None,
         })),
         1 => Some(Fact::JobDispatched(JobDispatched { job_id, expires_at: now + TimeDelta::hours(1) })),
         _ => None,

@@ -76,6 +76,39 @@ fn a_failed_backup_is_told_once_and_resolved_by_the_next_success() {
 }
 
 #[test]
+fn of_several_jobs_of_one_round_a_failure_is_not_undone_by_another_ones_success() {
+    let (mut folded, content) = (enrolled(), with_alarms(Alarms::default()));
+    let round = |folded: &mut Folded, first: u8, ends: [&str; 3]| -> Vec<String> {
+        let jobs = [first + 2, first + 1, first];
+        for number in jobs {
+            let queued = json!({"job_id": id::<JobId>(number), "kind": "check", "schedule_id": "tidy",
+                "options": {"repository": format!("main/web-{number}")}, "scheduled_at": noon(),
+                "part_of": (number != first).then(|| id::<JobId>(first)),
+                "actor": {"kind": "schedule", "name": "tidy"}});
+            folded.add([Fact::JobQueued(serde_json::from_value(queued).expect("a job"))]);
+        }
+        let mut told = Vec::new();
+        for (number, status) in jobs.into_iter().zip(ends) {
+            let error = (status == "failed").then_some("errors");
+            let end = json!({"job_id": id::<JobId>(number), "status": status, "finished_at": noon(), "error": error});
+            folded.add([event("job.finished", &end)]);
+            told.extend(settle(folded, &content, None));
+        }
+        told
+    };
+    assert_eq!(round(&mut folded, 10, ["failed", "succeeded", "succeeded"]), ["+check_failed"]);
+    let text = folded.state.alerts.iter().next().expect("open").text.clone();
+    assert_eq!(text, "main/web-12: errors");
+    assert_eq!(folded.state.schedules[&schedule("tidy")].last_status, Some(JobStatus::Failed));
+    assert_eq!(round(&mut folded, 20, ["succeeded", "failed", "succeeded"]), [""; 0], "it stays");
+    assert_eq!(
+        round(&mut folded, 30, ["succeeded", "succeeded", "succeeded"]),
+        ["-check_failed"],
+        "with the last of it"
+    );
+}
+
+#[test]
 fn an_operators_own_job_and_a_dry_run_raise_nothing() {
     let (mut folded, content) = (enrolled(), with_alarms(Alarms::default()));
     folded.add([queued(id(1)), started(id(1)), finished(id(1), "failed")]);

@@ -128,6 +128,9 @@ pub(super) fn effective_host(
     Effective { host, problems, retentions, forgets, copies, idle }
 }
 
+/// An agent takes commands of 256 KiB, in which quotes and backslashes take more room than here.
+const LONGEST_LISTS: usize = 120 * 1024;
+
 /// One file's say in a schedule.
 struct Layer<'a> {
     file: &'a str,
@@ -194,6 +197,15 @@ fn effective_schedule(
     let paths = layers.value(|raw| &raw.paths).unwrap_or_default();
     let excludes = layers.value(|raw| &raw.excludes).unwrap_or_default();
     let retention_policy = layers.retention();
+    let listed: usize = paths.iter().chain(&excludes).map(|text| text.len() + 4).sum();
+    if listed > LONGEST_LISTS {
+        error(format!(
+            "schedule {:?} lists {} KiB of paths and excludes, more than {} KiB, which no agent takes: name directories, or split it",
+            id.as_str(),
+            listed / 1024,
+            LONGEST_LISTS / 1024
+        ));
+    }
     if kind == JobKind::Backup && paths.is_empty() {
         error(format!("backup schedule {:?} has no paths: write for example paths = [\"/etc\"]", id.as_str()));
     }

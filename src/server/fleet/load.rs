@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::effective::{Context, Effective, effective_host};
 use super::maintenance::maintenance_schedules;
+use super::maintenance_checks::{check_maintenance_url, warn_of_maintenance};
 use super::raw::{RawHost, RawMaintenance, RawRepository, Whose, read_host, read_repository};
 use super::remembered::{Remembered, TypedFile};
 use super::settings::{ServerSettings, read_settings};
@@ -214,6 +215,7 @@ fn check(typed: Typed, memory: &mut Remembered, problems: &mut Vec<Problem>) -> 
         let unused = raw_repositories.iter().filter(|(name, _)| !users.contains_key(name));
         problems.extend(unused.map(|(_, raw)| Place::FILE.warning(&raw.file, "no host uses this repository")));
     }
+    warn_of_equal_urls(&raw_repositories, problems);
     let mut repositories = BTreeMap::new();
     for (name, raw) in raw_repositories {
         let known = || raw_hosts.keys().map(HostName::as_str);
@@ -268,38 +270,20 @@ fn warn_of_retention(
     problems.extend(effective.retentions.iter().map(|(file, place)| place.warning(file, message.clone())));
 }
 
-/// Maintenance that does nothing, or half of what is meant.
-fn warn_of_maintenance(raw: &RawRepository, has_retention: bool, problems: &mut Vec<Problem>) {
-    let Some(Placed { value: work, place }) = raw.maintenance.as_ref().filter(|_| raw.clean) else { return };
-    let mut warn = |message: &str| problems.push(place.warning(&raw.file, message));
-    match (&work.forget, &work.prune) {
-        (None, None) if work.check.is_none() => {
-            warn("[maintenance] does nothing: write for example forget = \"30 4 * * *\"");
-        }
-        (Some(_), _) if !has_retention => {
-            warn("forget has nothing to do: no backup schedule in this repository has retention");
-        }
-        (Some(_), None) => {
-            warn("the data of forgotten snapshots stays: write for example prune = \"0 5 * * SUN\"");
-        }
-        _ => {}
-    }
-}
-
-/// Both ways lead to the same: what is each host's by itself is so for maintenance too.
-fn check_maintenance_url(raw: &RawRepository, problems: &mut Vec<Problem>) {
-    let Some(url) = raw.maintenance.as_ref().and_then(|work| work.value.url.as_ref()).filter(|_| raw.clean) else {
-        return;
-    };
-    let is_per_host = |url: &str| url.contains("{host}");
-    if !url.value.is_empty() && is_per_host(&url.value) != is_per_host(&raw.url) {
-        let (has, lacks) = if is_per_host(&raw.url) {
-            ("the repository's url", "this one")
+/// Jobs of one repository take turns; those of two that are the same place do not know of each other.
+fn warn_of_equal_urls(repositories: &BTreeMap<RepositoryName, RawRepository>, problems: &mut Vec<Problem>) {
+    let mut first: HashMap<&str, &RepositoryName> = HashMap::new();
+    for (name, raw) in repositories.iter().filter(|(_, raw)| !raw.url.is_empty()) {
+        let url = raw.url.trim_end_matches('/');
+        if let Some(earlier) = first.get(url) {
+            let message = format!(
+                "url is that of repository {:?} too: only jobs of one and the same repository wait for each other, so let hosts use one of them",
+                earlier.as_str()
+            );
+            problems.push(Place::FILE.warning(&raw.file, message));
         } else {
-            ("this one", "the repository's url")
-        };
-        let message = format!("{has} has {{host}} and {lacks} has not: both must lead to the same data");
-        problems.push(url.place.error(&raw.file, message));
+            first.insert(url, name);
+        }
     }
 }
 

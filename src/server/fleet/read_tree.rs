@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Fleet;
-use super::load::{Texts, is_fleet_file, load_again};
+use super::load::{Texts, has_errors, is_fleet_file, load_again};
 use super::remembered::Remembered;
 use crate::file_stamp::{self, FileStamp};
 use crate::parallel;
@@ -56,7 +56,17 @@ pub fn read_tree(directory: &Path, before: &mut ReadBefore) -> (Texts, Vec<Probl
 pub fn load_directory(directory: &Path) -> (Fleet, Vec<Problem>) {
     let (files, unread) = read_tree(directory, &mut ReadBefore::default());
     let (fleet, problems) = load_again(&files, &mut Remembered::default());
-    (fleet, if unread.is_empty() { problems } else { unread })
+    (fleet, with_unread(problems, unread))
+}
+
+/// What is wrong in all: where something could not be read, only that, since the rest may follow from it.
+pub fn with_unread(mut problems: Vec<Problem>, mut unread: Vec<Problem>) -> Vec<Problem> {
+    if has_errors(&unread) {
+        return unread;
+    }
+    problems.append(&mut unread);
+    problems.sort();
+    problems
 }
 
 struct Tree {
@@ -114,6 +124,10 @@ impl Tree {
             // Opening a pipe or a device could wait for ever.
             Ok(kind) if !kind.is_file() && is_file_of_fleet => self.error(&relative, "is not a file".to_owned()),
             Err(error) if is_file_of_fleet => self.error(&relative, format!("cannot be read: {error}")),
+            Ok(kind) if kind.is_file() && looks_mistyped(parent, &relative) => {
+                let message = "is not read, because its name does not end in .toml";
+                self.problems.push(Place::FILE.warning(&relative, message));
+            }
             _ => {}
         }
     }
@@ -121,6 +135,16 @@ impl Tree {
     fn error(&mut self, file: &str, message: String) {
         self.problems.push(Place::FILE.error(file, message));
     }
+}
+
+/// Whether a file that is no part of the fleet may be meant to be: a host whose file is not read is not backed up.
+fn looks_mistyped(parent: &str, relative: &str) -> bool {
+    let name = relative.rsplit('/').next().unwrap_or(relative);
+    let is_of_fleet = matches!(parent, "hosts" | "groups" | "repositories");
+    let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending).to_ascii_lowercase();
+    is_of_fleet
+        && (!name.contains('.')
+            || matches!(ending.as_str(), "toml" | "tml" | "tom" | "tomll" | "yaml" | "yml" | "json"))
 }
 
 /// A file's text, and its stamp if it has one already.
@@ -174,6 +198,19 @@ mod tests {
             write(directory.path(), name, b"");
         }
         assert_eq!(names_and_problems(directory.path()), (vec!["hosts/a.toml".into(), "server.toml".into()], vec![]));
+    }
+
+    #[test]
+    fn a_file_whose_name_is_mistyped_is_told_and_others_are_not() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for name in ["hosts/a.TOML", "hosts/web-8", "hosts/README.md", "hosts/a.toml~", "groups/x.yaml", "notes"] {
+            write(directory.path(), name, b"");
+        }
+        let (_, problems) = names_and_problems(directory.path());
+        let message = "warning: is not read, because its name does not end in .toml";
+        assert_eq!(problems, ["groups/x.yaml", "hosts/a.TOML", "hosts/web-8"].map(|name| format!("{name}: {message}")));
+        let (_, problems) = load_directory(directory.path());
+        assert!(problems.len() > 3, "the rest is told too: {problems:?}");
     }
 
     #[test]
