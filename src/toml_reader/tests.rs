@@ -30,9 +30,9 @@ fn every_problem_is_told_at_once_with_its_place() {
         top.tables("e", |e| e.parsed::<Span>("f"));
     });
     let expected = [
-        "f.toml:1:5: error: a is 0 to 9, not 11",
-        "f.toml:2:5: error: b is text in quotes, not a whole number",
-        "f.toml:3:11: error: c is a list of texts in quotes, not a whole number",
+        "f.toml:1:5: error: a must be 0 to 9, not 11",
+        "f.toml:2:5: error: b must be text in quotes, not a whole number",
+        "f.toml:3:11: error: c must be a list of texts in quotes, not a whole number",
         "f.toml:4:5: error: d is one of red, green, not \"rad\"; did you mean \"red\"?",
         "f.toml:7:5: error: e.f: \"soon\" is not a length of time: write \"90s\", \"30m\", \"2h 30m\", \"1d\" or \"2y\" (whole seconds, at most 100 years)",
         "f.toml:5:1: error: unknown key splai; did you mean splay?",
