@@ -86,6 +86,11 @@ pub(crate) fn permitted(agent: &Agent, spec: &JobSpec) -> Result<(), String> {
     let access = agent.received.borrow().access(spec.repository())?;
     agent.policy.permits(spec, &access.url)?;
     own_secrets::permits(&agent.settings.secrets, &access)?;
+    if let Some(to) = spec.copies_to() {
+        let access = agent.received.borrow().copy_access(to)?;
+        agent.policy.permits_repository(&access.url)?;
+        own_secrets::permits(&agent.settings.secrets, &access)?;
+    }
     agent.policy.permits_real(spec, real_path::real)
 }
 

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 mod attempts;
 mod backoff;
 mod commands;
+mod copy_environment;
 mod core;
 mod diagnose;
 mod enroll;
@@ -51,6 +52,8 @@ mod spool;
 mod status;
 mod supervise;
 mod surroundings;
+mod verify;
+mod verify_sample;
 mod watchdog;
 
 /// The restic-manager agent: backs this host up as its schedules say

@@ -8,6 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use restic_manager::file_error::FileError;
+use restic_manager::id::RepositoryName;
 use restic_manager::protocol::command::{ConfigUpdate, ScheduleSet};
 use restic_manager::protocol::repository_access::RepositoryAccess;
 use restic_manager::repository_target::RepositoryTarget;
@@ -72,6 +73,15 @@ impl Received {
                 "this host has no access to repository {target}: [maintenance] in repositories/{}.toml does not name it, or a secret of it cannot be read (see GET /v1/config)",
                 target.repository
             )
+        })
+    }
+
+    /// How the second repository of a copy is reached. The error is for the person who asked.
+    pub(crate) fn copy_access(&self, to: &RepositoryName) -> Result<RepositoryAccess, String> {
+        let targets = self.settings.copy_targets.iter().flatten();
+        let access = targets.into_iter().find(|(target, _)| target.repository == *to).map(|(_, access)| access.clone());
+        access.ok_or_else(|| {
+            format!("this host has no access to repository {to}: no copy schedule of it names that, or a secret of it cannot be read (see GET /v1/config)")
         })
     }
 

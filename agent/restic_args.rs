@@ -7,7 +7,8 @@ use std::fmt;
 
 use restic_manager::id::{HostName, JobId, ScheduleId};
 use restic_manager::protocol::job_options::{
-    BackupOptions, CheckOptions, ForgetOptions, JobSpec, PruneOptions, RestoreOptions, UnlockOptions,
+    BackupOptions, CheckOptions, CopyOptions, ForgetOptions, InitOptions, JobSpec, PruneOptions, RestoreOptions,
+    UnlockOptions,
 };
 use restic_manager::protocol::text::Span;
 
@@ -16,6 +17,9 @@ use crate::restic_version::ResticVersion;
 pub(crate) mod fs_snapshot;
 pub(crate) mod query;
 mod values;
+mod verify;
+
+pub(crate) use verify::{verify_list_arguments, verify_restore_arguments};
 
 /// Why a job cannot be handed to restic. `Display` is for the person who asked for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +61,8 @@ pub(crate) struct ArgumentContext<'a> {
 pub(crate) fn arguments(spec: &JobSpec, context: &ArgumentContext<'_>) -> Result<Vec<String>, Refusal> {
     match spec {
         JobSpec::Backup(options) => backup(options, context),
-        JobSpec::Init(_) => Ok(Arguments::of("init", context).list),
+        JobSpec::Copy(options) => copy(options, context),
+        JobSpec::Init(options) => Ok(init(options, context)),
         JobSpec::Forget(options) => forget(options, context),
         JobSpec::Prune(options) => prune(options, context),
         JobSpec::Check(options) => check(options, context),
@@ -68,6 +73,7 @@ pub(crate) fn arguments(spec: &JobSpec, context: &ArgumentContext<'_>) -> Result
         JobSpec::Diff(options) => query::diff(options, context),
         JobSpec::Stats(options) => query::stats(options, context),
         JobSpec::Snapshots(_) => Ok(snapshots_arguments(context)),
+        JobSpec::Verify(_) => Err(Refusal::new("a verify job is more than one run of restic")),
     }
 }
 
@@ -211,6 +217,28 @@ fn forget(options: &ForgetOptions, context: &ArgumentContext<'_>) -> Result<Vec<
         arguments.switch("dry-run");
     }
     Ok(arguments.list)
+}
+
+/// To a repository that others copy to as well: only this host's snapshots.
+fn copy(options: &CopyOptions, context: &ArgumentContext<'_>) -> Result<Vec<String>, Refusal> {
+    if options.to.is_none() {
+        return Err(Refusal::new("copy needs the repository that it writes to: options.to"));
+    }
+    let mut arguments = Arguments::of("copy", context);
+    arguments.wait_for_lock(context);
+    arguments.flag("host", context.host);
+    if let Some(schedule) = &options.schedule {
+        arguments.flag("tag", format_args!("schedule:{schedule}"));
+    }
+    Ok(arguments.list)
+}
+
+fn init(options: &InitOptions, context: &ArgumentContext<'_>) -> Vec<String> {
+    let mut arguments = Arguments::of("init", context);
+    if options.to.is_some() {
+        arguments.switch("copy-chunker-params");
+    }
+    arguments.list
 }
 
 fn prune(options: &PruneOptions, context: &ArgumentContext<'_>) -> Result<Vec<String>, Refusal> {

@@ -57,6 +57,12 @@ pub(crate) enum StdoutLine {
     Progress(Progress),
     /// The job's statistics; the last one counts.
     Summary(Summary),
+    /// A line of the log that is one of the job's statistics too.
+    Fact {
+        name: &'static str,
+        value: String,
+        text: String,
+    },
     /// For the log: readable and of bounded length.
     Text(String),
     /// A list of snapshots, which `document::snapshots` reads from the whole output.
@@ -103,11 +109,31 @@ fn object(kind: Option<JobKind>, mut fields: Summary, line: &[u8]) -> StdoutLine
     }
 }
 
+/// prune tells what it removes (or would, in a dry run) in text only, alike in all versions: "to delete: 12 blobs / 1.234 KiB".
+fn prune_fact(text: &str) -> Option<(&'static str, String)> {
+    let (what, value) = text.split_once(':')?;
+    let names = [
+        ("to repack", "to_repack"),
+        ("this removes", "repacking_removes"),
+        ("to delete", "to_delete"),
+        ("total prune", "total_prune"),
+        ("remaining", "remaining"),
+        ("unused size after prune", "unused_after_prune"),
+    ];
+    let (_, name) = names.into_iter().find(|(said, _)| *said == what)?;
+    Some((name, value.trim().to_owned()))
+}
+
 /// Versions before 0.17 tell some facts in text only.
 fn text_line(kind: Option<JobKind>, line: &[u8]) -> StdoutLine {
     let text = readable(line);
     if text.is_empty() {
         return StdoutLine::Nothing;
+    }
+    if kind == Some(JobKind::Prune)
+        && let Some(fact) = prune_fact(&text)
+    {
+        return StdoutLine::Fact { name: fact.0, value: fact.1, text };
     }
     if kind == Some(JobKind::Init)
         && let Some((id, repository)) =

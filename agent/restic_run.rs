@@ -9,15 +9,18 @@ use restic_manager::id::{JobId, ScheduleId};
 use restic_manager::mask::{mask_secrets, mask_url};
 use restic_manager::process::{self, Exit, Program};
 use restic_manager::protocol::agent_event::{JobFinished, JobOutcome, LogSource};
+use restic_manager::protocol::command::Secret;
 use restic_manager::protocol::job_options::{JobSpec, UnlockOptions};
 use restic_manager::protocol::repository_access::RepositoryAccess;
 use restic_manager::repository_target::RepositoryTarget;
 use tokio::sync::Notify;
 
 use crate::commands::ended;
+use crate::copy_environment::copy_environment;
 use crate::core::{Agent, SharedLog};
 use crate::make_room;
 use crate::read_secrets;
+use crate::repository_url::Backend;
 use crate::restic_args::{ArgumentContext, arguments};
 use crate::restic_environment::{EnvironmentContext, environment};
 use crate::restic_json::cause::Cause;
@@ -58,6 +61,28 @@ pub(crate) async fn program(
     arguments: Vec<String>,
     access: RepositoryAccess,
 ) -> Result<Program, String> {
+    Ok(in_environment(agent, arguments, environment_of(agent, access).await?))
+}
+
+/// The same with two repositories: what is read, and what is written to.
+async fn program_of_two(
+    agent: &Agent,
+    arguments: Vec<String>,
+    from: RepositoryAccess,
+    to: RepositoryAccess,
+) -> Result<Program, String> {
+    let backends = (Backend::of(&from.url), Backend::of(&to.url));
+    let (from, to) = (environment_of(agent, from).await?, environment_of(agent, to).await?);
+    let both = copy_environment(from, to, backends).map_err(|refusal| refusal.to_string())?;
+    Ok(in_environment(agent, arguments, both))
+}
+
+fn in_environment(agent: &Agent, arguments: Vec<String>, environment: Vec<(String, Secret)>) -> Program {
+    let environment = environment.into_iter().map(|(name, value)| (name, value.reveal().to_owned())).collect();
+    Program { program: agent.settings.restic.clone().into(), arguments, environment, directory: None }
+}
+
+async fn environment_of(agent: &Agent, access: RepositoryAccess) -> Result<Vec<(String, Secret)>, String> {
     let (cache, temp) = (agent.dir.join("cache"), agent.dir.join("tmp"));
     for dir in [&cache, &temp] {
         restic_manager::atomic_file::create_private_dir(dir).map_err(|error| chain(&error))?;
@@ -75,9 +100,7 @@ pub(crate) async fn program(
     // Whoever starts restic, for a job or not: the repository is the one of this moment.
     agent.policy.permits_repository(&access.url)?;
     let access = read_secrets::resolve(agent, access).await?;
-    let environment = environment(&access, &context).map_err(|refusal| refusal.to_string())?;
-    let environment = environment.into_iter().map(|(name, value)| (name, value.reveal().to_owned())).collect();
-    Ok(Program { program: agent.settings.restic.clone().into(), arguments, environment, directory: None })
+    environment(&access, &context).map_err(|refusal| refusal.to_string())
 }
 
 /// The program, and where a restore goes.
@@ -89,25 +112,37 @@ async fn job_program(
     crate::commands::permitted(agent, task.spec)?;
     let (spec, destination) = restore::prepared(agent, task, version).await?;
     let access = agent.received.borrow().access(task.spec.repository())?;
+    let copy_access = task.spec.copies_to().map(|to| agent.received.borrow().copy_access(to)).transpose()?;
+    // What goes up goes to the second one, if there is one.
+    let written = copy_access.as_ref().unwrap_or(&access);
     let arguments = {
         let context = ArgumentContext {
             host: &agent.host,
             job_id: task.id,
             schedule_id: task.schedule_id,
             restic_version: version,
-            limit_upload_kib: access.limit_upload_kib,
+            limit_upload_kib: written.limit_upload_kib,
             limit_download_kib: access.limit_download_kib,
-            retry_lock: Some(access.retry_lock),
+            retry_lock: Some(written.retry_lock),
             restore_target: destination.as_ref().map(|destination| destination.target.as_str()),
         };
         arguments(&spec, &context).map_err(|refusal| refusal.to_string())?
     };
-    Ok((program(agent, arguments, access).await?, destination))
+    let program = match copy_access {
+        Some(to) => program_of_two(agent, arguments, access, to).await?,
+        None => program(agent, arguments, access).await?,
+    };
+    Ok((program, destination))
 }
 
 /// Runs the job, with its output in the job's log.
 pub(crate) async fn run(agent: &Agent, task: &Task<'_>, version: ResticVersion) -> Ran {
     make_room::for_log(agent);
+    if let JobSpec::Verify(options) = task.spec {
+        let finished = crate::verify::run(agent, task, version, options).await;
+        agent.send_bell.notify_one();
+        return Ran { finished, cause: None };
+    }
     let log = match agent.log(task.id) {
         Ok(log) => Some(log),
         Err(error) => {

@@ -16,7 +16,7 @@ use crate::commands::{ended, finish};
 use crate::core::Agent;
 use crate::ledger::{LedgerJob, Progress, Stage, Work};
 use crate::restic_run::{self, Task};
-use crate::{attempts, hook_run, query_run, repository_stats, restic_probe, snapshots};
+use crate::{attempts, hook_run, query_run, repository_stats, restic_probe, snapshots, verify};
 
 /// The ledger is looked at this often where nothing happens at all.
 const QUIET_DAY: Duration = Duration::from_secs(24 * 3600);
@@ -25,6 +25,7 @@ const QUIET_DAY: Duration = Duration::from_secs(24 * 3600);
 /// may have left its lock: stale locks are removed before the first job that could find one.
 /// `died_within_a_job`: surely one has, so that others who share the repository need not wait for our next job.
 pub(crate) async fn run(agent: Rc<Agent>, died_within_a_job: bool) {
+    verify::remove_leftovers(&agent);
     if died_within_a_job && let Ok(version) = restic_probe::probe(&agent).await {
         restic_run::unlock(&agent, version, None).await;
     }

@@ -17,6 +17,7 @@ use crate::commands::ended;
 use crate::core::{Agent, SharedLog};
 use crate::restic_json::StdoutLine;
 use crate::restic_json::cause::Cause;
+use crate::restic_json::document;
 use crate::restic_json::ending::{self, JobEnd, Transcript};
 use crate::restic_run::{Ran, Task, masked, unlock, write};
 use crate::restic_version::ResticVersion;
@@ -84,7 +85,7 @@ pub(crate) async fn supervise(
                     }
                 }
                 StdoutLine::Summary(_) => write(log, LogSource::Stdout, &masked(agent, &line)),
-                StdoutLine::Text(text) | StdoutLine::Unknown(text) => {
+                StdoutLine::Fact { text, .. } | StdoutLine::Text(text) | StdoutLine::Unknown(text) => {
                     if let Some(watch) = &mut watch {
                         watch.dog.text(&text);
                     }
@@ -120,7 +121,12 @@ pub(crate) async fn supervise(
     }
     let end = end.masked(|text| masked(agent, text));
     let cause = end.cause.filter(|_| stop.why != Some(Why::Cancelled));
-    let finished = finished(task.id, end, stop.why == Some(Why::Cancelled));
+    let mut finished = finished(task.id, end, stop.why == Some(Why::Cancelled));
+    if !matches!(task.spec, JobSpec::Forget(options) if options.dry_run)
+        && let Some(stats) = &mut finished.stats
+    {
+        document::without_kept(stats);
+    }
     // Whoever killed it: a dead restic's lock is in everybody's way.
     if stop.killed || matches!(exit, ending::Exit::Signal(_)) {
         unlock(agent, version, task.spec.repository()).await;

@@ -16,6 +16,7 @@ pub mod job_options;
 pub mod reading_options;
 pub mod repository_access;
 pub mod schedule;
+pub mod schedule_options;
 pub mod text;
 
 /// The newest protocol version that this program speaks.

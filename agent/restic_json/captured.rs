@@ -121,7 +121,7 @@ fn expected_cause(run: &Run) -> Option<Cause> {
         // What 0.19 may not write is its own cache; the others go on without.
         "cache-unwritable-snapshots-json" => Some(Cause::AccessDenied),
         "snapshots-env-user-json" => (!new).then_some(Cause::AccessDenied),
-        name if rest && name.starts_with("append-only-") => Some(Cause::AccessDenied),
+        name if rest && name.starts_with("append-only-") => Some(Cause::AppendOnly),
         "server-down-init-json" | "server-down-backup-json" | "server-down-snapshots-json" | "dns-fails-json" => {
             Some(Cause::Unreachable)
         }

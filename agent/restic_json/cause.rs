@@ -14,6 +14,8 @@ pub(crate) enum Cause {
     RepositoryExists,
     Unreachable,
     AccessDenied,
+    /// What is there may be read and added to, and not removed.
+    AppendOnly,
     NoSpace,
     /// The agent has stopped it: it did nothing for longer than it may.
     NoProgress,
@@ -38,6 +40,9 @@ impl fmt::Display for Cause {
             Self::Unreachable => "the repository's server is out of reach",
             Self::AccessDenied => {
                 "access is denied, to the agent's user on this host or to its credentials at the server"
+            }
+            Self::AppendOnly => {
+                "the storage lets this host add data and not remove it (append-only): removing is for the host that [maintenance] of the repository names"
             }
             Self::NoSpace => "there is no space left",
             Self::NoProgress => "is the repository's server or the network stuck?",
@@ -96,9 +101,14 @@ mod tests {
         for cause in [Cause::Locked, Cause::Unreachable, Cause::NoProgress] {
             assert!(cause.is_passing(), "{cause}");
         }
-        for cause in
-            [Cause::NoRepository, Cause::WrongPassword, Cause::RepositoryExists, Cause::AccessDenied, Cause::NoSpace]
-        {
+        for cause in [
+            Cause::AppendOnly,
+            Cause::NoRepository,
+            Cause::WrongPassword,
+            Cause::RepositoryExists,
+            Cause::AccessDenied,
+            Cause::NoSpace,
+        ] {
             assert!(!cause.is_passing(), "{cause}");
         }
     }

@@ -8,8 +8,10 @@ use serde_json::Value;
 
 use super::Summary;
 
-/// So many removed snapshots are named in a job's statistics; the count is always exact.
-const MOST_REMOVED_NAMED: usize = 100;
+/// So many snapshots are named in each list of a job's statistics; the counts are always exact.
+const MOST_NAMED: usize = 100;
+/// So many of the rules that keep a snapshot: with these bounds a job's end fits into one event.
+const MOST_REASONS: usize = 6;
 
 /// Fields that are empty are absent or null, by version.
 #[derive(Deserialize)]
@@ -60,18 +62,45 @@ pub(crate) fn snapshots(stdout: &[u8]) -> Option<Vec<Snapshot>> {
 
 /// forget's document as statistics. restic prints none where nothing matched: that is `forget(&[])`.
 pub(crate) fn forget(groups: &[Value]) -> Summary {
-    let list = |group: &Value, name: &str| group.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
-    let kept: usize = groups.iter().map(|group| list(group, "keep").len()).sum();
-    let removed: Vec<Value> = groups.iter().flat_map(|group| list(group, "remove")).collect();
-    let named: Vec<Value> =
-        removed.iter().filter_map(|snapshot| snapshot.get("short_id").cloned()).take(MOST_REMOVED_NAMED).collect();
+    let list =
+        |group: &'_ Value, name: &str| group.get(name).and_then(Value::as_array).map_or(Vec::new(), Clone::clone);
+    let (mut kept, mut removed) = (Vec::new(), Vec::new());
+    for group in groups {
+        // For each kept snapshot, in the same order, the rules that keep it.
+        let reasons = list(group, "reasons");
+        let keep = list(group, "keep");
+        kept.extend(keep.iter().enumerate().map(|(n, snapshot)| named(snapshot, reasons.get(n))));
+        removed.extend(list(group, "remove").iter().map(|snapshot| named(snapshot, None)));
+    }
     let mut summary = Summary::new();
-    summary.insert("snapshots_kept".to_owned(), kept.into());
-    summary.insert("snapshots_removed".to_owned(), removed.len().into());
-    if !named.is_empty() {
-        summary.insert("removed".to_owned(), named.into());
+    for (count, names, mut snapshots) in [("snapshots_kept", "kept", kept), ("snapshots_removed", "removed", removed)] {
+        summary.insert(count.to_owned(), snapshots.len().into());
+        snapshots.truncate(MOST_NAMED);
+        if !snapshots.is_empty() {
+            summary.insert(names.to_owned(), snapshots.into());
+        }
     }
     summary
+}
+
+/// What a forget that was no preview says of itself: what it kept is in the list of snapshots anyway.
+pub(crate) fn without_kept(summary: &mut Summary) {
+    summary.remove("kept");
+}
+
+/// `{"snapshot", "time", "host", "reasons"}`.
+fn named(snapshot: &Value, reason: Option<&Value>) -> Value {
+    let mut named = Summary::new();
+    for (name, field) in [("snapshot", "short_id"), ("time", "time"), ("host", "hostname")] {
+        if let Some(text) = snapshot.get(field).and_then(Value::as_str) {
+            // A host's name may be any text of the repository's.
+            named.insert(name.to_owned(), text.chars().take(64).collect::<String>().into());
+        }
+    }
+    if let Some(matches) = reason.and_then(|reason| reason.get("matches")).and_then(Value::as_array) {
+        named.insert("reasons".to_owned(), matches.iter().take(MOST_REASONS).cloned().collect::<Vec<_>>().into());
+    }
+    named.into()
 }
 
 #[cfg(test)]
@@ -105,7 +134,10 @@ mod tests {
         let groups = [json!({"keep": [{}, {}], "remove": removed}), json!({"keep": [{}], "remove": null})];
         let summary = forget(&groups);
         assert_eq!((&summary["snapshots_kept"], &summary["snapshots_removed"]), (&json!(3), &json!(300)));
-        assert_eq!(summary["removed"].as_array().map(Vec::len), Some(MOST_REMOVED_NAMED));
+        assert_eq!(summary["removed"].as_array().map(Vec::len), Some(MOST_NAMED));
+        let group = json!({"keep": [{"short_id": "a", "time": "t", "hostname": "h"}], "reasons": [{"matches": ["last snapshot"]}]});
+        let expected = json!([{"snapshot": "a", "time": "t", "host": "h", "reasons": ["last snapshot"]}]);
+        assert_eq!(forget(&[group])["kept"], expected);
         assert_eq!(json!(forget(&[])), json!({"snapshots_kept": 0, "snapshots_removed": 0}));
     }
 }

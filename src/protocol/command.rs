@@ -51,6 +51,9 @@ pub struct ConfigUpdate {
     /// The repositories that this host maintains, each with what only their maintenance gets. Replaced as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maintained: Option<BTreeMap<RepositoryTarget, RepositoryAccess>>,
+    /// The second repositories that the host's copy schedules write to. Replaced as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_targets: Option<BTreeMap<RepositoryTarget, RepositoryAccess>>,
 }
 
 impl ConfigUpdate {
@@ -74,6 +77,7 @@ impl ConfigUpdate {
             limit_download_kib: self.limit_download_kib.or(keep.limit_download_kib),
             retry_lock: self.retry_lock.or(keep.retry_lock),
             maintained: self.maintained.or(keep.maintained),
+            copy_targets: self.copy_targets.or(keep.copy_targets),
         }
     }
 }

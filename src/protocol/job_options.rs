@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use super::reading_options::*;
+pub use super::schedule_options::{FsSnapshot, ScheduleOptions};
 use super::text::{Span, is_default};
-use crate::id::{HostName, ScheduleId};
+use crate::id::{HostName, RepositoryName, ScheduleId};
 use crate::repository_target::RepositoryTarget;
 use crate::retention::RetentionPolicy;
 
@@ -25,6 +26,8 @@ pub enum JobKind {
     Check,
     Unlock,
     Restore,
+    Verify,
+    Copy,
     Ls,
     Find,
     Diff,
@@ -34,9 +37,9 @@ pub enum JobKind {
 
 impl JobKind {
     #[rustfmt::skip]
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Backup, Self::Init, Self::Forget, Self::Prune, Self::Check, Self::Unlock, Self::Restore,
-        Self::Ls, Self::Find, Self::Diff, Self::Stats, Self::Snapshots,
+        Self::Verify, Self::Copy, Self::Ls, Self::Find, Self::Diff, Self::Stats, Self::Snapshots,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -48,6 +51,8 @@ impl JobKind {
             Self::Check => "check",
             Self::Unlock => "unlock",
             Self::Restore => "restore",
+            Self::Verify => "verify",
+            Self::Copy => "copy",
             Self::Ls => "ls",
             Self::Find => "find",
             Self::Diff => "diff",
@@ -104,6 +109,8 @@ pub enum JobSpec {
     Check(CheckOptions),
     Unlock(UnlockOptions),
     Restore(RestoreOptions),
+    Verify(VerifyOptions),
+    Copy(CopyOptions),
     Ls(LsOptions),
     Find(FindOptions),
     Diff(DiffOptions),
@@ -121,6 +128,8 @@ impl JobSpec {
             Self::Check(_) => JobKind::Check,
             Self::Unlock(_) => JobKind::Unlock,
             Self::Restore(_) => JobKind::Restore,
+            Self::Verify(_) => JobKind::Verify,
+            Self::Copy(_) => JobKind::Copy,
             Self::Ls(_) => JobKind::Ls,
             Self::Find(_) => JobKind::Find,
             Self::Diff(_) => JobKind::Diff,
@@ -140,6 +149,25 @@ impl JobSpec {
         }
     }
 
+    /// The second repository of the configuration that it writes to; `None`: it works with one.
+    pub const fn copies_to(&self) -> Option<&RepositoryName> {
+        match self {
+            Self::Copy(options) => options.to.as_ref(),
+            Self::Init(options) => options.to.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Whether it only tells what would be done.
+    pub const fn is_preview(&self) -> bool {
+        match self {
+            Self::Backup(options) => options.dry_run,
+            Self::Forget(options) => options.dry_run,
+            Self::Prune(options) => options.dry_run,
+            _ => false,
+        }
+    }
+
     /// Reads a kind and its options; absent options are the kind's defaults. The error is for a person.
     pub fn parse(kind: &str, options: Option<Value>) -> Result<Self, String> {
         let kind: JobKind = kind.parse().map_err(|error: UnknownKind| error.to_string())?;
@@ -155,6 +183,8 @@ impl JobSpec {
             JobKind::Check => serde_json::from_value(options).map(Self::Check),
             JobKind::Unlock => serde_json::from_value(options).map(Self::Unlock),
             JobKind::Restore => serde_json::from_value(options).map(Self::Restore),
+            JobKind::Verify => serde_json::from_value(options).map(Self::Verify),
+            JobKind::Copy => serde_json::from_value(options).map(Self::Copy),
             JobKind::Ls => serde_json::from_value(options).map(Self::Ls),
             JobKind::Find => serde_json::from_value(options).map(Self::Find),
             JobKind::Diff => serde_json::from_value(options).map(Self::Diff),
@@ -174,6 +204,8 @@ impl JobSpec {
             Self::Check(options) => serde_json::to_value(options),
             Self::Unlock(options) => serde_json::to_value(options),
             Self::Restore(options) => serde_json::to_value(options),
+            Self::Verify(options) => serde_json::to_value(options),
+            Self::Copy(options) => serde_json::to_value(options),
             Self::Ls(options) => serde_json::to_value(options),
             Self::Find(options) => serde_json::to_value(options),
             Self::Diff(options) => serde_json::to_value(options),
@@ -194,18 +226,6 @@ pub enum IncompleteMeans {
     Warn,
     /// Failed.
     Fail,
-}
-
-/// Whether a backup on Windows reads its files from a shadow copy, as they were at one moment and also those in use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FsSnapshot {
-    #[default]
-    Off,
-    /// Where there can be one; else the files as they are, and a warning. Elsewhere than on Windows this means nothing.
-    Try,
-    /// A backup without one is a failure.
-    Require,
 }
 
 /// `restic backup`.
@@ -257,7 +277,11 @@ pub struct BackupOptions {
 /// `restic init`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct InitOptions {}
+pub struct InitOptions {
+    /// Makes this repository, one that the host copies to, and cuts data as its own does, so that copies share it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub to: Option<RepositoryName>,
+}
 
 /// `restic forget`, always scoped to hosts by name and to one schedule's snapshots.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -317,64 +341,31 @@ pub struct UnlockOptions {
     pub repository: Option<RepositoryTarget>,
 }
 
-/// What a schedule may say beyond paths, excludes, tags and retention; each is used by the kinds it fits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A restore test: some files of the host's newest snapshot are restored aside, and compared where their sources have not changed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct ScheduleOptions {
-    #[serde(skip_serializing_if = "is_default")]
-    pub iexcludes: Vec<String>,
-    #[serde(skip_serializing_if = "is_default")]
-    pub one_file_system: bool,
-    #[serde(skip_serializing_if = "is_default")]
-    pub exclude_caches: bool,
-    #[serde(skip_serializing_if = "is_default")]
-    pub exclude_if_present: Vec<String>,
-    #[serde(skip_serializing_if = "is_default")]
-    pub exclude_larger_than: Option<String>,
-    #[serde(skip_serializing_if = "is_default")]
-    pub use_fs_snapshot: FsSnapshot,
-    #[serde(skip_serializing_if = "is_default")]
-    pub exclude_cloud_files: bool,
-    #[serde(skip_serializing_if = "is_default")]
-    pub incomplete: IncompleteMeans,
-    #[serde(skip_serializing_if = "is_default")]
-    pub retries: u8,
-    /// A due time that passed while the agent was off fires once, late.
-    pub catch_up: bool,
-    /// forget: whose snapshots; absent: the schedule's own.
+pub struct VerifyOptions {
+    /// Whose newest snapshot; absent: that of any of the host's.
     #[serde(skip_serializing_if = "is_default")]
     pub schedule: Option<ScheduleId>,
+    /// How many files, chosen at random, 1 to 500; absent: 20.
     #[serde(skip_serializing_if = "is_default")]
-    pub max_unused: Option<String>,
+    pub sample_files: Option<u32>,
+    /// They are not larger together; absent: 1 GiB.
     #[serde(skip_serializing_if = "is_default")]
-    pub read_data: bool,
-    #[serde(skip_serializing_if = "is_default")]
-    pub read_data_subset: Option<String>,
-    /// How long a hook may run.
-    #[serde(skip_serializing_if = "is_default")]
-    pub hook_timeout: Option<Span>,
+    pub sample_bytes: Option<u64>,
 }
 
-impl Default for ScheduleOptions {
-    fn default() -> Self {
-        Self {
-            iexcludes: Vec::new(),
-            one_file_system: false,
-            exclude_caches: false,
-            exclude_if_present: Vec::new(),
-            exclude_larger_than: None,
-            use_fs_snapshot: FsSnapshot::Off,
-            exclude_cloud_files: false,
-            incomplete: IncompleteMeans::Warn,
-            retries: 0,
-            catch_up: true,
-            schedule: None,
-            max_unused: None,
-            read_data: false,
-            read_data_subset: None,
-            hook_timeout: None,
-        }
-    }
+/// `restic copy` of the host's own snapshots to a second repository of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CopyOptions {
+    /// Required: the repository that a copy schedule of the host names.
+    #[serde(skip_serializing_if = "is_default")]
+    pub to: Option<RepositoryName>,
+    /// Whose snapshots; absent: all of the host's.
+    #[serde(skip_serializing_if = "is_default")]
+    pub schedule: Option<ScheduleId>,
 }
 
 #[cfg(test)]
@@ -384,7 +375,7 @@ mod tests {
 
     #[test]
     fn options_are_read_by_kind_and_default_when_absent() {
-        assert_eq!(JobSpec::parse("init", None), Ok(JobSpec::Init(InitOptions {})));
+        assert_eq!(JobSpec::parse("init", None), Ok(JobSpec::Init(InitOptions::default())));
         let spec = JobSpec::parse("check", Some(json!({"read_data": true}))).expect("check takes read_data");
         assert_eq!(spec.options_json(), json!({"read_data": true}));
     }

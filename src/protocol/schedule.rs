@@ -66,7 +66,7 @@ impl Schedule {
                 post_hook: self.post_hook.clone(),
                 hook_timeout: options.hook_timeout,
             }),
-            JobKind::Init => JobSpec::Init(InitOptions {}),
+            JobKind::Init => JobSpec::Init(InitOptions::default()),
             JobKind::Forget => JobSpec::Forget(ForgetOptions {
                 schedule: Some(options.schedule.clone().unwrap_or_else(|| self.id.clone())),
                 retention_policy: self.retention_policy.clone(),
@@ -81,6 +81,15 @@ impl Schedule {
                 ..CheckOptions::default()
             }),
             JobKind::Unlock => JobSpec::Unlock(UnlockOptions::default()),
+            JobKind::Copy => JobSpec::Copy(super::job_options::CopyOptions {
+                to: options.to.clone(),
+                schedule: options.schedule.clone(),
+            }),
+            JobKind::Verify => JobSpec::Verify(super::job_options::VerifyOptions {
+                schedule: options.schedule.clone(),
+                sample_files: options.sample_files,
+                sample_bytes: options.sample_bytes,
+            }),
             // A schedule of these kinds does not pass validation; an empty snapshot is refused by every agent.
             JobKind::Restore | JobKind::Ls | JobKind::Find | JobKind::Diff | JobKind::Stats | JobKind::Snapshots => {
                 JobSpec::Restore(super::job_options::RestoreOptions::default())

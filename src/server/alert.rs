@@ -20,6 +20,7 @@ pub enum AlertKind {
     ForgetFailed,
     PruneFailed,
     CheckFailed,
+    VerifyFailed,
     /// Any other kind of scheduled job.
     JobFailed,
     /// No success for longer than the schedule's `max_age`; "nothing ran" included.

@@ -206,6 +206,7 @@ fn of_last_end(last: &LastEnd) -> Option<(AlertKind, String)> {
         (false, JobKind::Forget) => Some((AlertKind::ForgetFailed, said())),
         (false, JobKind::Prune) => Some((AlertKind::PruneFailed, said())),
         (false, JobKind::Check) => Some((AlertKind::CheckFailed, said())),
+        (false, JobKind::Verify) => Some((AlertKind::VerifyFailed, said())),
         (false, kind) => Some((AlertKind::JobFailed, format!("{kind}: {}", said()))),
     }
 }

@@ -2,14 +2,16 @@
 //! what memory has forgotten is looked up by the caller and passed in. Does not write, wake or answer anyone.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::fact::{Fact, HostEnrolled, Idempotency, JobAndActor, JobDispatched, JobExpired, JobQueued};
 use super::fire_jobs::{queued_jobs, specs_of};
 use super::host_content::HostContent;
 use super::host_state::HostState;
 use super::leases::needed_lease;
-use crate::id::{HostName, JobId, ScheduleId, job_id_of_fire, job_id_of_fire_part, job_id_of_request_part};
+use crate::id::{
+    HostName, JobId, RepositoryName, ScheduleId, job_id_of_fire, job_id_of_fire_part, job_id_of_request_part,
+};
 use crate::job::{Actor, ActorKind};
 use crate::protocol::agent_event::ScheduleFire;
 use crate::protocol::command::{FireOutcome, FireResult};
@@ -161,6 +163,9 @@ pub fn decide_job(
     if schedule.is_none() || request.options.is_some() {
         specs.iter().filter_map(JobSpec::repository).try_for_each(|target| check_target(content, target))?;
     }
+    for to in specs.iter().filter_map(JobSpec::copies_to) {
+        check_copy_target(content, to)?;
+    }
     let is_about_its_own = specs.iter().any(|spec| spec.repository().is_none());
     if is_about_its_own && content.is_none_or(|c| c.config.repo_url.as_deref().unwrap_or_default().is_empty()) {
         return Err(Refusal::Invalid(
@@ -179,8 +184,10 @@ pub fn decide_job(
         kind: kind.ok_or_else(|| Refusal::Invalid("there is nothing to do".to_owned()))?,
         options: Value::Null,
         actor: request.actor.clone(),
-        // The success of another kind of job (a forget by a backup schedule's rules) is not the schedule's.
-        schedule_id: schedule.filter(|schedule| Some(schedule.kind) == kind).map(|schedule| schedule.id.clone()),
+        // The success of another kind of job (a forget by a backup schedule's rules), or of a preview, is not the schedule's.
+        schedule_id: schedule
+            .filter(|schedule| Some(schedule.kind) == kind && !specs.iter().any(JobSpec::is_preview))
+            .map(|schedule| schedule.id.clone()),
         scheduled_at: None,
         idempotency: request.idempotency.clone(),
         repository: None,
@@ -198,10 +205,25 @@ fn requested_specs(
     request: &JobRequest,
     schedule: Option<&Schedule>,
 ) -> Result<Vec<JobSpec>, Refusal> {
-    match schedule.filter(|schedule| request.options.is_none() && runs(schedule, request.kind.as_deref())) {
-        Some(schedule) => specs_of(state, content, schedule).map_err(Refusal::Invalid),
-        None => Ok(vec![requested_spec(request, schedule)?]),
+    let preview = request.options.as_ref().is_some_and(|options| *options == json!({"dry_run": true}));
+    let as_it_is = request.options.is_none() || preview;
+    let specs = match schedule.filter(|schedule| as_it_is && runs(schedule, request.kind.as_deref())) {
+        Some(schedule) => specs_of(state, content, schedule).map_err(Refusal::Invalid)?,
+        None if preview && request.kind.as_deref() == Some("forget") => {
+            vec![requested_spec(&JobRequest { options: None, ..request.clone() }, schedule)?]
+        }
+        None => return Ok(vec![requested_spec(request, schedule)?]),
+    };
+    if preview { specs.iter().map(as_preview).collect() } else { Ok(specs) }
+}
+
+/// The same, to be told of and not done.
+fn as_preview(spec: &JobSpec) -> Result<JobSpec, Refusal> {
+    let mut options = spec.options_json();
+    if let Some(options) = options.as_object_mut() {
+        options.insert("dry_run".to_owned(), true.into());
     }
+    JobSpec::parse(spec.kind().as_str(), Some(options)).map_err(Refusal::Invalid)
 }
 
 /// Whether that kind, or none by name, is what the schedule runs.
@@ -230,6 +252,17 @@ fn check_target(content: Option<&HostContent>, target: &RepositoryTarget) -> Res
             target.repository
         )
     }))
+}
+
+/// Whether a copy schedule of the host names it.
+fn check_copy_target(content: Option<&HostContent>, to: &RepositoryName) -> Result<(), Refusal> {
+    let targets = content.and_then(|content| content.config.copy_targets.as_ref());
+    if targets.is_some_and(|targets| targets.keys().any(|target| target.repository == *to)) {
+        return Ok(());
+    }
+    Err(Refusal::Invalid(format!(
+        "the host has no access to repository {to}: it needs a copy schedule with options = {{ to = \"{to}\" }}, and secrets that can be read (see GET /v1/config)"
+    )))
 }
 
 fn requested_spec(request: &JobRequest, schedule: Option<&Schedule>) -> Result<JobSpec, Refusal> {
@@ -281,6 +314,12 @@ fn check_spec(spec: &JobSpec) -> Result<(), Refusal> {
             Some(problem) => invalid(problem),
             None => Ok(()),
         },
+        JobSpec::Copy(options) if options.to.is_none() => {
+            invalid("copy needs `options.to`: the repository that it writes to")
+        }
+        JobSpec::Verify(options) if options.sample_files.is_some_and(|count| !(1..=500).contains(&count)) => {
+            invalid("`options.sample_files` is 1 to 500")
+        }
         JobSpec::Restore(options) => check_restore(options).map_err(|text| Refusal::Invalid(text.to_owned())),
         JobSpec::Ls(options) if options.snapshot.is_empty() => invalid("ls needs `snapshot`: an id or \"latest\""),
         JobSpec::Find(options) if options.pattern.is_empty() => invalid("find needs `pattern`: a name or a path"),

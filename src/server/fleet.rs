@@ -20,6 +20,7 @@ mod effective;
 mod fields;
 pub mod load;
 pub mod maintenance;
+mod maintenance_checks;
 mod raw;
 mod raw_schedule;
 pub mod read_tree;
@@ -142,6 +143,8 @@ pub enum SecretRef {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Maintenance {
     pub host: HostName,
+    /// Another way to the same repository, such as the port on which data may be deleted.
+    pub url: Option<String>,
     pub username: Option<String>,
     pub credential: Option<SecretSource>,
     pub password: Option<SecretSource>,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::fleet::maintenance::targets;
+use super::fleet::maintenance::{copy_targets, targets};
 use super::fleet::schedule_set::{HostSecrets, config_hash, config_update_of, schedule_hash, schedules_of};
 use super::fleet::secret_commands::SecretCommands;
 use super::fleet::secrets::{ReadSecrets, SecretPlaces, read_secrets};
@@ -167,11 +167,18 @@ impl Making<'_> {
             return self.kept_settings(host);
         }
         let mut config = config_update_of(self.fleet, host, secrets);
-        let kept = present.and_then(|present| present.maintained.clone()).unwrap_or_default();
+        let kept = present.as_ref().and_then(|present| present.maintained.clone()).unwrap_or_default();
         let maintained = config.maintained.get_or_insert_default();
         for target in self.fleet.maintained_by(&host.name).flat_map(|repository| targets(self.fleet, repository)) {
             if let Some(access) = kept.get(&target).filter(|_| !maintained.contains_key(&target)) {
                 maintained.insert(target, access.clone());
+            }
+        }
+        let kept = present.and_then(|present| present.copy_targets.clone()).unwrap_or_default();
+        let copied_to = config.copy_targets.get_or_insert_default();
+        for (target, _) in copy_targets(self.fleet, host) {
+            if let Some(access) = kept.get(&target).filter(|_| !copied_to.contains_key(&target)) {
+                copied_to.insert(target, access.clone());
             }
         }
         let hash = config_hash(&config, &self.from.key);
@@ -189,6 +196,7 @@ impl Making<'_> {
             && last.settings.secret_commands == fleet.settings.secret_commands
             && repository_of(last, &made.host) == repository_of(fleet, host)
             && maintained(last) == maintained(fleet)
+            && copy_targets(last, &made.host) == copy_targets(fleet, host)
     }
 
     /// A host whose secrets cannot be read keeps the settings that it has; its schedules are not touched by that.
@@ -200,7 +208,8 @@ impl Making<'_> {
         // After a restart: what the agent has stays, and that is what the journal knows by its hash.
         let wanted = known.and_then(|known| known.slot.durable().state.config_wanted.clone());
         let config = config_update_of(self.fleet, host, &HostSecrets::default());
-        let config = ConfigUpdate { repo_password: None, repo_credential: None, maintained: None, ..config };
+        let config =
+            ConfigUpdate { repo_password: None, repo_credential: None, maintained: None, copy_targets: None, ..config };
         (Arc::new(config), wanted.map_or(String::new(), |wanted| wanted.hash))
     }
 }

@@ -28,7 +28,7 @@ pub enum LeaseMode {
 /// How a kind of job uses a repository; `None`: it needs no lease, and helps where one is in the way.
 pub const fn mode_of(kind: JobKind) -> Option<LeaseMode> {
     match kind {
-        JobKind::Backup | JobKind::Restore => Some(LeaseMode::Shared),
+        JobKind::Backup | JobKind::Copy | JobKind::Restore | JobKind::Verify => Some(LeaseMode::Shared),
         JobKind::Init | JobKind::Forget | JobKind::Prune | JobKind::Check => Some(LeaseMode::Exclusive),
         // A query takes no lock, so that nothing waits for it and it for nothing, not even for its turn among backups.
         JobKind::Unlock | JobKind::Ls | JobKind::Find | JobKind::Diff | JobKind::Stats | JobKind::Snapshots => None,
@@ -42,6 +42,11 @@ pub fn needed_lease(
     content: Option<&HostContent>,
 ) -> Option<(RepositoryTarget, LeaseMode)> {
     let mode = mode_of(kind)?;
+    // One that is written to from another: that one is only read, under restic's own shared lock.
+    if let Some(to) = options.get("to").and_then(Value::as_str) {
+        let mut targets = content?.config.copy_targets.as_ref()?.keys();
+        return Some((targets.find(|target| target.repository.as_str() == to)?.clone(), mode));
+    }
     let named = options.get("repository").and_then(Value::as_str).and_then(|text| text.parse().ok());
     let target = named.or_else(|| content?.repository.clone())?;
     Some((target, mode))
@@ -246,6 +251,8 @@ pub(super) mod tests {
 
     use super::*;
     use crate::journal::line;
+    use crate::protocol::command::ConfigUpdate;
+    use crate::protocol::repository_access::RepositoryAccess;
     use crate::server::folded::{content, id, noon};
 
     /// A journal of leases without files.
@@ -325,6 +332,13 @@ pub(super) mod tests {
             needed(JobKind::Prune, &json!({"repository": "cold"})),
             Some((target("cold"), LeaseMode::Exclusive))
         );
+        let config = ConfigUpdate {
+            copy_targets: Some([(target("offsite/web-1"), RepositoryAccess::default())].into()),
+            ..ConfigUpdate::default()
+        };
+        let copying = HostContent { config: config.into(), ..own.clone() };
+        let needed_to_copy = needed_lease(JobKind::Copy, &json!({"to": "offsite"}), Some(&copying));
+        assert_eq!(needed_to_copy, Some((target("offsite/web-1"), LeaseMode::Shared)), "where it writes");
         assert_eq!(needed(JobKind::Unlock, &none), None, "it removes what is in the way");
         assert_eq!(needed_lease(JobKind::Backup, &none, None), None);
         assert_eq!(needed_lease(JobKind::Backup, &none, Some(&content())), None);

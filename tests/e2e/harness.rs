@@ -283,7 +283,7 @@ impl Fleet {
         self.write(
             &format!("{dir}/agent.toml"),
             &format!(
-                "server = {:?}\nhost = \"web-1\"\nrestic = {restic:?}\noffline_grace = \"3s\"\n[policy]\nkinds = [\"backup\", \"init\", \"forget\", \"prune\", \"check\", \"unlock\", \"restore\", \"ls\", \"find\", \"diff\", \"stats\", \"snapshots\"]\nrestore_roots = [{restore:?}]\n",
+                "server = {:?}\nhost = \"web-1\"\nrestic = {restic:?}\noffline_grace = \"3s\"\n[policy]\nkinds = [\"backup\", \"init\", \"forget\", \"prune\", \"check\", \"unlock\", \"restore\", \"verify\", \"copy\", \"ls\", \"find\", \"diff\", \"stats\", \"snapshots\"]\nrestore_roots = [{restore:?}]\n",
                 self.url()
             ),
         );

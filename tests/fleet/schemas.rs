@@ -124,15 +124,17 @@ const NO_TOML: &str = "it is no TOML";
 const CALENDAR: &str = "it takes a calendar, or counting";
 
 /// The bad cases that no schema can see, and why.
-const UNSEEN: [(&str, &str); 27] = [
+const UNSEEN: [(&str, &str); 29] = [
     ("a-groups-problem-is-told-once", ABSENT),
     ("check-subset", CALENDAR),
+    ("copy", OTHER_FILES),
     ("cron-missing", ABSENT),
     ("cron-never-due", CALENDAR),
     ("forget-without-retention", TOGETHER),
     ("group-file-name", NAME),
     ("host-file-name", NAME),
     ("kind-missing", ABSENT),
+    ("maintenance-url", TOGETHER),
     ("no-repository", ABSENT),
     ("paths-empty", ABSENT),
     ("paths-missing", ABSENT),

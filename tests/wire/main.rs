@@ -138,6 +138,10 @@ fn settings() -> ConfigUpdate {
         repo_password_secret: Some("restic".to_owned()),
         repo_credential_secret: Some("rest".to_owned()),
         maintained: Some([(id("main"), maintained()), (id("apart/web-1"), RepositoryAccess::default())].into()),
+        copy_targets: Some(
+            [(id("offsite/web-1"), RepositoryAccess { url: "/mnt/offsite".to_owned(), ..RepositoryAccess::default() })]
+                .into(),
+        ),
     }
 }
 
@@ -244,6 +248,21 @@ fn fires_and_acks() {
         reason: Some("one exclusive job at a time".to_owned()),
     };
     check("fire.result", &result);
+}
+
+#[test]
+fn commands_about_restorability() {
+    let schedule = Some(id("system"));
+    let verify = VerifyOptions { schedule: schedule.clone(), sample_files: Some(50), sample_bytes: Some(1 << 30) };
+    let copy = CopyOptions { to: Some(id("offsite")), schedule };
+    for (sample, expected) in
+        [("command.run-verify", JobSpec::Verify(verify)), ("command.run-copy", JobSpec::Copy(copy))]
+    {
+        let command: CommandRun = serde_json::from_value(payload(sample)).expect("a command");
+        let spec = JobSpec::parse(&command.kind, command.options.clone()).expect("a job");
+        assert_eq!(spec, expected);
+        check(sample, &CommandRun { options: Some(spec.options_json()), ..command });
+    }
 }
 
 #[test]
@@ -486,7 +505,7 @@ fn the_words_of_enumerations_are_the_protocols() {
         "queued waiting skipped refused",
     );
     check(&[ActorKind::Schedule, ActorKind::Operator, ActorKind::System], "schedule operator system");
-    check(&JobKind::ALL, "backup init forget prune check unlock restore ls find diff stats snapshots");
+    check(&JobKind::ALL, "backup init forget prune check unlock restore verify copy ls find diff stats snapshots");
     check(
         &[JobStatus::Queued, JobStatus::Running, JobStatus::Succeeded, JobStatus::Failed, JobStatus::Cancelled],
         "queued running succeeded failed cancelled",
@@ -526,7 +545,7 @@ fn an_absent_setting_keeps_the_present_one_and_an_empty_one_clears_it() {
     // Every field by its name on the wire, so that one that is added and forgotten in `applied_to` fails.
     let empty = json!({"repo_url": "", "repo_username": "", "repo_password": "", "repo_credential": "", "hook_shell": "",
         "env": {}, "limit_upload_kib": 0, "limit_download_kib": 0, "retry_lock": "0s", "repo_password_secret": "",
-        "repo_credential_secret": "", "maintained": {}});
+        "repo_credential_secret": "", "maintained": {}, "copy_targets": {}});
     let mut names: Vec<_> = payload("config.update").as_object().expect("an object").keys().cloned().collect();
     names.retain(|name| name != "version" && name != "hash");
     for name in &names {

@@ -13,7 +13,7 @@ fn schema_of(name: &str) -> &str {
         "acknowledged" | "acknowledged-log" => "Acknowledged",
         "poll-answer" | "poll-answer-empty" | "poll-answer-superseded" => "PollAnswer",
         "problem" | "problem-least" => "Problem",
-        "command.run-forget" => "command.run",
+        "command.run-copy" | "command.run-forget" | "command.run-verify" => "command.run",
         message => message,
     }
 }

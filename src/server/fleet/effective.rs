@@ -48,6 +48,8 @@ pub(super) struct Effective {
     pub(super) retentions: Vec<(String, Place)>,
     /// Forget schedules of its own about the snapshots of a backup schedule that has retention itself.
     pub(super) forgets: Vec<(String, Place)>,
+    /// What its copy schedules write to.
+    pub(super) copies: Vec<(RepositoryName, String, Place)>,
     /// It has no schedules: told unless it maintains a repository.
     pub(super) idle: Option<Problem>,
 }
@@ -105,6 +107,12 @@ pub(super) fn effective_host(
             forgets.push((file.to_owned(), place));
         }
     }
+    let copies = schedules.iter().zip(&merged).filter(|(held, _)| held.schedule.kind == JobKind::Copy);
+    let copies = copies.filter_map(|(_, layers)| {
+        let (file, to) = layers.last(|raw| &raw.to)?;
+        Some((to.value.clone(), file.to_owned(), to.place))
+    });
+    let copies = copies.collect();
     let mut idle = None;
     if layers.iter().all(|raw| raw.clean) {
         if schedules.is_empty() {
@@ -117,7 +125,7 @@ pub(super) fn effective_host(
     }
     let groups = groups.iter().map(|(name, _)| name.clone()).collect();
     let host = Arc::new(Host { name, groups, repository, tags, timezone, schedules });
-    Effective { host, problems, retentions, forgets, idle }
+    Effective { host, problems, retentions, forgets, copies, idle }
 }
 
 /// An agent takes commands of 256 KiB, in which quotes and backslashes take more room than here.
@@ -208,6 +216,12 @@ fn effective_schedule(
         ));
     }
     let options = effective_options(layers);
+    if kind == JobKind::Copy && options.to.is_none() {
+        error(format!(
+            "copy schedule {:?} has no target: write for example options = {{ to = \"offsite\" }}",
+            id.as_str()
+        ));
+    }
     if options.read_data && options.read_data_subset.is_some() {
         error(format!("check schedule {:?} has read_data and read_data_subset: choose one", id.as_str()));
     }
@@ -260,6 +274,9 @@ fn effective_options(layers: &Layers<'_>) -> ScheduleOptions {
         read_data: layers.value(|raw| &raw.read_data).unwrap_or(false),
         read_data_subset: layers.text(|raw| &raw.read_data_subset),
         hook_timeout: layers.value(|raw| &raw.hook_timeout),
+        sample_bytes: layers.value(|raw| &raw.sample_bytes),
+        sample_files: layers.value(|raw| &raw.sample_files).and_then(|n| u32::try_from(n).ok()),
+        to: layers.value(|raw| &raw.to),
     }
 }
 
@@ -291,8 +308,15 @@ fn warn_of_useless(kind: JobKind, layers: &Layers<'_>, problems: &mut Vec<Proble
     if !matches!(kind, JobKind::Backup | JobKind::Forget) {
         warn(layers.last(|raw| &raw.retention).map(|(file, value)| (file, value.place)), "retention");
     }
-    if kind != JobKind::Forget {
+    if !matches!(kind, JobKind::Copy | JobKind::Forget | JobKind::Verify) {
         warn(layers.last(|raw| &raw.schedule).map(|(file, value)| (file, value.place)), "options.schedule");
+    }
+    if kind != JobKind::Copy {
+        warn(layers.last(|raw| &raw.to).map(|(file, value)| (file, value.place)), "options.to");
+    }
+    if kind != JobKind::Verify {
+        warn(layers.last(|raw| &raw.sample_bytes).map(|(file, value)| (file, value.place)), "options.sample_bytes");
+        warn(layers.last(|raw| &raw.sample_files).map(|(file, value)| (file, value.place)), "options.sample_files");
     }
 }
 

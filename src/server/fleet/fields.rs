@@ -115,8 +115,9 @@ pub(super) fn of_repository(repository: &Repository) -> Fields {
     } = repository;
     let mut told = Told(of_repository_for_hosts(repository));
     told.tell_some("max_parallel", *max_parallel);
-    if let Some(Maintenance { host, username, credential, password, forget, prune, check }) = maintenance {
+    if let Some(Maintenance { host, url, username, credential, password, forget, prune, check }) = maintenance {
         told.tell("maintenance.host", host.as_str());
+        told.tell_some("maintenance.url", url.as_deref());
         told.tell_some("maintenance.username", username.as_deref());
         told.tell_some("maintenance.credential", credential.as_ref().map(of_secret));
         told.tell_some("maintenance.password", password.as_ref().map(of_secret));

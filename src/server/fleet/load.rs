@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::effective::{Context, Effective, effective_host};
 use super::maintenance::maintenance_schedules;
+use super::maintenance_checks::{check_maintenance_url, warn_of_maintenance};
 use super::raw::{RawHost, RawMaintenance, RawRepository, Whose, read_host, read_repository};
 use super::remembered::{Remembered, TypedFile};
 use super::settings::{ServerSettings, read_settings};
@@ -184,6 +185,24 @@ fn check(typed: Typed, memory: &mut Remembered, problems: &mut Vec<Problem>) -> 
             }
             users.entry(repository.clone()).or_default().push(name.clone());
         }
+        for (to, file, place) in &effective.copies {
+            if !raw_repositories.contains_key(to) {
+                let known = || raw_repositories.keys().map(RepositoryName::as_str);
+                problems.push(place.error(file, suggestions.unknown("repository", to.as_str(), known)));
+            } else if effective.host.repository.as_ref() == Some(to) {
+                let message = format!("repository {:?} is the host's own: copies go to another", to.as_str());
+                problems.push(place.error(file, message));
+            } else {
+                // What is kept of the host's snapshots there is maintained as in its own.
+                let users = users.entry(to.clone()).or_default();
+                if users.last() != Some(name) {
+                    users.push(name.clone());
+                }
+                if !effective.retentions.is_empty() {
+                    with_retention.insert(to.clone());
+                }
+            }
+        }
         hosts.insert(name.clone(), Arc::clone(&effective.host));
     }
     if hosts.is_empty() {
@@ -206,6 +225,7 @@ fn check(typed: Typed, memory: &mut Remembered, problems: &mut Vec<Problem>) -> 
             problems.push(host.place.error(&raw.file, suggestions.unknown("host", host.value.as_str(), known)));
         }
         warn_of_maintenance(&raw, with_retention.contains(&name), problems);
+        check_maintenance_url(&raw, problems);
         repositories.insert(name.clone(), repository(name, raw, &settings, problems));
     }
     for (name, maintained) in &elected {
@@ -250,24 +270,6 @@ fn warn_of_retention(
     problems.extend(effective.retentions.iter().map(|(file, place)| place.warning(file, message.clone())));
 }
 
-/// Maintenance that does nothing, or half of what is meant.
-fn warn_of_maintenance(raw: &RawRepository, has_retention: bool, problems: &mut Vec<Problem>) {
-    let Some(Placed { value: work, place }) = raw.maintenance.as_ref().filter(|_| raw.clean) else { return };
-    let mut warn = |message: &str| problems.push(place.warning(&raw.file, message));
-    match (&work.forget, &work.prune) {
-        (None, None) if work.check.is_none() => {
-            warn("[maintenance] does nothing: write for example forget = \"30 4 * * *\"");
-        }
-        (Some(_), _) if !has_retention => {
-            warn("forget has nothing to do: no backup schedule in this repository has retention");
-        }
-        (Some(_), None) => {
-            warn("the data of forgotten snapshots stays: write for example prune = \"0 5 * * SUN\"");
-        }
-        _ => {}
-    }
-}
-
 /// Jobs of one repository take turns; those of two that are the same place do not know of each other.
 fn warn_of_equal_urls(repositories: &BTreeMap<RepositoryName, RawRepository>, problems: &mut Vec<Problem>) {
     let mut first: HashMap<&str, &RepositoryName> = HashMap::new();
@@ -295,6 +297,7 @@ fn repository(
         let raw = raw.value;
         Some(Maintenance {
             host: raw.host?.value,
+            url: raw.url.map(|url| url.value).filter(|url| !url.is_empty()),
             username: raw.username,
             credential: raw.credential,
             password: raw.password,

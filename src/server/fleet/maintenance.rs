@@ -70,6 +70,18 @@ pub fn is_per_host(repository: &Repository) -> bool {
     repository.url.contains("{host}")
 }
 
+/// The second repositories that the host's copy schedules write to, or its own part of them, each once.
+pub fn copy_targets<'a>(fleet: &'a Fleet, host: &Host) -> Vec<(RepositoryTarget, &'a Repository)> {
+    let copies = host.schedules.iter().map(|held| &held.schedule).filter(|schedule| schedule.kind == JobKind::Copy);
+    let named = copies.filter_map(|schedule| fleet.repositories.get(schedule.options.to.as_ref()?));
+    let of_one = |repository: &'a Repository| {
+        let host = is_per_host(repository).then(|| host.name.clone());
+        (RepositoryTarget { repository: repository.name.clone(), host }, repository)
+    };
+    let once: BTreeMap<&RepositoryName, &Repository> = named.map(|repository| (&repository.name, repository)).collect();
+    once.into_values().map(of_one).collect()
+}
+
 /// What there is to maintain: the repository, or each host's part of it.
 pub fn targets(fleet: &Fleet, repository: &Repository) -> Vec<RepositoryTarget> {
     let target = |host: Option<HostName>| RepositoryTarget { repository: repository.name.clone(), host };

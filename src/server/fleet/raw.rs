@@ -84,6 +84,7 @@ pub(super) struct RawRepository {
 #[derive(Debug)]
 pub(super) struct RawMaintenance {
     pub(super) host: Typed<HostName>,
+    pub(super) url: Typed<String>,
     pub(super) username: Option<String>,
     pub(super) credential: Option<SecretSource>,
     pub(super) password: Option<SecretSource>,
@@ -199,6 +200,7 @@ fn read_maintenance(table: &mut TableReader<'_>) -> RawMaintenance {
     }
     RawMaintenance {
         host: table.parsed("host"),
+        url: read_checked(table, "url", rules::url),
         username: table.string("username").map(|name| name.value),
         credential: read_secret(table, "credential"),
         password: read_secret(table, "password"),

@@ -5,7 +5,7 @@ use chrono_tz::Tz;
 
 use super::rules;
 use crate::cron_time::CronExpression;
-use crate::id::ScheduleId;
+use crate::id::{RepositoryName, ScheduleId};
 use crate::protocol::job_options::{FsSnapshot, IncompleteMeans, JobKind};
 use crate::protocol::text::Span;
 use crate::retention::RetentionPolicy;
@@ -55,10 +55,13 @@ pub(super) struct RawSchedule {
     pub(super) read_data: Typed<bool>,
     /// Empty: none.
     pub(super) read_data_subset: Typed<String>,
+    pub(super) sample_bytes: Typed<u64>,
+    pub(super) sample_files: Typed<u64>,
+    pub(super) to: Typed<RepositoryName>,
 }
 
 const IN_SCHEDULE: [&str; 5] = ["retries", "incomplete", "catch_up", "hook_timeout", "max_age"];
-const IN_OPTIONS: [&str; 11] = [
+const IN_OPTIONS: [&str; 14] = [
     "iexcludes",
     "one_file_system",
     "exclude_caches",
@@ -70,6 +73,9 @@ const IN_OPTIONS: [&str; 11] = [
     "max_unused",
     "read_data",
     "read_data_subset",
+    "sample_bytes",
+    "sample_files",
+    "to",
 ];
 
 /// The sizes of so many runs are remembered.
@@ -85,6 +91,24 @@ impl std::str::FromStr for Shrink {
             if text == "off" { Some(0) } else { text.strip_suffix('%').and_then(|number| number.parse().ok()) };
         let number = number.filter(|number| (0..=99).contains(number));
         number.map(Self).ok_or_else(|| format!("{} is no share: write for example \"50%\", or \"off\"", shown(text)))
+    }
+}
+
+/// Each is named to restic.
+const MOST_SAMPLE_FILES: u64 = 500;
+
+/// `"500M"`: a size as restic writes it, in bytes.
+struct SampleBytes(u64);
+
+impl std::str::FromStr for SampleBytes {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.trim_end_matches(['k', 'K', 'm', 'M', 'g', 'G', 't', 'T']);
+        let unit = text.chars().last().and_then(|last| "KMGT".find(last.to_ascii_uppercase()));
+        let shift = unit.map_or(0, |at| 10 * (at + 1));
+        let plain = digits.len() <= 6 && text.len() <= digits.len() + 1 && digits.bytes().all(|b| b.is_ascii_digit());
+        let bytes = digits.parse().ok().filter(|number| plain && *number > 0).map(|number: u64| number << shift);
+        bytes.map(Self).ok_or_else(|| format!("{} is no size: write for example \"500M\" or \"2G\"", shown(text)))
     }
 }
 
@@ -158,6 +182,9 @@ fn read_options(options: &mut TableReader<'_>, raw: &mut RawSchedule) {
     raw.max_unused = read_checked(options, "max_unused", rules::max_unused);
     raw.read_data = options.boolean("read_data");
     raw.read_data_subset = read_checked(options, "read_data_subset", |text| rules::read_data_subset(text, false));
+    raw.sample_bytes = options.parsed::<SampleBytes>("sample_bytes").map(|size| size.map(|size| size.0));
+    raw.sample_files = options.integer("sample_files", 1..=MOST_SAMPLE_FILES);
+    raw.to = options.parsed("to");
     options.misplaced(&IN_SCHEDULE, "beside options, not into it");
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
-use super::maintenance::targets;
+use super::maintenance::{copy_targets, targets};
 use super::{Fleet, Host, Repository, SecretRef, SecretSource, for_host};
 use crate::id::HostName;
 use crate::protocol::command::{ConfigUpdate, Secret};
@@ -21,6 +21,8 @@ pub struct HostSecrets {
     pub own: AccessSecrets,
     /// Of what it maintains, as far as they could be read.
     pub maintained: BTreeMap<RepositoryTarget, AccessSecrets>,
+    /// Of what it copies to, likewise.
+    pub copy_targets: BTreeMap<RepositoryTarget, AccessSecrets>,
 }
 
 /// The secrets with which one repository is reached.
@@ -35,6 +37,7 @@ pub struct AccessSecrets {
 /// With what a repository is reached: by the hosts that use it, or by the one that maintains it.
 #[derive(Debug, Clone, Copy)]
 pub struct Credentials<'a> {
+    pub url: &'a str,
     pub username: Option<&'a String>,
     pub password: Option<&'a SecretSource>,
     pub credential: Option<&'a SecretSource>,
@@ -42,8 +45,8 @@ pub struct Credentials<'a> {
 
 impl<'a> Credentials<'a> {
     pub fn of_hosts(repository: &'a Repository) -> Self {
-        let Repository { username, password, credential, .. } = repository;
-        Self { username: username.as_ref(), password: password.as_ref(), credential: credential.as_ref() }
+        let Repository { url, username, password, credential, .. } = repository;
+        Self { url, username: username.as_ref(), password: password.as_ref(), credential: credential.as_ref() }
     }
 
     /// Maintenance's own, and the hosts' where it has none.
@@ -51,6 +54,7 @@ impl<'a> Credentials<'a> {
         let hosts = Self::of_hosts(repository);
         let Some(work) = &repository.maintenance else { return hosts };
         Self {
+            url: work.url.as_deref().unwrap_or(hosts.url),
             username: work.username.as_ref().or(hosts.username),
             password: work.password.as_ref().or(hosts.password),
             credential: work.credential.as_ref().or(hosts.credential),
@@ -91,6 +95,7 @@ pub fn config_update_of(fleet: &Fleet, host: &Host, secrets: &HostSecrets) -> Co
         limit_download_kib: Some(own.limit_download_kib),
         retry_lock: Some(own.retry_lock),
         maintained: Some(maintained(fleet, host, &secrets.maintained)),
+        copy_targets: Some(copied_to(fleet, host, &secrets.copy_targets)),
     }
 }
 
@@ -111,6 +116,19 @@ fn maintained(
     fleet.maintained_by(&host.name).flat_map(of_one).collect()
 }
 
+/// What the host gets of the repositories that it copies to: those whose secrets are at hand.
+fn copied_to(
+    fleet: &Fleet,
+    host: &Host,
+    secrets: &BTreeMap<RepositoryTarget, AccessSecrets>,
+) -> BTreeMap<RepositoryTarget, RepositoryAccess> {
+    let of_one = |(target, repository): (RepositoryTarget, &Repository)| {
+        let access = access(repository, Credentials::of_hosts(repository), &host.name, secrets.get(&target)?);
+        Some((target, access))
+    };
+    copy_targets(fleet, host).into_iter().filter_map(of_one).collect()
+}
+
 /// `whose`: what `{host}` stands for.
 fn access(
     repository: &Repository,
@@ -119,7 +137,7 @@ fn access(
     secrets: &AccessSecrets,
 ) -> RepositoryAccess {
     RepositoryAccess {
-        url: for_host(&repository.url, whose),
+        url: for_host(credentials.url, whose),
         username: credentials.username.map_or(String::new(), |name| for_host(name, whose)),
         password: secrets.password.clone().unwrap_or_default(),
         password_secret: agents_own(credentials.password),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::maintenance::targets;
+use super::maintenance::{copy_targets, targets};
 use super::schedule_set::Credentials;
 use super::{Fleet, Repository, SecretRef, for_host};
 use crate::id::HostName;
@@ -54,6 +54,9 @@ pub fn questions(fleet: &Fleet, counts: impl Fn(&HostName) -> bool) -> HashSet<Q
     };
     for host in fleet.hosts.values().filter(|host| counts(&host.name)) {
         if let Some(repository) = host.repository.as_ref().and_then(|name| fleet.repositories.get(name)) {
+            add(repository, Credentials::of_hosts(repository), &host.name);
+        }
+        for (_, repository) in copy_targets(fleet, host) {
             add(repository, Credentials::of_hosts(repository), &host.name);
         }
         for repository in fleet.maintained_by(&host.name) {

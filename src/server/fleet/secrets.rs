@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::maintenance::targets;
+use super::maintenance::{copy_targets, targets};
 use super::schedule_set::{AccessSecrets, Credentials, HostSecrets};
 use super::secret_commands::{Question, SecretCommands, question};
 use super::{Fleet, Host, Repository, SecretRef, SecretSource, for_host};
@@ -61,6 +61,13 @@ pub fn read_secrets(fleet: &Fleet, places: &SecretPlaces<'_>, host: &Host) -> Re
     if let Some(repository) = host.repository.as_ref().and_then(|name| fleet.repositories.get(name)) {
         let wanted = Wanted { fleet, places, repository, whose: &host.name };
         read.secrets.own = wanted.read(Credentials::of_hosts(repository), &mut read)?;
+    }
+    for (target, repository) in copy_targets(fleet, host) {
+        let wanted = Wanted { fleet, places, repository, whose: &host.name };
+        match wanted.read(Credentials::of_hosts(repository), &mut read) {
+            Ok(secrets) => drop(read.secrets.copy_targets.insert(target, secrets)),
+            Err(problems) => read.unread.extend(problems),
+        }
     }
     for repository in fleet.maintained_by(&host.name) {
         for target in targets(fleet, repository) {
