@@ -4,7 +4,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Fleet, PASSWORD, restics, text};
+use crate::harness::{Fleet, PASSWORD, text};
+use crate::troubles::oldest_and_newest;
 
 const OFFSITE_PASSWORD: &str = "canary-offsite-password";
 
@@ -22,7 +23,7 @@ fn restic(fleet: &Fleet, program: &str, repository: &str, password: &str, argume
 
 #[test]
 fn a_hosts_snapshots_are_copied_to_a_second_repository_and_no_others() {
-    for program in restics() {
+    for program in oldest_and_newest() {
         let fleet = Fleet::new();
         fleet.write("secrets/offsite", OFFSITE_PASSWORD);
         let offsite =

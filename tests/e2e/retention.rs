@@ -10,8 +10,9 @@ use chrono::{DateTime, FixedOffset, TimeDelta};
 use serde_json::{Map, Value, json};
 
 use crate::elected;
-use crate::harness::{Fleet, PASSWORD, eventually, restics, text};
+use crate::harness::{Fleet, PASSWORD, eventually, text};
 use crate::keep_rules::{Made, Random, kept};
+use crate::troubles::oldest_and_newest;
 
 const HOSTS: [&str; 2] = ["web-1", "web-2"];
 const SCHEDULES: [&str; 3] = ["data", "db", "home"];
@@ -254,7 +255,7 @@ fn what_remains_is_what_an_independent_implementation_of_the_policies_predicts()
         fleet.start_server();
         elected::enroll(&fleet);
         copy_tree(&fleet.path("repo"), &fleet.path("repo-as-it-was"));
-        for program in restics() {
+        for program in oldest_and_newest() {
             fs::remove_dir_all(fleet.path("repo")).expect("removed");
             copy_tree(&fleet.path("repo-as-it-was"), &fleet.path("repo"));
             let always = left_out_by(&program);

@@ -4,7 +4,8 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::harness::{Fleet, restics};
+use crate::harness::Fleet;
+use crate::troubles::oldest_and_newest;
 
 /// Another content of the same size, behind the back of the file's time.
 fn damage(fleet: &Fleet, file: &str) {
@@ -17,7 +18,7 @@ fn damage(fleet: &Fleet, file: &str) {
 
 #[test]
 fn a_sample_of_what_was_backed_up_is_restored_and_compared() {
-    for restic in restics() {
+    for restic in oldest_and_newest() {
         let fleet = Fleet::new();
         for name in ["a [x]*?", "back\\slash", "new\nline", "ümlaut", "-dash", "empty"] {
             fleet.write(&format!("data/{name}"), if name == "empty" { "" } else { name });

@@ -6,6 +6,7 @@
 /// The agent's own modules, which are in no library. They know each other as the crate's.
 #[path = "../../../agent"]
 mod agent {
+    pub(crate) mod hook_reference;
     pub(crate) mod host_path;
     pub(crate) mod own_secrets;
     pub(crate) mod policy;
@@ -17,7 +18,7 @@ mod agent {
     pub(crate) mod settings;
 }
 use agent::{
-    host_path, own_secrets, policy, repository_url, restic_args, restic_environment, restic_json, restic_version,
+    hook_reference, host_path, own_secrets, policy, repository_url, restic_args, restic_environment, restic_json, restic_version,
     settings,
 };
 
