@@ -55,7 +55,8 @@ fn without_its_server_the_agent_backs_up_and_delivers_afterwards() {
     );
 
     fleet.start_server();
-    let job = eventually("the job is delivered", Duration::from_secs(60), || {
+    // After minutes without a server the agent asks again within two.
+    let job = eventually("the job is delivered", Duration::from_secs(150), || {
         let (code, body) = fleet.curl(&[&format!("/v1/jobs/{id}")])?;
         let job: Value = serde_json::from_str(&body).ok()?;
         (code == 200 && job["status"] == "succeeded").then_some(job)
