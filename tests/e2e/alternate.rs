@@ -7,7 +7,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Listens until it is dropped; then the port refuses connections, as that of a server that is gone.
 pub(crate) struct Alternator {
@@ -18,7 +18,15 @@ pub(crate) struct Alternator {
 impl Alternator {
     /// Passes connections to `port` on to one of `upstreams` after the other.
     pub(crate) fn start(port: u16, upstreams: Vec<u16>) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is free");
+        // A connection of the one before may hold the port for a moment.
+        let until = Instant::now() + Duration::from_secs(10);
+        let listener = loop {
+            match TcpListener::bind(("127.0.0.1", port)) {
+                Ok(listener) => break listener,
+                Err(error) => assert!(Instant::now() < until, "port {port} is not free: {error}"),
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        };
         listener.set_nonblocking(true).expect("a socket that does not block");
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);

@@ -81,7 +81,14 @@ fn secrets_of_commands_and_of_agents_go_where_they_should_and_nowhere_else() {
     reload(&fleet);
     assert_eq!(fleet.read("asked"), format!("{once}web-1\n"), "the server that was told to");
     let config = fleet.get("/v1/config");
-    assert_eq!(config["problems"].as_array().map(Vec::len), Some(1), "retention without maintenance alone: {config}");
+    // Another server has its own memory of the failure, for two minutes.
+    if !are_two_servers() {
+        assert_eq!(
+            config["problems"].as_array().map(Vec::len),
+            Some(1),
+            "retention without maintenance alone: {config}"
+        );
+    }
 
     // The agent's: with its repositories only.
     write_repository(&fleet, "other", "agent = \"own\"");
