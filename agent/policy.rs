@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use restic_manager::protocol::job_options::JobSpec;
+use restic_manager::protocol::job_options::{JobKind, JobSpec};
 use serde::Deserialize;
 
 use crate::hook_reference::permits_hooks;
@@ -12,24 +12,6 @@ use crate::host_path::HostPath;
 use crate::repository_url::{hazard, pattern_names, without_credentials};
 
 pub(crate) mod restoring;
-
-/// Every kind that agent.toml may list, those of later versions included, so that one file serves all versions.
-const KINDS: [&str; 14] = [
-    "backup",
-    "init",
-    "forget",
-    "prune",
-    "check",
-    "unlock",
-    "restore",
-    "verify",
-    "copy",
-    "snapshots",
-    "ls",
-    "find",
-    "diff",
-    "stats",
-];
 
 /// What destroys data (forget, prune) or sends it elsewhere (copy) must be listed by hand.
 const DEFAULT_KINDS: [&str; 11] =
@@ -116,8 +98,11 @@ impl TryFrom<RawPolicy> for Policy {
 
     fn try_from(raw: RawPolicy) -> Result<Self, Vec<String>> {
         let mut problems = Vec::new();
-        for kind in raw.kinds.iter().filter(|kind| !KINDS.contains(&kind.as_str())) {
-            problems.push(format!("[policy] kinds: {kind:?} is not a kind of job; there are {}", KINDS.join(", ")));
+        for kind in raw.kinds.iter().filter(|kind| JobKind::ALL.iter().all(|known| known.as_str() != *kind)) {
+            problems.push(format!(
+                "[policy] kinds: {kind:?} is not a kind of job; there are {}",
+                JobKind::ALL.map(JobKind::as_str).join(", ")
+            ));
         }
         let mut roots = |key: &str, texts: Vec<String>| {
             let mut paths = Vec::new();

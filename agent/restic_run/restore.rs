@@ -73,7 +73,7 @@ pub(super) async fn prepared(
     Ok((JobSpec::Restore(options), Some(Destination { target, surroundings })))
 }
 
-/// A directory that does not exist yet: what is there is never overwritten by this version.
+/// A directory that does not exist yet: only a restore in place writes over what is there.
 fn restore_target(agent: &Agent, job: JobId, wanted: Option<&str>) -> Result<String, String> {
     let target = match wanted {
         Some(target) => target.to_owned(),

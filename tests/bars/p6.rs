@@ -195,7 +195,7 @@ struct Edited {
     number: usize,
 }
 
-fn sh(fleet: &Fleet, script: &str) {
+pub(crate) fn sh(fleet: &Fleet, script: &str) {
     let done = Command::new("sh")
         .args(["-ec", script])
         .current_dir(fleet.dir.path())

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -18,7 +17,7 @@ use restic_manager::server::fleet::schedule_set::{schedule_hash, schedules_of};
 use crate::count;
 use crate::damage::Rng;
 use crate::harness::{Fleet, eventually};
-use crate::p6::{Asker, write_repository};
+use crate::p6::{Asker, sh, write_repository};
 use crate::poster::{Connection, ask};
 
 /// Hosts of both fleets together; each has two thirds of them.
@@ -69,16 +68,6 @@ fn sets_of(directory: &Path) -> BTreeMap<String, String> {
             (host(number), of.map_or_else(|| none.clone(), |(_, of)| schedule_hash(&schedules_of(of))))
         })
         .collect()
-}
-
-fn sh(fleet: &Fleet, script: &str) {
-    let done = Command::new("sh")
-        .args(["-ec", script])
-        .current_dir(fleet.dir.path())
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .output()
-        .expect("sh runs");
-    assert!(done.status.success(), "{script}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
 /// What was seen.
