@@ -66,8 +66,14 @@ const LONG_FILES: [(&str, &str); 3] = [
     ("tests/wire/main.rs", "a list: one sample per message, and the words of every enum"),
 ];
 
-/// What product.md lists. Beside it only dot files, and what .gitignore names.
-const TOP_LEVEL: [&str; 12] = [
+/// What product.md lists, the dot files that there are, and where cargo builds. Beside them only what .gitignore names.
+const TOP_LEVEL: [&str; 18] = [
+    ".ci/",
+    ".clippy.toml",
+    ".git",
+    ".git/",
+    ".gitignore",
+    ".rustfmt.toml",
     "Cargo.toml",
     "Cargo.lock",
     "LICENSE",
@@ -236,7 +242,7 @@ fn top_level(file: &Source) -> Vec<String> {
     let is_entry = !name.trim_end_matches('/').contains('/');
     let is_ignored =
         || read(".gitignore").lines().any(|line| line.strip_prefix('/') == Some(name.trim_end_matches('/')));
-    if !is_entry || name.starts_with('.') || TOP_LEVEL.contains(&name) || is_ignored() {
+    if !is_entry || TOP_LEVEL.contains(&name) || is_ignored() {
         return Vec::new();
     }
     vec!["is not one of the things at the top of the repository".to_owned()]
@@ -325,6 +331,7 @@ fn every_rule_finds_its_bad_sample() {
         ("reasons", "Cargo.toml", "[dependencies]\n# Why.\na = \"1\"\nb = \"1\"\n"),
         ("top level", "notes/", ""),
         ("top level", "run.sh", ""),
+        ("top level", ".arguments", ""),
     ];
     for (name, path, text) in samples {
         let file = Source { path: (*path).to_owned(), text: (*text).to_owned() };

@@ -22,8 +22,10 @@ const NOT_AGAIN: Duration = Duration::from_secs(600);
 pub enum Why {
     /// It is time.
     Rescan,
-    /// Something changed there.
+    /// Something changed there. Git is not asked: the files are not kept waiting for it.
     Hint,
+    /// A look for a hint is done; what git says of the files is still wanted.
+    OnlyGit,
     /// Somebody asked for it.
     Forced,
 }
@@ -34,8 +36,10 @@ pub struct LastLook {
     read: LastRead,
     git: Option<Asked>,
     slow_at: Option<Instant>,
-    /// What was read last, which holds while there is nothing whole to be read.
-    tree: Option<Tree>,
+    /// What was read last, which holds while there is nothing whole to be read, and without what git says. And the marks of then.
+    tree: Option<(Tree, Marks)>,
+    /// Git was not asked about it.
+    pub is_unasked: bool,
 }
 
 /// What git said, and about what.
@@ -69,47 +73,92 @@ pub async fn look(directory: &Path, last: &mut LastLook, why: Why) -> Look {
     }
     let path = directory.to_owned();
     let marks = blocking(move || Marks::of(&path)).await;
-    let may_differ = why != Why::Rescan || last.git.as_ref().map(|asked| &asked.git) != marks.git.as_ref();
-    let (path, mut read) = (directory.to_owned(), std::mem::take(&mut last.read));
-    let reading = blocking(move || (fleet_tree::read(&path, &mut read), read));
-    // Beside the reading: it would take as long again.
-    let early = async { if may_differ { ask(&marks, &mut last.slow_at).await } else { None } };
-    let ((read, last_read), early) = tokio::join!(reading, early);
-    last.read = last_read;
-    let (mut tree, now) = match read {
-        Ok(read) => read,
-        Err(at_work) => return Look { tree: last.tree.clone(), at_work: Some(at_work) },
+    let is_unasked = std::mem::take(&mut last.is_unasked);
+    let (tree, now, said) = match (why, last.tree.take()) {
+        (Why::OnlyGit, Some((tree, then))) => {
+            // Where more has changed since there is another hint, or the next scan.
+            let said = if then == marks { ask(&marks, &mut last.slow_at).await } else { None };
+            (tree, then, said)
+        }
+        (_, before) => {
+            let may_differ =
+                why != Why::Hint && (why != Why::Rescan || is_unasked || !is_known(last.git.as_ref(), None, &marks));
+            let (path, mut read) = (directory.to_owned(), std::mem::take(&mut last.read));
+            let reading = blocking(move || (fleet_tree::read(&path, &mut read), read));
+            // Beside the reading: it would take as long again.
+            let early = async { if may_differ { ask(&marks, &mut last.slow_at).await } else { None } };
+            let ((read, last_read), early) = tokio::join!(reading, early);
+            last.read = last_read;
+            let (tree, now) = match read {
+                Ok(read) => read,
+                Err(at_work) => {
+                    last.tree = before;
+                    return Look { tree: last.told(), at_work: Some(at_work) };
+                }
+            };
+            let is_of_these = early.is_some() && now == marks;
+            let said = match why {
+                Why::Hint => {
+                    last.is_unasked = can_ask(&now, last.slow_at);
+                    None
+                }
+                _ if is_of_these => early,
+                _ if is_known(last.git.as_ref(), Some(&tree.hash), &now) => None,
+                _ => ask(&now, &mut last.slow_at).await,
+            };
+            (tree, now, said)
+        }
     };
-    let is_of_these = early.is_some() && now == marks;
-    let said = match (is_of_these, &last.git) {
-        (true, _) => early,
-        (false, Some(asked)) if Some(&asked.git) == now.git.as_ref() && asked.hash == tree.hash => None,
-        _ => ask(&now, &mut last.slow_at).await,
-    };
-    let (git, place) = (now.git, now.directory.unwrap_or_default());
-    if let (Some(git), Some(said)) = (&git, said) {
+    if let (Some(git), Some(said)) = (&now.git, said) {
+        let place = now.directory.clone().unwrap_or_default();
         let said = said.map(|status| standing(&status, &prefix(git, &place), &tree.files));
         last.git = Some(Asked { hash: tree.hash.clone(), git: git.clone(), said });
-    } else if last.git.as_ref().is_some_and(|asked| asked.hash != tree.hash || Some(&asked.git) != git.as_ref()) {
+    } else if !last.is_unasked && !is_known(last.git.as_ref(), Some(&tree.hash), &now) {
         last.git = None;
     }
-    match last.git.as_ref().map(|asked| &asked.said) {
-        Some(Ok(Standing::Clean)) => tree.dirty = Some(false),
-        Some(Ok(Standing::Dirty)) => tree.dirty = Some(true),
-        Some(Ok(Standing::Foreign)) => tree.commit = None,
-        Some(Err(why)) => {
-            tree.problems.push(of_git(format!("whether the files are those of the commit is unknown: {why}")));
+    last.tree = Some((tree, now));
+    Look { tree: last.told(), at_work: None }
+}
+
+impl LastLook {
+    /// What was read last, with what git said of it.
+    fn told(&self) -> Option<Tree> {
+        let (mut tree, marks) = self.tree.clone()?;
+        let is_of_these = is_known(self.git.as_ref(), Some(&tree.hash), &marks);
+        let same_work_tree = |asked: &Asked| marks.git.as_ref().is_some_and(|git| git.tree == asked.git.tree);
+        match self.git.as_ref().filter(|asked| same_work_tree(asked)).map(|asked| &asked.said) {
+            // A directory that git leaves out stays one, whatever changes in it.
+            Some(Ok(Standing::Foreign)) => tree.commit = None,
+            _ if !is_of_these => {}
+            Some(Ok(Standing::Clean)) => tree.dirty = Some(false),
+            Some(Ok(Standing::Dirty)) => tree.dirty = Some(true),
+            Some(Err(why)) => {
+                tree.problems.push(of_git(format!("whether the files are those of the commit is unknown: {why}")));
+            }
+            None => {}
         }
-        None => {}
+        Some(tree)
     }
-    last.tree = Some(tree.clone());
-    Look { tree: Some(tree), at_work: None }
+}
+
+/// Whether git was asked about this: the same of its own files, and the same hash where one is given.
+fn is_known(asked: Option<&Asked>, hash: Option<&str>, now: &Marks) -> bool {
+    match asked {
+        Some(asked) => Some(&asked.git) == now.git.as_ref() && hash.is_none_or(|hash| hash == asked.hash),
+        None => now.git.is_none(),
+    }
+}
+
+/// Whether there is a work tree to ask about, and asking does not take too long.
+fn can_ask(marks: &Marks, slow_at: Option<Instant>) -> bool {
+    let (Some(git), Some(directory)) = (marks.git.as_ref(), marks.directory.as_deref()) else { return false };
+    !is_told(directory, Some(&git.tree)) && slow_at.is_none_or(|at| at.elapsed() >= NOT_AGAIN)
 }
 
 /// `None` where there is no work tree to ask about, or asking takes too long.
 async fn ask(marks: &Marks, slow_at: &mut Option<Instant>) -> Option<Result<String, String>> {
     let (git, directory) = (marks.git.as_ref()?, marks.directory.as_deref()?);
-    if is_told(directory, Some(&git.tree)) || slow_at.is_some_and(|at| at.elapsed() < NOT_AGAIN) {
+    if !can_ask(marks, *slow_at) {
         return None;
     }
     let begun = Instant::now();

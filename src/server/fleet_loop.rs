@@ -141,7 +141,11 @@ pub async fn run(app: Arc<App>, started: Started) {
         let is_long = working_since.is_some_and(|since| since.elapsed() >= LONG_WORK);
         let shows_work = is_long || why == Why::Forced;
         next = Instant::now() + RESCAN;
-        match reload(&app, &directory, &mut last, why, shows_work).await {
+        let mut loaded = reload(&app, &directory, &mut last, why, shows_work).await;
+        if loaded.is_ok() && last.look.is_unasked && !last.is_at_work {
+            loaded = reload(&app, &directory, &mut last, Why::OnlyGit, shows_work).await;
+        }
+        match loaded {
             Ok(fleet) => {
                 let now = secret_roots(&directory, &fleet);
                 if now != roots {

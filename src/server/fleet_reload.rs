@@ -73,17 +73,21 @@ pub async fn reload(
     }
     let changed = at_work.is_none() && has_changed(last.seen.as_deref(), &tree.hash, &before, in_company);
     let adoption = decide_adoption(&before, &tree.hash, has_errors(&tree.problems), changed);
+    let settled = at_work.is_none() && !last.look.is_unasked;
     let told = CommitTold { commit: tree.commit.clone(), dirty: tree.dirty, from: fleet_copy::name_of(directory) };
     match adoption {
         Adoption::Adopt => adopt(app, &tree, &told).await?,
         Adoption::Reject => reject(app, &tree).await?,
-        Adoption::Runs if at_work.is_none() && is_committed_anew(&before, &told, last.told.as_ref(), in_company) => {
+        // Where git has not been asked yet that is soon.
+        Adoption::Runs if settled && is_committed_anew(&before, &told, last.told.as_ref(), in_company) => {
             commit(app, &tree).await?;
         }
         Adoption::StillRefused | Adoption::Runs | Adoption::Differs => {}
     }
-    if at_work.is_none() {
+    if settled || adoption == Adoption::Adopt {
         last.told = Some(told);
+    }
+    if at_work.is_none() {
         remember(app, directory, &tree.hash, last).await;
     }
     let state = app.fleet.durable().state;

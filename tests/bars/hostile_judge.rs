@@ -11,7 +11,7 @@ use crate::harness::text;
 
 /// A restic that writes down its arguments and its environment as the kernel has them, and succeeds.
 const RECORDER: &str = r#"#!/bin/sh
-record=$(mktemp DIR/records/XXXXXXXX)
+record=$(mktemp DIR/records/XXXXXXXX) || exit 1
 cat /proc/$$/environ > "$record.environment"
 cat /proc/$$/cmdline > "$record.arguments"
 rm "$record"
