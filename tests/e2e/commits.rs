@@ -79,7 +79,11 @@ fn the_commit_and_whether_the_files_are_its_stand_beside_every_version() {
         .filter_map(|line| serde_json::from_str(&line).ok())
         .filter(|line: &Value| line["type"] == "config.committed")
         .collect();
-    assert_eq!(facts.len(), 3, "{facts:?}");
+    assert_eq!(
+        facts.len(),
+        5,
+        "one after each of two edits, when git has answered, and one after each commit: {facts:?}"
+    );
     // A directory that git is told to leave out has nothing to do with the commit around it.
     sh(&fleet, "cp -r repository/a/b/c/fleet repository/out; echo /out/ >> repository/.git/info/exclude");
     point(&fleet, "config", "repository/out");
