@@ -52,6 +52,7 @@ mod spool;
 mod status;
 mod supervise;
 mod surroundings;
+mod unlock;
 mod verify;
 mod verify_sample;
 mod watchdog;

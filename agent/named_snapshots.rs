@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use restic_manager::file_error::chain;
-use restic_manager::id::JobId;
 use restic_manager::process::{self, run_for_bytes};
 use restic_manager::protocol::agent_event::Snapshot;
 use restic_manager::protocol::job_options::{JobSpec, RestoreOptions};
@@ -12,10 +11,10 @@ use restic_manager::protocol::repository_access::RepositoryAccess;
 
 use crate::core::Agent;
 use crate::restic_args::query::named_snapshots_arguments;
-use crate::restic_args::{ArgumentContext, snapshots_arguments};
+use crate::restic_args::snapshots_arguments;
 use crate::restic_json::document;
 use crate::restic_json::ending::{self, Transcript};
-use crate::restic_run::program;
+use crate::restic_run::{program, question_context};
 use crate::restic_version::ResticVersion;
 
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -33,20 +32,6 @@ pub(crate) struct Trouble {
 impl From<String> for Trouble {
     fn from(text: String) -> Self {
         Self { text, exit_code: None }
-    }
-}
-
-/// The context of something that the agent asks beside its jobs.
-pub(crate) fn context(agent: &Agent, version: ResticVersion) -> ArgumentContext<'_> {
-    ArgumentContext {
-        host: &agent.host,
-        job_id: JobId(uuid::Uuid::nil()),
-        schedule_id: None,
-        restic_version: version,
-        limit_upload_kib: 0,
-        limit_download_kib: 0,
-        retry_lock: None,
-        restore_target: None,
     }
 }
 
@@ -78,7 +63,8 @@ pub(crate) async fn ask(
 pub(crate) async fn own(agent: &Agent, version: ResticVersion) -> Result<Vec<Snapshot>, Trouble> {
     let access = agent.received.borrow().access(None)?;
     let url = access.url.clone();
-    let stdout = ask(agent, snapshots_arguments(&context(agent, version)), access, version, LIST_LIMIT).await?;
+    let stdout =
+        ask(agent, snapshots_arguments(&question_context(agent, version)), access, version, LIST_LIMIT).await?;
     let list = document::snapshots(&stdout).ok_or_else(|| "restic printed no list of snapshots".to_owned())?;
     *agent.known_snapshots.borrow_mut() = (url, list.clone());
     Ok(list)
@@ -99,8 +85,8 @@ pub(crate) async fn named(agent: &Agent, version: ResticVersion, names: &[&Strin
     let ids: Vec<String> = names.iter().filter(asked).map(|name| (*name).clone()).collect();
     if !ids.is_empty() {
         let access = agent.received.borrow().access(None)?;
-        let arguments =
-            named_snapshots_arguments(&ids, &context(agent, version)).map_err(|refusal| refusal.to_string())?;
+        let arguments = named_snapshots_arguments(&ids, &question_context(agent, version))
+            .map_err(|refusal| refusal.to_string())?;
         let stdout = ask(agent, arguments, access, version, LIST_LIMIT).await?;
         known.extend(document::snapshots(&stdout).unwrap_or_default());
     }

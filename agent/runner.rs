@@ -9,13 +9,13 @@ use restic_manager::file_error::chain;
 use restic_manager::id::ScheduleId;
 use restic_manager::protocol::agent_event::{AgentEvent, JobOutcome, JobStarted};
 use restic_manager::protocol::job_options::{JobKind, JobSpec};
-use restic_manager::repository_target::RepositoryTarget;
 use tokio::sync::Notify;
 
 use crate::commands::{ended, finish};
 use crate::core::Agent;
 use crate::ledger::{LedgerJob, Progress, Stage, Work};
 use crate::restic_run::{self, Task};
+use crate::unlock::{LockPlace, unlock};
 use crate::{attempts, hook_run, query_run, repository_stats, restic_probe, snapshots, verify};
 
 /// The ledger is looked at this often where nothing happens at all.
@@ -23,14 +23,17 @@ const QUIET_DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Runs jobs until the agent stops. Whatever restic the last life of the agent had died with it, be it a job's or not, and
 /// may have left its lock: stale locks are removed before the first job that could find one.
-/// `died_within_a_job`: surely one has, so that others who share the repository need not wait for our next job.
-pub(crate) async fn run(agent: Rc<Agent>, died_within_a_job: bool) {
+/// `died_within`: surely those have, so that others who share their repositories need not wait for our next jobs.
+pub(crate) async fn run(agent: Rc<Agent>, died_within: Vec<LedgerJob>) {
     verify::remove_leftovers(&agent);
-    if died_within_a_job && let Ok(version) = restic_probe::probe(&agent).await {
-        restic_run::unlock(&agent, version, None).await;
+    let places: BTreeSet<LockPlace> = died_within.iter().flat_map(locks_of).collect();
+    if !places.is_empty()
+        && let Ok(version) = restic_probe::probe(&agent).await
+    {
+        unlock(&agent, version, &Vec::from_iter(places)).await;
     }
     // Again: the system may not have buried the dead by then, and to restic a zombie holds its lock.
-    let mut unlocked: BTreeSet<Option<RepositoryTarget>> = BTreeSet::new();
+    let mut unlocked: BTreeSet<LockPlace> = BTreeSet::new();
     loop {
         let next = agent.ledger.borrow().unfinished().into_iter().find(|job| is_next(job) && !is_query(job)).cloned();
         let Some(job) = next else {
@@ -42,12 +45,13 @@ pub(crate) async fn run(agent: Rc<Agent>, died_within_a_job: bool) {
             }
             continue;
         };
-        if let Some(repository) = meets_locks_of(&job)
-            && unlocked.insert(repository.clone())
-        {
+        // Those that are in this job's way.
+        let new: Vec<LockPlace> = locks_of(&job).into_iter().filter(|place| !unlocked.contains(place)).collect();
+        if !new.is_empty() {
             if let Ok(version) = restic_probe::probe(&agent).await {
-                restic_run::unlock(&agent, version, repository.as_ref()).await;
+                unlock(&agent, version, &new).await;
             }
+            unlocked.extend(new);
             // That took its time: the job may have been cancelled.
             continue;
         }
@@ -80,11 +84,9 @@ fn compact_ledger(agent: &Agent) {
     }
 }
 
-/// The repository whose locks are in this job's way: none where there is no repository yet, nor where it is there to remove
-/// them. `Some(None)`: the host's own.
-fn meets_locks_of(job: &LedgerJob) -> Option<Option<RepositoryTarget>> {
-    let spec = prepare(job).ok()?.spec;
-    (!matches!(spec.kind(), JobKind::Init | JobKind::Unlock)).then(|| spec.repository().cloned())
+/// Of a job that nobody can read any more: where most are.
+fn locks_of(job: &LedgerJob) -> Vec<LockPlace> {
+    prepare(job).map_or_else(|_| vec![LockPlace::Own], |prepared| LockPlace::of(&prepared.spec))
 }
 
 /// What is known of a job that is about to run.

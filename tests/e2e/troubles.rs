@@ -207,7 +207,7 @@ fn started(restic: &str) -> Fleet {
     fleet
 }
 
-fn noise(bytes: usize) -> Vec<u8> {
+pub(crate) fn noise(bytes: usize) -> Vec<u8> {
     let mut state = u64::try_from(bytes).expect("small") | 1;
     let mut next = || {
         state ^= state << 13;
@@ -330,7 +330,7 @@ fn slow_to_be_killed(fleet: &mut Fleet, _: &str) -> Option<Mend> {
 }
 
 /// With its lock, and a while after it took it.
-fn kill_restic(fleet: &Fleet) {
+pub(crate) fn kill_restic(fleet: &Fleet) {
     eventually("restic has its lock", Duration::from_secs(20), || (locks(fleet) == 1).then_some(()));
     let agent = fleet.agent.as_ref().expect("an agent").id().to_string();
     let restic = eventually("restic runs", Duration::from_secs(10), || {

@@ -311,6 +311,9 @@ fn warn_of_useless(kind: JobKind, layers: &Layers<'_>, problems: &mut Vec<Proble
     if !matches!(kind, JobKind::Copy | JobKind::Forget | JobKind::Verify) {
         warn(layers.last(|raw| &raw.schedule).map(|(file, value)| (file, value.place)), "options.schedule");
     }
+    if !matches!(kind, JobKind::Backup | JobKind::Verify) {
+        warn(layers.last(|raw| &raw.retries).map(|(file, value)| (file, value.place)), "retries");
+    }
     if kind != JobKind::Copy {
         warn(layers.last(|raw| &raw.to).map(|(file, value)| (file, value.place)), "options.to");
     }
