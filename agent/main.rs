@@ -19,6 +19,7 @@ mod hook_run;
 mod host_path;
 mod identity;
 mod json_file;
+mod latest_snapshot;
 mod ledger;
 mod log_spool;
 mod make_room;

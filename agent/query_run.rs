@@ -224,7 +224,7 @@ async fn find(
     let mut within = Vec::new();
     if options.snapshot.is_some() || options.since.is_some() || options.until.is_some() {
         within = match &options.snapshot {
-            Some(name) => named_snapshots::named(agent, version, &[name]).await?,
+            Some(name) => named_snapshots::named(agent, version, &[name], None).await?,
             None => named_snapshots::own(agent, version).await?,
         };
         within.retain(is_meant);
