@@ -152,7 +152,7 @@ async fn environment_of(agent: &Agent, access: RepositoryAccess) -> Result<Vec<(
 }
 
 /// The program, and where a restore goes.
-pub(crate) async fn job_program(
+async fn job_program(
     agent: &Agent,
     task: &Task<'_>,
     version: ResticVersion,

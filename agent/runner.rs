@@ -20,6 +20,8 @@ use crate::{attempts, hook_run, query_run, repository_stats, restic_probe, snaps
 
 /// The ledger is looked at this often where nothing happens at all.
 const QUIET_DAY: Duration = Duration::from_secs(24 * 3600);
+/// After a death within a job, each after the one before.
+const UNLOCKED_AGAIN_AFTER: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(20)];
 
 /// Runs jobs until the agent stops. Whatever restic the last life of the agent had died with it, be it a job's or not, and
 /// may have left its lock: stale locks are removed before the first job that could find one.
@@ -27,12 +29,11 @@ const QUIET_DAY: Duration = Duration::from_secs(24 * 3600);
 pub(crate) async fn run(agent: Rc<Agent>, died_within: Vec<LedgerJob>) {
     verify::remove_leftovers(&agent);
     let places: BTreeSet<LockPlace> = died_within.iter().flat_map(locks_of).collect();
-    if !places.is_empty()
-        && let Ok(version) = restic_probe::probe(&agent).await
-    {
-        unlock(&agent, version, &Vec::from_iter(places)).await;
+    if !places.is_empty() {
+        let places = Vec::from_iter(places);
+        unlock_once(&agent, &places).await;
+        tokio::task::spawn_local(unlock_again(Rc::clone(&agent), places));
     }
-    // Again: the system may not have buried the dead by then, and to restic a zombie holds its lock.
     let mut unlocked: BTreeSet<LockPlace> = BTreeSet::new();
     loop {
         let next = agent.ledger.borrow().unfinished().into_iter().find(|job| is_next(job) && !is_query(job)).cloned();
@@ -48,9 +49,7 @@ pub(crate) async fn run(agent: Rc<Agent>, died_within: Vec<LedgerJob>) {
         // Those that are in this job's way.
         let new: Vec<LockPlace> = locks_of(&job).into_iter().filter(|place| !unlocked.contains(place)).collect();
         if !new.is_empty() {
-            if let Ok(version) = restic_probe::probe(&agent).await {
-                unlock(&agent, version, &new).await;
-            }
+            unlock_once(&agent, &new).await;
             unlocked.extend(new);
             // That took its time: the job may have been cancelled.
             continue;
@@ -81,6 +80,20 @@ fn is_query(job: &LedgerJob) -> bool {
 fn compact_ledger(agent: &Agent) {
     if let Err(error) = agent.ledger.borrow_mut().compact_if_large(clock::now()) {
         tracing::warn!("the ledger stays large: {}", chain(&error));
+    }
+}
+
+async fn unlock_once(agent: &Agent, places: &[LockPlace]) {
+    if let Ok(version) = restic_probe::probe(agent).await {
+        unlock(agent, version, places).await;
+    }
+}
+
+/// The system may not have buried the dead at the first time, and to restic a zombie holds its lock.
+async fn unlock_again(agent: Rc<Agent>, places: Vec<LockPlace>) {
+    for wait in UNLOCKED_AGAIN_AFTER {
+        tokio::time::sleep(wait).await;
+        unlock_once(&agent, &places).await;
     }
 }
 

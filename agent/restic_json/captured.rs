@@ -130,10 +130,12 @@ fn expected_cause(run: &Run) -> Option<Cause> {
         // 0.14 stops at the unknown flag.
         "locked-retry-lock-json" | "locked-retry-lock-text" => new.then_some(Cause::Locked),
         "init-again" | "init-json-again" => Some(Cause::RepositoryExists),
-        "backup-repo-disk-full-json" | "quota-backup-json" => Some(Cause::NoSpace),
+        "backup-repo-disk-full-json" | "quota-backup-json" | "restore-disk-full-json" => Some(Cause::NoSpace),
+        name if name.starts_with("damage-") => Some(Cause::Damaged),
         "no-credentials-json"
         | "other-users-repo-json"
         | "wrong-http-password-json"
+        | "restore-target-not-writable-json"
         | "snapshots-repo-unreadable-json" => Some(Cause::AccessDenied),
         // What 0.19 may not write is its own cache; the others go on without.
         "cache-unwritable-snapshots-json" => Some(Cause::AccessDenied),

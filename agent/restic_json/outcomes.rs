@@ -1,4 +1,4 @@
-//! Pure. What is made of every captured run, case by case and version by version, as tests/restic-json/outcomes.txt expects it: how it
+//! Edge. What is made of every captured run, case by case and version by version, as tests/restic-json/outcomes.txt expects it: how it
 //! ended, why, in which words, and what was counted. A case that is not in there is an error, and so is one too many there.
 //! `RESTIC_MANAGER_OUTCOMES_BLESS=1` writes the file anew, for somebody who reads the difference.
 

@@ -97,35 +97,32 @@ fn a_hosts_snapshots_are_copied_to_a_second_repository_and_no_others() {
 
 #[test]
 fn a_killed_copy_leaves_no_lock_in_either_repository_nor_does_one_that_died_with_the_agent() {
-    for program in oldest_and_newest() {
-        let fleet = with_offsite("limit_upload_kib = 20\n");
-        fs::write(fleet.path("data/noise"), noise(900_000)).expect("write");
-        let mut fleet = fleet.start(&program);
-        for body in [r#"{"kind":"init"}"#, r#"{"kind":"init","options":{"to":"offsite"}}"#, r#"{"schedule_id":"data"}"#]
-        {
-            assert_eq!(fleet.run_job(body)["status"], "succeeded", "{program}: {body}");
-        }
-        let offsite_locks = |fleet: &Fleet| fs::read_dir(fleet.path("offsite-web-1/locks")).expect("locks").count();
-        let begin = |fleet: &Fleet| {
-            let job = fleet.post("/v1/hosts/web-1/jobs", r#"{"schedule_id":"away"}"#);
-            eventually("the copy has both locks", Duration::from_secs(20), || {
-                (locks(fleet) == 1 && offsite_locks(fleet) == 1).then_some(())
-            });
-            job["id"].as_str().expect("an id").to_owned()
-        };
-        let id = begin(&fleet);
-        kill_restic(&fleet);
-        let job = fleet.wait_for_job(&id, Duration::from_secs(60));
-        assert!(job["error"].as_str().is_some_and(|said| said.contains("signal 9")), "{program}: {job}");
-        assert_eq!((locks(&fleet), offsite_locks(&fleet)), (0, 0), "{program}: the agent has removed both");
-
-        let id = begin(&fleet);
-        fleet.agent.as_mut().expect("an agent").kill();
-        fleet.start_agent();
-        let job = fleet.wait_for_job(&id, Duration::from_secs(60));
-        assert_eq!(job["error"], "agent restarted", "{program}: {job}");
-        eventually("its locks are removed, too", Duration::from_secs(60), || {
-            (locks(&fleet) == 0 && offsite_locks(&fleet) == 0).then_some(())
-        });
+    let fleet = with_offsite("limit_upload_kib = 20\n");
+    fs::write(fleet.path("data/noise"), noise(900_000)).expect("write");
+    let mut fleet = fleet.start("restic");
+    for body in [r#"{"kind":"init"}"#, r#"{"kind":"init","options":{"to":"offsite"}}"#, r#"{"schedule_id":"data"}"#] {
+        assert_eq!(fleet.run_job(body)["status"], "succeeded", "{body}");
     }
+    let offsite_locks = |fleet: &Fleet| fs::read_dir(fleet.path("offsite-web-1/locks")).expect("locks").count();
+    let begin = |fleet: &Fleet| {
+        let job = fleet.post("/v1/hosts/web-1/jobs", r#"{"schedule_id":"away"}"#);
+        eventually("the copy has both locks", Duration::from_secs(20), || {
+            (locks(fleet) == 1 && offsite_locks(fleet) == 1).then_some(())
+        });
+        job["id"].as_str().expect("an id").to_owned()
+    };
+    let id = begin(&fleet);
+    kill_restic(&fleet);
+    let job = fleet.wait_for_job(&id, Duration::from_secs(60));
+    assert!(job["error"].as_str().is_some_and(|said| said.contains("signal 9")), "{job}");
+    assert_eq!((locks(&fleet), offsite_locks(&fleet)), (0, 0), "the agent has removed both");
+
+    let id = begin(&fleet);
+    fleet.agent.as_mut().expect("an agent").kill();
+    fleet.start_agent();
+    let job = fleet.wait_for_job(&id, Duration::from_secs(60));
+    assert_eq!(job["error"], "agent restarted", "{job}");
+    eventually("its locks are removed, too", Duration::from_secs(60), || {
+        (locks(&fleet) == 0 && offsite_locks(&fleet) == 0).then_some(())
+    });
 }

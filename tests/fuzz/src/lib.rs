@@ -16,17 +16,18 @@ mod agent {
     pub(crate) mod restic_json;
     pub(crate) mod restic_version;
     pub(crate) mod settings;
+    pub(crate) mod verify_sample;
 }
 use agent::{
     hook_reference, host_path, own_secrets, policy, repository_url, restic_args, restic_environment, restic_json, restic_version,
-    settings,
+    settings, verify_sample,
 };
 
 mod agent_side;
 mod server_side;
 mod texts;
 
-pub use agent_side::{agent_toml, command, poll_answer, restic_output};
+pub use agent_side::{agent_toml, command, poll_answer, restic_answers, restic_output};
 pub use server_side::{events, fleet, hello, journal, request};
 pub use texts::{cron, texts};
 
