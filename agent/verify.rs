@@ -17,6 +17,7 @@ use restic_manager::protocol::job_options::{JobKind, VerifyOptions};
 use crate::commands::ended;
 use crate::core::{Agent, SharedLog};
 use crate::restic_args::{ArgumentContext, verify_list_arguments, verify_restore_arguments};
+use crate::restic_json::cause::Cause;
 use crate::restic_run::{
     Ran, Task, cancelled_before_restic, failed_before_restic, job_context, masked, program, write,
 };
@@ -43,7 +44,7 @@ pub(crate) async fn run(
         agent.note_error(&format!("restored files of a verify job stay: {}", chain(&error)));
     }
     match ran {
-        Ok((snapshot, verdicts)) => Ran::of(job.finished(&snapshot, &verdicts)),
+        Ok(compared) => Ran::of(job.finished(&compared)),
         Err(Stopped::Cancelled) => Ran::of(ended(task.id, JobOutcome::Cancelled, None)),
         Err(Stopped::Failed(error)) => failed_before_restic(agent, task, log, &error),
         Err(Stopped::ByRestic(ran)) => *ran,
@@ -69,6 +70,20 @@ enum Stopped {
     ByRestic(Box<Ran>),
 }
 
+/// What came of the sample.
+struct Compared {
+    snapshot: String,
+    verdicts: Verdicts,
+    /// Why restic could not restore all of it.
+    damage: Option<String>,
+}
+
+/// A restore that could not write some of its files, with the repository in reach and room on the disk.
+fn is_about_files(ran: &Ran) -> bool {
+    let failed = ran.finished.status == JobOutcome::Failed && ran.finished.exit_code == Some(1);
+    failed && !ran.cancelled && ran.cause.is_none_or(|cause| cause == Cause::Damaged)
+}
+
 impl From<String> for Stopped {
     fn from(error: String) -> Self {
         Self::Failed(error)
@@ -84,7 +99,7 @@ struct VerifyJob<'a> {
 }
 
 impl VerifyJob<'_> {
-    async fn compare_sample(&self, options: &VerifyOptions, scratch: &Path) -> Result<(String, Verdicts), Stopped> {
+    async fn compare_sample(&self, options: &VerifyOptions, scratch: &Path) -> Result<Compared, Stopped> {
         let Self { agent, task, version, log } = *self;
         crate::commands::permitted(agent, task.spec)?;
         let access = agent.received.borrow().access(None)?;
@@ -103,10 +118,16 @@ impl VerifyJob<'_> {
         let text = format!("snapshot {shown}: {} files are restored to be compared", paths.len());
         write(log, LogSource::Event, &text);
         let restores = verify_restore_arguments(&snapshot, &paths, &context).map_err(|refusal| refusal.to_string())?;
+        let mut damage = None;
         for restore in restores {
-            self.run_restic(JobKind::Restore, restore, None).await?;
+            match self.run_restic(JobKind::Restore, restore, None).await {
+                // Which files it is about, and that the others are whole, is what the job is for.
+                Err(Stopped::ByRestic(ran)) if is_about_files(&ran) => damage = damage.or(ran.finished.error),
+                ran => ran?,
+            }
         }
-        Ok((snapshot, self.compare_all(files, scratch.to_owned()).await?))
+        let verdicts = self.compare_all(files, scratch.to_owned()).await?;
+        Ok(Compared { snapshot, verdicts, damage })
     }
 
     /// Runs one of the job's restics to its end.
@@ -155,15 +176,16 @@ impl VerifyJob<'_> {
         Ok(verdicts.map_err(|error| format!("the comparison did not end: {error}"))?)
     }
 
-    fn finished(&self, snapshot: &str, verdicts: &Verdicts) -> JobFinished {
+    fn finished(&self, Compared { snapshot, verdicts, damage }: &Compared) -> JobFinished {
         let mask = |text: &str| masked(self.agent, text);
         for line in verdicts.lines() {
             write(self.log, LogSource::Event, &mask(&line));
         }
-        let error = verdicts.error().map(|error| mask(&error));
+        let said: Vec<String> = verdicts.error().map(|error| mask(&error)).into_iter().chain(damage.clone()).collect();
+        let error = (!said.is_empty()).then(|| said.join("; restic: "));
         let status = if error.is_some() { JobOutcome::Failed } else { JobOutcome::Succeeded };
         let mut stats = verdicts.stats();
-        stats.insert("snapshot".to_owned(), snapshot.into());
+        stats.insert("snapshot".to_owned(), snapshot.clone().into());
         JobFinished { stats: Some(stats), finished_at: clock::now(), ..ended(self.task.id, status, error.as_deref()) }
     }
 }

@@ -36,7 +36,7 @@ impl fmt::Display for Cause {
             Self::NoRepository => {
                 "there is no repository here, or its storage is not what it seems: run an init job only if it is new"
             }
-            Self::Locked => "another job uses the repository; if none does, run an unlock job",
+            Self::Locked => "another job uses the repository; if none does, run an unlock job; for half an hour another machine's lock counts as live, and only `remove_all` removes it",
             Self::WrongPassword => "the password is wrong, or the repository has lost its keys",
             Self::RepositoryExists => "there is a repository already",
             Self::Unreachable => "the repository's server is out of reach",

@@ -260,13 +260,19 @@ fn locked(fleet: &mut Fleet, restic: &str) -> Option<Mend> {
 }
 
 fn damaged_pack(fleet: &mut Fleet, _: &str) -> Option<Mend> {
+    let (pack, whole) = damage_largest_pack(fleet);
+    Some(Box::new(move |_| replace(&pack, &whole)))
+}
+
+/// In the middle, where contents are. Returns which, and what it was.
+pub(crate) fn damage_largest_pack(fleet: &Fleet) -> (PathBuf, Vec<u8>) {
     let pack = largest_pack(fleet);
     let whole = fs::read(&pack).expect("read");
     let mut damaged = whole.clone();
     let middle = damaged.len() / 2;
     damaged[middle..middle + 16].iter_mut().for_each(|byte| *byte = !*byte);
     replace(&pack, &damaged);
-    Some(Box::new(move |_| replace(&pack, &whole)))
+    (pack, whole)
 }
 
 fn largest_pack(fleet: &Fleet) -> PathBuf {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::harness::{Fleet, eventually};
-use crate::troubles::oldest_and_newest;
+use crate::troubles::{damage_largest_pack, oldest_and_newest};
 
 /// Another content of the same size, behind the back of the file's time.
 fn damage(fleet: &Fleet, file: &str) {
@@ -24,6 +24,9 @@ fn a_sample_of_what_was_backed_up_is_restored_and_compared() {
         for name in ["a [x]*?", "back\\slash", "new\nline", "ümlaut", "-dash", "empty"] {
             fleet.write(&format!("data/{name}"), if name == "empty" { "" } else { name });
         }
+        // Most of the data, so that damage hits it.
+        let noise: String = (0..40_000_u64).map(|n| format!("{:x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
+        fleet.write("data/noise", &noise);
         let file = fleet.read("config/hosts/web-1.toml");
         let schedule = "[[schedule]]\nid = \"proof\"\nkind = \"verify\"\ncron = \"0 4 * * *\"\noptions = { schedule = \"data\", sample_files = 100, sample_bytes = \"10M\" }\n";
         fleet.write("config/hosts/web-1.toml", &format!("{file}{schedule}"));
@@ -40,7 +43,7 @@ fn a_sample_of_what_was_backed_up_is_restored_and_compared() {
         run(r#"{"schedule_id":"data"}"#, "succeeded");
         let all = run(r#"{"schedule_id":"proof"}"#, "succeeded");
         let stats = &all["stats"];
-        assert_eq!((&stats["checked"], &stats["same"]), (&json!(26), &json!(26)), "{restic}: {all}");
+        assert_eq!((&stats["checked"], &stats["same"]), (&json!(27), &json!(27)), "{restic}: {all}");
         let some = run(r#"{"kind":"verify"}"#, "succeeded");
         assert_eq!(some["stats"]["checked"], 20, "{restic}: {some}");
 
@@ -50,13 +53,19 @@ fn a_sample_of_what_was_backed_up_is_restored_and_compared() {
         let all = run(r#"{"schedule_id":"proof"}"#, "succeeded");
         let stats = &all["stats"];
         let counts = ["same", "changed_since", "missing_since", "differing"].map(|name| stats[name].as_u64());
-        assert_eq!(counts, [Some(24), Some(1), Some(1), Some(0)], "{restic}: {all}");
+        assert_eq!(counts, [Some(25), Some(1), Some(1), Some(0)], "{restic}: {all}");
         damage(&fleet, "data/file-3");
         let all = run(r#"{"schedule_id":"proof"}"#, "failed");
         let said = all["error"].as_str().unwrap_or_default();
         assert!(said.contains("data/file-3") && !said.contains("file-1"), "{restic}: {all}");
         assert_eq!(all["stats"]["differing"], 1, "{restic}: {all}");
         assert_eq!(fs::read_dir(fleet.path("agent/verify")).expect("list").count(), 0, "{restic}: nothing is left");
+        // Of a repository that is damaged it names the files, and says that the others are whole.
+        damage_largest_pack(&fleet);
+        let all = run(r#"{"schedule_id":"proof"}"#, "failed");
+        let (said, stats) = (all["error"].as_str().unwrap_or_default(), &all["stats"]);
+        assert!(said.contains("; restic: ") && said.contains("data/noise"), "{restic}: {all}");
+        assert!(stats["checked"] == 27 && stats["same"] == 23, "{restic}: {all}");
         if restic == "restic" {
             let alerts = fleet.get("/v1/alerts");
             assert!(alerts.to_string().contains("verify_failed"), "{alerts}");
