@@ -8,6 +8,7 @@
 mod agent {
     pub(crate) mod hook_reference;
     pub(crate) mod host_path;
+    pub(crate) mod latest_snapshot;
     pub(crate) mod own_secrets;
     pub(crate) mod policy;
     pub(crate) mod repository_url;
@@ -19,8 +20,8 @@ mod agent {
     pub(crate) mod verify_sample;
 }
 use agent::{
-    hook_reference, host_path, own_secrets, policy, repository_url, restic_args, restic_environment, restic_json, restic_version,
-    settings, verify_sample,
+    hook_reference, host_path, latest_snapshot, own_secrets, policy, repository_url, restic_args, restic_environment,
+    restic_json, restic_version, settings, verify_sample,
 };
 
 mod agent_side;
