@@ -13,12 +13,13 @@ use tokio::time::Instant;
 use crate::commands::ended;
 use crate::core::Agent;
 use crate::identity::random_unit;
-use crate::restic_args::{ArgumentContext, fs_snapshot, job_snapshots_arguments};
+use crate::restic_args::{fs_snapshot, job_snapshots_arguments};
 use crate::restic_json::cause::Cause;
 use crate::restic_json::document;
-use crate::restic_run::{self, Ran, Task, log_line, masked};
+use crate::restic_run::{self, Ran, Task, job_context, log_line, masked};
 use crate::restic_version::ResticVersion;
 use crate::retry::{self, Attempts, Next, RetryRules};
+use crate::unlock::{LockPlace, unlock};
 
 /// How long after a start a lock may be one that our last run left, and how often it is tried to remove it.
 const OWN_DEAD_LOCKS: Duration = Duration::from_secs(120);
@@ -49,7 +50,7 @@ async fn run_attempts(agent: &Agent, task: &Task<'_>, version: ResticVersion) ->
         let mut has_run = true;
         let ran = match &open {
             None => run_unless_own_dead(agent, task, version, &mut unlocked).await,
-            Some(failed) => match or_cancelled(task, find_snapshot(agent, task, version)).await {
+            Some(failed) => match task.unless_cancelled(find_snapshot(agent, task, version)).await {
                 None => return ended(task.id, JobOutcome::Cancelled, None),
                 Some(Ok(Some(snapshot))) => return with_its_snapshot(agent, task, failed.clone(), &snapshot),
                 Some(Ok(None)) => run_unless_own_dead(agent, task, version, &mut unlocked).await,
@@ -60,7 +61,7 @@ async fn run_attempts(agent: &Agent, task: &Task<'_>, version: ResticVersion) ->
                     let text =
                         format!("whether the attempt before made its snapshot cannot be asked: {error} ({before})");
                     let finished = JobFinished { error: Some(text), ..failed.clone() };
-                    Ran { finished, cause: Some(Cause::Unreachable) }
+                    Ran { cause: Some(Cause::Unreachable), ..Ran::of(finished) }
                 }
             },
         };
@@ -88,7 +89,7 @@ async fn run_attempts(agent: &Agent, task: &Task<'_>, version: ResticVersion) ->
             open = Some(ran.finished);
         }
         agent.send_bell.notify_one();
-        if or_cancelled(task, tokio::time::sleep(wait)).await.is_none() {
+        if task.unless_cancelled(tokio::time::sleep(wait)).await.is_none() {
             log_line(agent, task.id, LogSource::Event, "cancelled between two attempts");
             return ended(task.id, JobOutcome::Cancelled, None);
         }
@@ -102,14 +103,6 @@ fn rules(agent: &Agent, task: &Task<'_>, version: ResticVersion) -> RetryRules {
     RetryRules::of(task.spec, agent.settings.retry_wait, lock_wait)
 }
 
-/// `None`: the job was cancelled first.
-async fn or_cancelled<T>(task: &Task<'_>, work: impl Future<Output = T>) -> Option<T> {
-    tokio::select! {
-        done = work => Some(done),
-        () = task.cancel.notified() => None,
-    }
-}
-
 /// A job that found the repository locked changed nothing. Soon after a start the lock may be one of our own dead, which the
 /// system had not cleared away yet when it was unlocked first.
 async fn run_unless_own_dead(agent: &Agent, task: &Task<'_>, version: ResticVersion, unlocked: &mut u64) -> Ran {
@@ -121,24 +114,15 @@ async fn run_unless_own_dead(agent: &Agent, task: &Task<'_>, version: ResticVers
         }
         *unlocked += 1;
         tokio::time::sleep(Duration::from_secs(*unlocked)).await;
-        restic_run::unlock(agent, version, task.spec.repository()).await;
+        unlock(agent, version, &LockPlace::of(task.spec)).await;
     }
 }
 
 /// The snapshot that an attempt of this job has made.
 async fn find_snapshot(agent: &Agent, task: &Task<'_>, version: ResticVersion) -> Result<Option<Snapshot>, String> {
     let access = agent.received.borrow().access(task.spec.repository())?;
-    let context = ArgumentContext {
-        host: &agent.host,
-        job_id: task.id,
-        schedule_id: task.schedule_id,
-        restic_version: version,
-        limit_upload_kib: access.limit_upload_kib,
-        limit_download_kib: access.limit_download_kib,
-        retry_lock: None,
-        restore_target: None,
-    };
-    let program = restic_run::program(agent, job_snapshots_arguments(&context), access).await?;
+    let arguments = job_snapshots_arguments(&job_context(agent, task, version, &access, None));
+    let program = restic_run::program(agent, arguments, access).await?;
     let deadline = agent.settings.no_progress.map_or(LOOK_DEADLINE, |span| span.duration().min(LOOK_DEADLINE));
     let captured = run_to_end(&program, deadline).await.map_err(|error| chain(&error))?;
     if captured.exit != Exit::Code(0) {

@@ -11,7 +11,7 @@ use restic_manager::protocol::command::CommandRun;
 use restic_manager::protocol::job_options::JobSpec;
 
 use crate::core::Agent;
-use crate::ledger::{Command, Progress, Stage, Work};
+use crate::ledger::{Command, LedgerJob, Progress, Stage, Work};
 use crate::own_secrets;
 use crate::real_path;
 use crate::restic_json::readable;
@@ -194,9 +194,10 @@ pub(crate) fn begin_stream(agent: &Agent, why: &str) {
 }
 
 /// After a start: jobs that ran when the agent died end here and are never run again, and ends that the spool lost are
-/// told again. Returns whether a job died, and may have left a lock.
-pub(crate) fn recover(agent: &Agent) -> bool {
+/// told again. Returns the jobs that died, which may have left locks.
+pub(crate) fn recover(agent: &Agent) -> Vec<LedgerJob> {
     let died_with = agent.ledger.borrow().started_without_end();
+    let died = died_with.iter().filter_map(|id| agent.ledger.borrow().job(*id).cloned()).collect();
     for id in &died_with {
         let last_log_seq = crate::sender::last_log_seq(agent, *id);
         let cancelled = agent.ledger.borrow().job(*id).is_some_and(|job| job.cancel_requested);
@@ -225,7 +226,7 @@ pub(crate) fn recover(agent: &Agent) -> bool {
     }
     // Versions that were applied just before a crash may not have been acknowledged.
     tell_versions(agent);
-    !died_with.is_empty()
+    died
 }
 
 /// Tells which versions of settings and schedules are applied.

@@ -4,18 +4,18 @@
 use std::time::Duration;
 
 use restic_manager::file_error::chain;
-use restic_manager::id::JobId;
 use restic_manager::process::{self, run_for_bytes};
 use restic_manager::protocol::agent_event::Snapshot;
 use restic_manager::protocol::job_options::{JobSpec, RestoreOptions};
 use restic_manager::protocol::repository_access::RepositoryAccess;
 
 use crate::core::Agent;
+use crate::latest_snapshot::{described, latest};
 use crate::restic_args::query::named_snapshots_arguments;
-use crate::restic_args::{ArgumentContext, snapshots_arguments};
+use crate::restic_args::snapshots_arguments;
 use crate::restic_json::document;
 use crate::restic_json::ending::{self, Transcript};
-use crate::restic_run::program;
+use crate::restic_run::{program, question_context};
 use crate::restic_version::ResticVersion;
 
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -33,20 +33,6 @@ pub(crate) struct Trouble {
 impl From<String> for Trouble {
     fn from(text: String) -> Self {
         Self { text, exit_code: None }
-    }
-}
-
-/// The context of something that the agent asks beside its jobs.
-pub(crate) fn context(agent: &Agent, version: ResticVersion) -> ArgumentContext<'_> {
-    ArgumentContext {
-        host: &agent.host,
-        job_id: JobId(uuid::Uuid::nil()),
-        schedule_id: None,
-        restic_version: version,
-        limit_upload_kib: 0,
-        limit_download_kib: 0,
-        retry_lock: None,
-        restore_target: None,
     }
 }
 
@@ -78,7 +64,8 @@ pub(crate) async fn ask(
 pub(crate) async fn own(agent: &Agent, version: ResticVersion) -> Result<Vec<Snapshot>, Trouble> {
     let access = agent.received.borrow().access(None)?;
     let url = access.url.clone();
-    let stdout = ask(agent, snapshots_arguments(&context(agent, version)), access, version, LIST_LIMIT).await?;
+    let stdout =
+        ask(agent, snapshots_arguments(&question_context(agent, version)), access, version, LIST_LIMIT).await?;
     let list = document::snapshots(&stdout).ok_or_else(|| "restic printed no list of snapshots".to_owned())?;
     *agent.known_snapshots.borrow_mut() = (url, list.clone());
     Ok(list)
@@ -91,21 +78,26 @@ pub(crate) fn known(agent: &Agent) -> Vec<Snapshot> {
     if is_of_now { list.clone() } else { Vec::new() }
 }
 
-/// The snapshots that go by these names, in their order, if this host may read them.
-pub(crate) async fn named(agent: &Agent, version: ResticVersion, names: &[&String]) -> Result<Vec<Snapshot>, Trouble> {
+/// The snapshots that go by these names, in their order, if this host may read them. `restore`: what "latest" is for, if it is that.
+pub(crate) async fn named(
+    agent: &Agent,
+    version: ResticVersion,
+    names: &[&String],
+    restore: Option<&RestoreOptions>,
+) -> Result<Vec<Snapshot>, Trouble> {
     let mut known = known(agent);
     let is_known = |known: &[Snapshot], name: &str| known.iter().any(|snapshot| goes_by(snapshot, name));
-    let asked = |name: &&&String| **name != "latest" && !is_known(&known, name);
-    let ids: Vec<String> = names.iter().filter(asked).map(|name| (*name).clone()).collect();
+    let unknown = |name: &&&String| **name != "latest" && !is_known(&known, name);
+    let ids: Vec<String> = names.iter().filter(unknown).map(|name| (*name).clone()).collect();
     if !ids.is_empty() {
         let access = agent.received.borrow().access(None)?;
-        let arguments =
-            named_snapshots_arguments(&ids, &context(agent, version)).map_err(|refusal| refusal.to_string())?;
+        let arguments = named_snapshots_arguments(&ids, &question_context(agent, version))
+            .map_err(|refusal| refusal.to_string())?;
         let stdout = ask(agent, arguments, access, version, LIST_LIMIT).await?;
         known.extend(document::snapshots(&stdout).unwrap_or_default());
     }
     let latest = match names.iter().any(|name| *name == "latest") {
-        true => own(agent, version).await?.into_iter().max_by_key(|snapshot| snapshot.time),
+        true => Some(latest_for(&own(agent, version).await?, restore)?),
         false => None,
     };
     let found = names.iter().map(|name| {
@@ -122,6 +114,25 @@ pub(crate) async fn named(agent: &Agent, version: ResticVersion, names: &[&Strin
     Ok(found)
 }
 
+/// The host's newest; for a restore in place, where each schedule's newest holds something else, one of them would bring back a part of
+/// the host as if it were all.
+fn latest_for(own: &[Snapshot], restore: Option<&RestoreOptions>) -> Result<Snapshot, String> {
+    let Some(RestoreOptions { schedule, paths, include, in_place, .. }) = restore else {
+        return Ok(latest(own, None, &[])?.snapshot.clone());
+    };
+    let wanted = if *in_place && paths.is_empty() { include } else { paths };
+    let found = latest(own, schedule.as_ref(), wanted)?;
+    if *in_place && !found.beside.is_empty() {
+        let others: Vec<String> = found.beside.iter().map(|other| described(other)).collect();
+        return Err(format!(
+            "\"latest\" is snapshot {}; this host's newest of others hold other paths: {}. Restore them one by one: name a `schedule` with \"latest\", or a snapshot's id",
+            described(found.snapshot),
+            others.join("; ")
+        ));
+    }
+    Ok(found.snapshot.clone())
+}
+
 /// restic takes 8 digits and more of an id.
 fn goes_by(snapshot: &Snapshot, name: &str) -> bool {
     name.len() >= 8 && snapshot.id.starts_with(&name.to_ascii_lowercase())
@@ -133,7 +144,8 @@ pub(crate) async fn resolved(
     version: ResticVersion,
     spec: &JobSpec,
 ) -> Result<(JobSpec, Vec<Snapshot>), Trouble> {
-    let mut spec = spec.clone();
+    let meant = spec;
+    let mut spec = meant.clone();
     let mut names: Vec<&mut String> = match &mut spec {
         JobSpec::Restore(RestoreOptions { snapshot, .. }) => vec![snapshot],
         JobSpec::Ls(options) => vec![&mut options.snapshot],
@@ -143,7 +155,8 @@ pub(crate) async fn resolved(
         _ => Vec::new(),
     };
     let asked: Vec<&String> = names.iter().map(|name| &**name).collect();
-    let found = if asked.is_empty() { Vec::new() } else { named(agent, version, &asked).await? };
+    let restore = if let JobSpec::Restore(options) = meant { Some(options) } else { None };
+    let found = if asked.is_empty() { Vec::new() } else { named(agent, version, &asked, restore).await? };
     for (name, snapshot) in names.iter_mut().zip(&found) {
         name.clone_from(&snapshot.id);
     }

@@ -15,12 +15,12 @@ use serde_json::{Map, Value};
 
 use crate::commands::{ended, permitted};
 use crate::core::{Agent, SharedLog};
-use crate::named_snapshots::{self, Trouble, ask, context, resolved};
+use crate::named_snapshots::{self, Trouble, ask, resolved};
 use crate::restic_args::arguments;
 use crate::restic_args::query::find_arguments;
 use crate::restic_json::ending::{self, Transcript};
 use crate::restic_json::query::{self, DiffLine, Entry};
-use crate::restic_run::{Task, masked, program};
+use crate::restic_run::{Task, masked, program, question_context};
 use crate::restic_version::ResticVersion;
 use crate::{make_room, snapshots};
 
@@ -145,7 +145,7 @@ async fn stream(
     result: &mut QueryResult<'_>,
 ) -> Result<Map<String, Value>, Trouble> {
     let access = agent.received.borrow().access(None)?;
-    let arguments = arguments(spec, &context(agent, version)).map_err(|refusal| refusal.to_string())?;
+    let arguments = arguments(spec, &question_context(agent, version)).map_err(|refusal| refusal.to_string())?;
     let shown = masked(agent, &arguments.join(" "));
     result.write(LogSource::Event, &format!("restic {version}: restic {shown}")).await;
     let program = program(agent, arguments, access).await?;
@@ -224,7 +224,7 @@ async fn find(
     let mut within = Vec::new();
     if options.snapshot.is_some() || options.since.is_some() || options.until.is_some() {
         within = match &options.snapshot {
-            Some(name) => named_snapshots::named(agent, version, &[name]).await?,
+            Some(name) => named_snapshots::named(agent, version, &[name], None).await?,
             None => named_snapshots::own(agent, version).await?,
         };
         within.retain(is_meant);
@@ -242,7 +242,8 @@ async fn find(
         .into());
     }
     let access = agent.received.borrow().access(None)?;
-    let arguments = find_arguments(options, &ids, &context(agent, version)).map_err(|refusal| refusal.to_string())?;
+    let arguments =
+        find_arguments(options, &ids, &question_context(agent, version)).map_err(|refusal| refusal.to_string())?;
     let shown = masked(agent, &arguments.join(" "));
     result.write(LogSource::Event, &format!("restic {version}: restic {shown}")).await;
     let stdout = ask(agent, arguments, access, version, FIND_LIMIT).await?;

@@ -14,10 +14,10 @@ use serde_json::{Map, Value};
 
 use crate::core::Agent;
 use crate::json_file;
-use crate::named_snapshots::{Trouble, ask, context};
+use crate::named_snapshots::{Trouble, ask};
 use crate::restic_args::query::{list_locks_arguments, repository_stats_arguments};
 use crate::restic_json::query;
-use crate::restic_run::masked;
+use crate::restic_run::{masked, question_context};
 use crate::restic_version::ResticVersion;
 
 /// What is kept of it over restarts.
@@ -110,7 +110,8 @@ async fn stats(agent: &Agent, version: ResticVersion, kept: &Kept) -> Result<Rep
     let (size_bytes, snapshot_count) = (number(&raw, "total_size"), number(&raw, "snapshots_count"));
     let restored = number(&counts(agent, version, "restore-size").await?, "total_size");
     let access = agent.received.borrow().access(None)?;
-    let locks = ask(agent, list_locks_arguments(&context(agent, version)), access, version, OUTPUT_LIMIT).await?;
+    let locks =
+        ask(agent, list_locks_arguments(&question_context(agent, version)), access, version, OUTPUT_LIMIT).await?;
     let is_locked = locks.split(|byte| *byte == b'\n').any(|line| line.len() == 64);
     #[allow(clippy::cast_precision_loss, reason = "a ratio for people")]
     let dedup_ratio = (size_bytes > 0).then(|| restored as f64 / size_bytes as f64);
@@ -126,7 +127,7 @@ async fn stats(agent: &Agent, version: ResticVersion, kept: &Kept) -> Result<Rep
 
 async fn counts(agent: &Agent, version: ResticVersion, mode: &str) -> Result<Map<String, Value>, Trouble> {
     let access = agent.received.borrow().access(None)?;
-    let arguments = repository_stats_arguments(mode, &context(agent, version));
+    let arguments = repository_stats_arguments(mode, &question_context(agent, version));
     let stdout = ask(agent, arguments, access, version, OUTPUT_LIMIT).await?;
     let text = String::from_utf8_lossy(&stdout);
     text.lines().find_map(query::stats).ok_or_else(|| Trouble::from("restic printed no statistics".to_owned()))

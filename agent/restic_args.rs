@@ -16,7 +16,7 @@ use crate::restic_version::ResticVersion;
 
 pub(crate) mod fs_snapshot;
 pub(crate) mod query;
-mod values;
+pub(crate) mod values;
 mod verify;
 
 pub(crate) use verify::{verify_list_arguments, verify_restore_arguments};

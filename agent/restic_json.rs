@@ -185,6 +185,8 @@ fn restore_summary(mut fields: Summary) -> Summary {
 
 #[cfg(test)]
 mod captured;
+#[cfg(test)]
+mod outcomes;
 
 #[cfg(test)]
 mod tests {

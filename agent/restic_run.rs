@@ -1,18 +1,15 @@
-//! Edge. One run of restic: with typed arguments and a clean environment, and with what a job's log and end are told of it.
+//! Edge. One run of a job's restic: with typed arguments and a clean environment, and with what a job's log and end are told of it.
 //! No secret reaches a log line, an event or an error. Does not touch the ledger, nor watch over restic: `supervise` does.
-
-use std::time::Duration;
 
 use restic_manager::clock;
 use restic_manager::file_error::chain;
 use restic_manager::id::{JobId, ScheduleId};
 use restic_manager::mask::{mask_secrets, mask_url};
-use restic_manager::process::{self, Exit, Program};
+use restic_manager::process::Program;
 use restic_manager::protocol::agent_event::{JobFinished, JobOutcome, LogSource};
 use restic_manager::protocol::command::Secret;
-use restic_manager::protocol::job_options::{JobSpec, UnlockOptions};
+use restic_manager::protocol::job_options::JobSpec;
 use restic_manager::protocol::repository_access::RepositoryAccess;
-use restic_manager::repository_target::RepositoryTarget;
 use tokio::sync::Notify;
 
 use crate::commands::ended;
@@ -25,12 +22,10 @@ use crate::restic_args::{ArgumentContext, arguments};
 use crate::restic_environment::{EnvironmentContext, environment};
 use crate::restic_json::cause::Cause;
 use crate::restic_version::ResticVersion;
-use crate::supervise::supervise;
+use crate::supervise::{Watched, supervise};
+use crate::verify;
 
 mod restore;
-
-/// What the agent runs for its own needs has at most this long.
-const QUIET_DEADLINE: Duration = Duration::from_secs(120);
 
 /// What to run.
 pub(crate) struct Task<'a> {
@@ -41,11 +36,64 @@ pub(crate) struct Task<'a> {
     pub(crate) cancel: &'a Notify,
 }
 
+impl Task<'_> {
+    /// `None`: the job was cancelled first, and the work is given up.
+    pub(crate) async fn unless_cancelled<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = work => Some(done),
+            () = self.cancel.notified() => None,
+        }
+    }
+}
+
 /// How it went.
 pub(crate) struct Ran {
     pub(crate) finished: JobFinished,
     /// Why it failed, where that is known. None of a job that was cancelled.
     pub(crate) cause: Option<Cause>,
+    /// It was told to stop; it may have succeeded all the same.
+    pub(crate) cancelled: bool,
+}
+
+impl Ran {
+    /// An end that says all there is to know.
+    pub(crate) fn of(finished: JobFinished) -> Self {
+        let cancelled = finished.status == JobOutcome::Cancelled;
+        Self { finished, cause: None, cancelled }
+    }
+}
+
+/// What the arguments of something depend on that the agent asks beside its jobs: no limits, and no wait for a lock.
+pub(crate) fn question_context(agent: &Agent, restic_version: ResticVersion) -> ArgumentContext<'_> {
+    ArgumentContext {
+        host: &agent.host,
+        job_id: JobId(uuid::Uuid::nil()),
+        schedule_id: None,
+        restic_version,
+        limit_upload_kib: 0,
+        limit_download_kib: 0,
+        retry_lock: None,
+        restore_target: None,
+    }
+}
+
+/// What a job's arguments depend on. `written`: the second repository, if there is one; what goes up goes there.
+pub(crate) fn job_context<'a>(
+    agent: &'a Agent,
+    task: &Task<'a>,
+    version: ResticVersion,
+    access: &RepositoryAccess,
+    written: Option<&RepositoryAccess>,
+) -> ArgumentContext<'a> {
+    let written = written.unwrap_or(access);
+    ArgumentContext {
+        job_id: task.id,
+        schedule_id: task.schedule_id,
+        limit_upload_kib: written.limit_upload_kib,
+        limit_download_kib: access.limit_download_kib,
+        retry_lock: Some(written.retry_lock),
+        ..question_context(agent, version)
+    }
 }
 
 /// Hides the secrets of the moment in a text.
@@ -113,21 +161,11 @@ async fn job_program(
     let (spec, destination) = restore::prepared(agent, task, version).await?;
     let access = agent.received.borrow().access(task.spec.repository())?;
     let copy_access = task.spec.copies_to().map(|to| agent.received.borrow().copy_access(to)).transpose()?;
-    // What goes up goes to the second one, if there is one.
-    let written = copy_access.as_ref().unwrap_or(&access);
-    let arguments = {
-        let context = ArgumentContext {
-            host: &agent.host,
-            job_id: task.id,
-            schedule_id: task.schedule_id,
-            restic_version: version,
-            limit_upload_kib: written.limit_upload_kib,
-            limit_download_kib: access.limit_download_kib,
-            retry_lock: Some(written.retry_lock),
-            restore_target: destination.as_ref().map(|destination| destination.target.as_str()),
-        };
-        arguments(&spec, &context).map_err(|refusal| refusal.to_string())?
+    let context = ArgumentContext {
+        restore_target: destination.as_ref().map(|destination| destination.target.as_str()),
+        ..job_context(agent, task, version, &access, copy_access.as_ref())
     };
+    let arguments = arguments(&spec, &context).map_err(|refusal| refusal.to_string())?;
     let program = match copy_access {
         Some(to) => program_of_two(agent, arguments, access, to).await?,
         None => program(agent, arguments, access).await?,
@@ -138,11 +176,6 @@ async fn job_program(
 /// Runs the job, with its output in the job's log.
 pub(crate) async fn run(agent: &Agent, task: &Task<'_>, version: ResticVersion) -> Ran {
     make_room::for_log(agent);
-    if let JobSpec::Verify(options) = task.spec {
-        let finished = crate::verify::run(agent, task, version, options).await;
-        agent.send_bell.notify_one();
-        return Ran { finished, cause: None };
-    }
     let log = match agent.log(task.id) {
         Ok(log) => Some(log),
         Err(error) => {
@@ -150,32 +183,41 @@ pub(crate) async fn run(agent: &Agent, task: &Task<'_>, version: ResticVersion) 
             None
         }
     };
-    let program = tokio::select! {
-        program = job_program(agent, task, version) => program,
-        // A secret's program may take its time; it dies with this.
-        () = task.cancel.notified() => {
-            write(&log, LogSource::Event, "cancelled before restic began");
-            return Ran { finished: ended(task.id, JobOutcome::Cancelled, None), cause: None };
-        }
+    let ran = match task.spec {
+        JobSpec::Verify(options) => verify::run(agent, task, version, options, &log).await,
+        _ => run_one(agent, task, version, &log).await,
     };
-    let ran = match program {
-        Err(error) => {
-            let error = masked(agent, &error);
-            write(&log, LogSource::Event, &error);
-            Ran { finished: ended(task.id, JobOutcome::Failed, Some(&error)), cause: None }
-        }
-        Ok((program, destination)) => {
-            let shown = masked(agent, &program.arguments.join(" "));
-            write(&log, LogSource::Event, &format!("restic {version}: restic {shown}"));
-            let mut ran = supervise(agent, task, version, &program, &log).await;
+    agent.send_bell.notify_one();
+    ran
+}
+
+/// A job that is one run of restic.
+async fn run_one(agent: &Agent, task: &Task<'_>, version: ResticVersion, log: &Option<SharedLog>) -> Ran {
+    // A secret's program may take its time; it dies with a cancel.
+    match task.unless_cancelled(job_program(agent, task, version)).await {
+        None => cancelled_before_restic(task, log),
+        Some(Err(error)) => failed_before_restic(agent, task, log, &error),
+        Some(Ok((program, destination))) => {
+            let watched = Watched { program, kind: task.spec.kind(), take_stdout: None };
+            let mut ran = supervise(agent, task, version, watched, log).await;
             if let Some(destination) = destination {
                 restore::judge(&mut ran.finished, task.spec, destination);
             }
             ran
         }
-    };
-    agent.send_bell.notify_one();
-    ran
+    }
+}
+
+pub(crate) fn cancelled_before_restic(task: &Task<'_>, log: &Option<SharedLog>) -> Ran {
+    write(log, LogSource::Event, "cancelled before restic began");
+    Ran::of(ended(task.id, JobOutcome::Cancelled, None))
+}
+
+/// An end for which restic gave no reason: the log has it too.
+pub(crate) fn failed_before_restic(agent: &Agent, task: &Task<'_>, log: &Option<SharedLog>, error: &str) -> Ran {
+    let error = masked(agent, error);
+    write(log, LogSource::Event, &error);
+    Ran::of(ended(task.id, JobOutcome::Failed, Some(&error)))
 }
 
 /// Writes one line into the job's log.
@@ -203,34 +245,5 @@ pub(crate) fn write(log: &Option<SharedLog>, source: LogSource, text: &str) {
         && let Err(error) = log.borrow_mut().append_line(clock::now(), source, text)
     {
         tracing::warn!("a log line is lost: {}", chain(&error));
-    }
-}
-
-/// Removes the lock that a restic which was killed, or died with the agent, has left. Locks of others stay: plain unlock
-/// takes stale ones only.
-pub(crate) async fn unlock(agent: &Agent, version: ResticVersion, repository: Option<&RepositoryTarget>) {
-    let spec = JobSpec::Unlock(UnlockOptions { remove_all: false, repository: repository.cloned() });
-    if crate::commands::permitted(agent, &spec).is_ok() {
-        let never = Notify::new();
-        let task = Task { id: JobId(uuid::Uuid::nil()), spec: &spec, schedule_id: None, cancel: &never };
-        run_quietly(agent, &task, version).await;
-    }
-}
-
-/// Runs restic for the agent's own needs: no log, no job; a failure is told in the agent's log.
-async fn run_quietly(agent: &Agent, task: &Task<'_>, version: ResticVersion) {
-    let ran = match job_program(agent, task, version).await {
-        Ok((program, _)) => {
-            // Of a storage that is away restic tells nothing for long, and the job itself comes after this.
-            let deadline =
-                agent.settings.no_progress.map_or(QUIET_DEADLINE, |span| span.duration().min(QUIET_DEADLINE));
-            process::run_to_end(&program, deadline).await.map_err(|error| chain(&error))
-        }
-        Err(error) => Err(error),
-    };
-    match ran {
-        Ok(captured) if captured.exit == Exit::Code(0) => {}
-        Ok(captured) => tracing::warn!("{}: {}", task.spec.kind(), masked(agent, captured.stderr.trim())),
-        Err(error) => tracing::warn!("{}: {}", task.spec.kind(), masked(agent, &error)),
     }
 }

@@ -29,11 +29,15 @@ pub(crate) struct RetryRules {
 }
 
 impl RetryRules {
-    /// A schedule's `retries` are of backups: what other kinds change before they fail is not theirs to change twice.
+    /// A schedule's `retries` are of backups, and of restore tests, which only read: what other kinds change before they fail is not
+    /// theirs to change twice.
     pub(crate) fn of(spec: &JobSpec, first_wait: Span, lock_wait: Span) -> Self {
-        let retries =
-            if let JobSpec::Backup(options) = spec { u32::from(options.retries).min(MOST_RETRIES) } else { 0 };
-        Self { retries, first_wait, lock_wait }
+        let retries = match spec {
+            JobSpec::Backup(options) => options.retries,
+            JobSpec::Verify(options) => options.retries,
+            _ => 0,
+        };
+        Self { retries: u32::from(retries).min(MOST_RETRIES), first_wait, lock_wait }
     }
 }
 
@@ -176,11 +180,14 @@ mod tests {
     }
 
     #[test]
-    fn only_backups_are_tried_again() {
+    fn only_backups_and_restore_tests_are_tried_again() {
         let parse = |kind: &str, options| JobSpec::parse(kind, Some(options)).expect("a job");
         let rules = |spec: &JobSpec| RetryRules::of(spec, Span::from_secs(20), Span::default()).retries;
         let backup = parse("backup", json!({"paths": ["/etc"], "retries": 4}));
         assert_eq!((rules(&backup), rules(&parse("prune", json!({})))), (4, 0));
+        let verify = parse("verify", json!({"retries": 3}));
+        assert_eq!(rules(&verify), 3);
+        assert!(!may_have_made_a_snapshot(&verify, Some(Cause::Unreachable)));
         assert!(may_have_made_a_snapshot(&backup, Some(Cause::NoProgress)));
         assert!(!may_have_made_a_snapshot(&backup, Some(Cause::Locked)));
         let dry = parse("backup", json!({"paths": ["/etc"], "dry_run": true}));

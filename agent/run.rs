@@ -137,14 +137,14 @@ async fn serve(dir: &Path) -> Result<(), Failure> {
         last_error: RefCell::new(None),
         status_bell: Notify::new(),
     });
-    let died_within_a_job = commands::recover(&agent);
+    let died_within = commands::recover(&agent);
     // Its error is told there, and told again by each job that needs it.
     let _ = restic_probe::probe(&agent).await;
     tracing::info!(host = %agent.host, server = %agent.settings.server, dir = %agent.dir.display(), "agent runs");
     tokio::task::spawn_local(poll::run(Rc::clone(&agent)));
     tokio::task::spawn_local(sender::run(Rc::clone(&agent)));
     tokio::task::spawn_local(scheduler::run(Rc::clone(&agent)));
-    tokio::task::spawn_local(runner::run(Rc::clone(&agent), died_within_a_job));
+    tokio::task::spawn_local(runner::run(Rc::clone(&agent), died_within));
     for _ in 0..QUERIES_AT_ONCE {
         tokio::task::spawn_local(runner::run_queries(Rc::clone(&agent)));
     }

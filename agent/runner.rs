@@ -9,28 +9,32 @@ use restic_manager::file_error::chain;
 use restic_manager::id::ScheduleId;
 use restic_manager::protocol::agent_event::{AgentEvent, JobOutcome, JobStarted};
 use restic_manager::protocol::job_options::{JobKind, JobSpec};
-use restic_manager::repository_target::RepositoryTarget;
 use tokio::sync::Notify;
 
 use crate::commands::{ended, finish};
 use crate::core::Agent;
 use crate::ledger::{LedgerJob, Progress, Stage, Work};
 use crate::restic_run::{self, Task};
+use crate::unlock::{LockPlace, unlock};
 use crate::{attempts, hook_run, query_run, repository_stats, restic_probe, snapshots, verify};
 
 /// The ledger is looked at this often where nothing happens at all.
 const QUIET_DAY: Duration = Duration::from_secs(24 * 3600);
+/// After a death within a job, each after the one before.
+const UNLOCKED_AGAIN_AFTER: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(20)];
 
 /// Runs jobs until the agent stops. Whatever restic the last life of the agent had died with it, be it a job's or not, and
 /// may have left its lock: stale locks are removed before the first job that could find one.
-/// `died_within_a_job`: surely one has, so that others who share the repository need not wait for our next job.
-pub(crate) async fn run(agent: Rc<Agent>, died_within_a_job: bool) {
+/// `died_within`: surely those have, so that others who share their repositories need not wait for our next jobs.
+pub(crate) async fn run(agent: Rc<Agent>, died_within: Vec<LedgerJob>) {
     verify::remove_leftovers(&agent);
-    if died_within_a_job && let Ok(version) = restic_probe::probe(&agent).await {
-        restic_run::unlock(&agent, version, None).await;
+    let places: BTreeSet<LockPlace> = died_within.iter().flat_map(locks_of).collect();
+    if !places.is_empty() {
+        let places = Vec::from_iter(places);
+        unlock_once(&agent, &places).await;
+        tokio::task::spawn_local(unlock_again(Rc::clone(&agent), places));
     }
-    // Again: the system may not have buried the dead by then, and to restic a zombie holds its lock.
-    let mut unlocked: BTreeSet<Option<RepositoryTarget>> = BTreeSet::new();
+    let mut unlocked: BTreeSet<LockPlace> = BTreeSet::new();
     loop {
         let next = agent.ledger.borrow().unfinished().into_iter().find(|job| is_next(job) && !is_query(job)).cloned();
         let Some(job) = next else {
@@ -42,12 +46,11 @@ pub(crate) async fn run(agent: Rc<Agent>, died_within_a_job: bool) {
             }
             continue;
         };
-        if let Some(repository) = meets_locks_of(&job)
-            && unlocked.insert(repository.clone())
-        {
-            if let Ok(version) = restic_probe::probe(&agent).await {
-                restic_run::unlock(&agent, version, repository.as_ref()).await;
-            }
+        // Those that are in this job's way.
+        let new: Vec<LockPlace> = locks_of(&job).into_iter().filter(|place| !unlocked.contains(place)).collect();
+        if !new.is_empty() {
+            unlock_once(&agent, &new).await;
+            unlocked.extend(new);
             // That took its time: the job may have been cancelled.
             continue;
         }
@@ -80,11 +83,23 @@ fn compact_ledger(agent: &Agent) {
     }
 }
 
-/// The repository whose locks are in this job's way: none where there is no repository yet, nor where it is there to remove
-/// them. `Some(None)`: the host's own.
-fn meets_locks_of(job: &LedgerJob) -> Option<Option<RepositoryTarget>> {
-    let spec = prepare(job).ok()?.spec;
-    (!matches!(spec.kind(), JobKind::Init | JobKind::Unlock)).then(|| spec.repository().cloned())
+async fn unlock_once(agent: &Agent, places: &[LockPlace]) {
+    if let Ok(version) = restic_probe::probe(agent).await {
+        unlock(agent, version, places).await;
+    }
+}
+
+/// The system may not have buried the dead at the first time, and to restic a zombie holds its lock.
+async fn unlock_again(agent: Rc<Agent>, places: Vec<LockPlace>) {
+    for wait in UNLOCKED_AGAIN_AFTER {
+        tokio::time::sleep(wait).await;
+        unlock_once(&agent, &places).await;
+    }
+}
+
+/// Of a job that nobody can read any more: where most are.
+fn locks_of(job: &LedgerJob) -> Vec<LockPlace> {
+    prepare(job).map_or_else(|_| vec![LockPlace::Own], |prepared| LockPlace::of(&prepared.spec))
 }
 
 /// What is known of a job that is about to run.

@@ -1,5 +1,5 @@
-//! Edge. Watches over one restic that runs: its output goes to the job's log, and it is stopped where it is cancelled or makes no
-//! progress: asked first, killed with all that it started if it does not heed, its lock removed then. Does not build its
+//! Edge. Watches over one restic that runs for a job: its output goes to the job's log, and it is stopped where it is cancelled or makes
+//! no progress: asked first, killed with all that it started if it does not heed, its locks removed then. Does not build its
 //! arguments, nor decide whether it is tried again.
 
 use std::time::Duration;
@@ -8,41 +8,49 @@ use restic_manager::clock;
 use restic_manager::file_error::chain;
 use restic_manager::process::{self, Exit, HAS_ACTIVITY, Output, Program, Running};
 use restic_manager::protocol::agent_event::{JobFinished, JobOutcome, LogSource};
-use restic_manager::protocol::job_options::{IncompleteMeans, JobSpec};
+use restic_manager::protocol::job_options::{IncompleteMeans, JobKind, JobSpec};
 use restic_manager::protocol::text::Span;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::commands::ended;
 use crate::core::{Agent, SharedLog};
 use crate::restic_json::StdoutLine;
 use crate::restic_json::cause::Cause;
 use crate::restic_json::document;
 use crate::restic_json::ending::{self, JobEnd, Transcript};
-use crate::restic_run::{Ran, Task, masked, unlock, write};
+use crate::restic_run::{Ran, Task, failed_before_restic, masked, write};
 use crate::restic_version::ResticVersion;
+use crate::unlock::{LockPlace, unlock};
 use crate::watchdog::{self, Watchdog};
 
 /// Packs in flight take up to 15 s to finish after an interrupt, 80 s with the storage gone.
 const STOP_GRACE: Duration = Duration::from_secs(90);
+
+/// One restic, to be watched over.
+pub(crate) struct Watched<'a> {
+    pub(crate) program: Program,
+    /// By which its output is read: the job's own, or what this one of its restics does.
+    pub(crate) kind: JobKind,
+    /// Takes each line of stdout, which then is neither read here nor logged.
+    pub(crate) take_stdout: Option<&'a mut dyn FnMut(&str)>,
+}
 
 /// Starts the program and sees it to its end.
 pub(crate) async fn supervise(
     agent: &Agent,
     task: &Task<'_>,
     version: ResticVersion,
-    program: &Program,
+    watched: Watched<'_>,
     log: &Option<SharedLog>,
 ) -> Ran {
-    let (running, mut output) = match process::start(program) {
+    let Watched { program, kind, mut take_stdout } = watched;
+    let shown = masked(agent, &program.arguments.join(" "));
+    write(log, LogSource::Event, &format!("restic {version}: restic {shown}"));
+    let (running, mut output) = match process::start(&program) {
         Ok(started) => started,
-        Err(error) => {
-            let error = masked(agent, &chain(&error));
-            write(log, LogSource::Event, &error);
-            return Ran { finished: ended(task.id, JobOutcome::Failed, Some(&error)), cause: None };
-        }
+        Err(error) => return failed_before_restic(agent, task, log, &chain(&error)),
     };
-    let mut transcript = Transcript::new(Some(task.spec.kind()));
+    let mut transcript = Transcript::new(Some(kind));
     let mut stop = Stop::default();
     let limit = progress_limit(agent, task, version);
     let mut watch = limit.map(Watch::new);
@@ -75,6 +83,12 @@ pub(crate) async fn supervise(
             None => break ending::Exit::Signal(9),
             Some(Output::Exit(Exit::Code(code))) => break ending::Exit::Code(code),
             Some(Output::Exit(Exit::Signal(signal))) => break ending::Exit::Signal(signal),
+            Some(Output::Stdout(line)) if let Some(take) = &mut take_stdout => {
+                if let Some(watch) = &mut watch {
+                    watch.dog.text(&line);
+                }
+                take(&line);
+            }
             Some(Output::Stdout(line)) => match transcript.stdout(line.as_bytes()) {
                 StdoutLine::Progress(progress) => {
                     if let Some(watch) = &mut watch {
@@ -120,8 +134,9 @@ pub(crate) async fn supervise(
         end.cause = Some(Cause::NoProgress);
     }
     let end = end.masked(|text| masked(agent, text));
-    let cause = end.cause.filter(|_| stop.why != Some(Why::Cancelled));
-    let mut finished = finished(task.id, end, stop.why == Some(Why::Cancelled));
+    let cancelled = stop.why == Some(Why::Cancelled);
+    let cause = end.cause.filter(|_| !cancelled);
+    let mut finished = finished(task.id, end, cancelled);
     if !matches!(task.spec, JobSpec::Forget(options) if options.dry_run)
         && let Some(stats) = &mut finished.stats
     {
@@ -129,9 +144,9 @@ pub(crate) async fn supervise(
     }
     // Whoever killed it: a dead restic's lock is in everybody's way.
     if stop.killed || matches!(exit, ending::Exit::Signal(_)) {
-        unlock(agent, version, task.spec.repository()).await;
+        unlock(agent, version, &LockPlace::of(task.spec)).await;
     }
-    Ran { finished, cause }
+    Ran { finished, cause, cancelled }
 }
 
 /// For people.

@@ -1,30 +1,29 @@
 //! Edge. The job `verify`: some files of a snapshot are restored to a scratch directory and compared with the files that they were
-//! made from, where those have not changed since. Does not choose the files (`verify_sample` does), and changes nothing of the host's.
+//! made from, where those have not changed since. Does not choose the files (`verify_sample` does), nor watch over the restics that it
+//! needs (`supervise` does), and changes nothing of the host's.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use restic_manager::atomic_file;
 use restic_manager::clock;
 use restic_manager::file_error::chain;
-use restic_manager::process::{self, Exit, Output, Program};
 use restic_manager::protocol::agent_event::{JobFinished, JobOutcome, LogSource};
-use restic_manager::protocol::job_options::VerifyOptions;
+use restic_manager::protocol::job_options::{JobKind, VerifyOptions};
 
 use crate::commands::ended;
-use crate::core::Agent;
+use crate::core::{Agent, SharedLog};
 use crate::restic_args::{ArgumentContext, verify_list_arguments, verify_restore_arguments};
-use crate::restic_json::ending::{self, Transcript};
-use crate::restic_run::{Task, log_line, masked, program};
+use crate::restic_json::cause::Cause;
+use crate::restic_run::{
+    Ran, Task, cancelled_before_restic, failed_before_restic, job_context, masked, program, write,
+};
 use crate::restic_version::ResticVersion;
+use crate::supervise::{Watched, supervise};
 use crate::verify_sample::{Listed, Sample, Verdict, Verdicts};
-
-/// Nothing said for so long: the storage is gone.
-const SILENCE: Duration = Duration::from_secs(15 * 60);
-/// What an interrupted restic may take to end.
-const CANCEL_GRACE: Duration = Duration::from_secs(90);
 
 /// Runs the job to its end. The scratch directory is gone afterwards, however it went.
 pub(crate) async fn run(
@@ -32,24 +31,23 @@ pub(crate) async fn run(
     task: &Task<'_>,
     version: ResticVersion,
     options: &VerifyOptions,
-) -> JobFinished {
+    log: &Option<SharedLog>,
+) -> Ran {
     let scratch = scratch_dir(agent).join(task.id.to_string());
     let made = atomic_file::create_private_dir(&scratch).map_err(|error| chain(&error));
+    let job = VerifyJob { agent, task, version, log };
     let ran = match made {
-        Ok(()) => compare_sample(agent, task, version, options, &scratch).await,
+        Ok(()) => job.compare_sample(options, &scratch).await,
         Err(error) => Err(Stopped::Failed(error)),
     };
     if let Err(error) = atomic_file::remove_dir(&scratch) {
         agent.note_error(&format!("restored files of a verify job stay: {}", chain(&error)));
     }
     match ran {
-        Ok((snapshot, verdicts)) => finished(agent, task, &snapshot, &verdicts),
-        Err(Stopped::Cancelled) => ended(task.id, JobOutcome::Cancelled, None),
-        Err(Stopped::Failed(error)) => {
-            let error = masked(agent, &error);
-            log_line(agent, task.id, LogSource::Event, &error);
-            ended(task.id, JobOutcome::Failed, Some(&error))
-        }
+        Ok(compared) => Ran::of(job.finished(&compared)),
+        Err(Stopped::Cancelled) => Ran::of(ended(task.id, JobOutcome::Cancelled, None)),
+        Err(Stopped::Failed(error)) => failed_before_restic(agent, task, log, &error),
+        Err(Stopped::ByRestic(ran)) => *ran,
     }
 }
 
@@ -64,9 +62,26 @@ fn scratch_dir(agent: &Agent) -> PathBuf {
     agent.dir.join("verify")
 }
 
+/// Why there is nothing to tell of the sample.
 enum Stopped {
     Cancelled,
     Failed(String),
+    /// A restic that failed: whether the job is tried again depends on why.
+    ByRestic(Box<Ran>),
+}
+
+/// What came of the sample.
+struct Compared {
+    snapshot: String,
+    verdicts: Verdicts,
+    /// Why restic could not restore all of it.
+    damage: Option<String>,
+}
+
+/// A restore that could not write some of its files, with the repository in reach and room on the disk.
+fn is_about_files(ran: &Ran) -> bool {
+    let failed = ran.finished.status == JobOutcome::Failed && ran.finished.exit_code == Some(1);
+    failed && !ran.cancelled && ran.cause.is_none_or(|cause| cause == Cause::Damaged)
 }
 
 impl From<String> for Stopped {
@@ -75,110 +90,104 @@ impl From<String> for Stopped {
     }
 }
 
-async fn compare_sample(
-    agent: &Agent,
-    task: &Task<'_>,
+/// What all steps of the job need.
+struct VerifyJob<'a> {
+    agent: &'a Agent,
+    task: &'a Task<'a>,
     version: ResticVersion,
-    options: &VerifyOptions,
-    scratch: &Path,
-) -> Result<(String, Verdicts), Stopped> {
-    crate::commands::permitted(agent, task.spec)?;
-    let access = agent.received.borrow().access(None)?;
-    let target = scratch.to_string_lossy().into_owned();
-    let context = ArgumentContext {
-        host: &agent.host,
-        job_id: task.id,
-        schedule_id: task.schedule_id,
-        restic_version: version,
-        limit_upload_kib: access.limit_upload_kib,
-        limit_download_kib: access.limit_download_kib,
-        retry_lock: Some(access.retry_lock),
-        restore_target: Some(&target),
-    };
-    let list = verify_list_arguments(options, &context);
-    let list = program(agent, list, access.clone()).await?;
-    let mut sample = Sample::new(task.id, options);
-    run_restic(agent, task, version, &list, |line| sample.see(line)).await?;
-    let (snapshot, files) = sample.chosen().ok_or_else(|| "restic listed no snapshot".to_owned())?;
-    if files.is_empty() {
-        return Err(Stopped::Failed(format!("snapshot {snapshot} has no file to verify")));
-    }
-    let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
-    let shown: String = snapshot.chars().take(8).collect();
-    log_line(
-        agent,
-        task.id,
-        LogSource::Event,
-        &format!("snapshot {shown}: {} files are restored to be compared", paths.len()),
-    );
-    let restores = verify_restore_arguments(&snapshot, &paths, &context).map_err(|refusal| refusal.to_string())?;
-    for restore in restores {
-        let restore = program(agent, restore, access.clone()).await?;
-        run_restic(agent, task, version, &restore, |_| ()).await?;
-    }
-    let scratch = scratch.to_owned();
-    let compared = tokio::task::spawn_blocking(move || {
-        let mut verdicts = Verdicts::default();
-        for file in files {
-            let verdict = compare(&file, &scratch);
-            verdicts.add(&file.path, verdict);
-        }
-        verdicts
-    });
-    Ok((snapshot, compared.await.map_err(|error| format!("the comparison did not end: {error}"))?))
+    log: &'a Option<SharedLog>,
 }
 
-/// Runs restic to its end, each line of its stdout to `see`.
-async fn run_restic(
-    agent: &Agent,
-    task: &Task<'_>,
-    version: ResticVersion,
-    program: &Program,
-    mut see: impl FnMut(&str),
-) -> Result<(), Stopped> {
-    let shown = masked(agent, &program.arguments.join(" "));
-    log_line(agent, task.id, LogSource::Event, &format!("restic {version}: restic {shown}"));
-    let (running, mut output) = process::start(program).map_err(|error| chain(&error))?;
-    let mut transcript = Transcript::new(None);
-    let (mut cancelled, mut silent) = (false, false);
-    let exit = loop {
-        let line = tokio::select! {
-            line = output.recv() => line,
-            () = task.cancel.notified(), if !cancelled => {
-                // It only reads: what it leaves is a lock that goes stale at most.
-                cancelled = true;
-                if !running.interrupt() {
-                    running.kill_tree();
-                }
-                continue;
-            }
-            () = tokio::time::sleep(if cancelled { CANCEL_GRACE } else { SILENCE }) => {
-                silent = true;
-                running.kill_tree();
-                continue;
-            }
-        };
-        match line {
-            None => break ending::Exit::Signal(9),
-            Some(Output::Exit(Exit::Code(code))) => break ending::Exit::Code(code),
-            Some(Output::Exit(Exit::Signal(signal))) => break ending::Exit::Signal(signal),
-            Some(Output::Stdout(line)) => see(&line),
-            Some(Output::Stderr(line)) => {
-                if let Some(text) = transcript.stderr(line.as_bytes()).text() {
-                    log_line(agent, task.id, LogSource::Stderr, &masked(agent, text));
-                }
+impl VerifyJob<'_> {
+    async fn compare_sample(&self, options: &VerifyOptions, scratch: &Path) -> Result<Compared, Stopped> {
+        let Self { agent, task, version, log } = *self;
+        crate::commands::permitted(agent, task.spec)?;
+        let access = agent.received.borrow().access(None)?;
+        let target = scratch.to_string_lossy().into_owned();
+        let context =
+            ArgumentContext { restore_target: Some(&target), ..job_context(agent, task, version, &access, None) };
+        let mut sample = Sample::new(task.id, options);
+        let list = verify_list_arguments(options, &context);
+        self.run_restic(JobKind::Ls, list, Some(&mut |line: &str| sample.see(line))).await?;
+        let (snapshot, files) = sample.chosen().ok_or_else(|| "restic listed no snapshot".to_owned())?;
+        if files.is_empty() {
+            return Err(Stopped::Failed(format!("snapshot {snapshot} has no file to verify")));
+        }
+        let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+        let shown: String = snapshot.chars().take(8).collect();
+        let text = format!("snapshot {shown}: {} files are restored to be compared", paths.len());
+        write(log, LogSource::Event, &text);
+        let restores = verify_restore_arguments(&snapshot, &paths, &context).map_err(|refusal| refusal.to_string())?;
+        let mut damage = None;
+        for restore in restores {
+            match self.run_restic(JobKind::Restore, restore, None).await {
+                // Which files it is about, and that the others are whole, is what the job is for.
+                Err(Stopped::ByRestic(ran)) if is_about_files(&ran) => damage = damage.or(ran.finished.error),
+                ran => ran?,
             }
         }
-    };
-    while output.recv().await.is_some() {}
-    if cancelled {
-        return Err(Stopped::Cancelled);
+        let verdicts = self.compare_all(files, scratch.to_owned()).await?;
+        Ok(Compared { snapshot, verdicts, damage })
     }
-    if silent {
-        return Err(Stopped::Failed("restic said nothing for 15 minutes and was killed".to_owned()));
+
+    /// Runs one of the job's restics to its end.
+    async fn run_restic(
+        &self,
+        kind: JobKind,
+        arguments: Vec<String>,
+        take_stdout: Option<&mut dyn FnMut(&str)>,
+    ) -> Result<(), Stopped> {
+        let Self { agent, task, version, log } = *self;
+        let access = agent.received.borrow().access(None)?;
+        let Some(program) = task.unless_cancelled(program(agent, arguments, access)).await else {
+            return Err(Stopped::ByRestic(Box::new(cancelled_before_restic(task, log))));
+        };
+        let watched = Watched { program: program?, kind, take_stdout };
+        let mut ran = supervise(agent, task, version, watched, log).await;
+        // Of one restore, and not of the comparison.
+        ran.finished.stats = None;
+        match ran.finished.status {
+            // Whoever cancelled it does not want the next one.
+            JobOutcome::Succeeded if ran.cancelled => Err(Stopped::Cancelled),
+            JobOutcome::Succeeded => Ok(()),
+            JobOutcome::Failed | JobOutcome::Cancelled => Err(Stopped::ByRestic(Box::new(ran))),
+        }
     }
-    let end = transcript.end(exit, version);
-    end.error.map_or(Ok(()), |error| Err(Stopped::Failed(error)))
+
+    async fn compare_all(&self, files: Vec<Listed>, scratch: PathBuf) -> Result<Verdicts, Stopped> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let is_stopped = Arc::clone(&stop);
+        let mut compared = tokio::task::spawn_blocking(move || {
+            let mut verdicts = Verdicts::default();
+            for file in files {
+                if is_stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                verdicts.add(&file.path, compare(&file, &scratch));
+            }
+            verdicts
+        });
+        let Some(verdicts) = self.task.unless_cancelled(&mut compared).await else {
+            stop.store(true, Ordering::Relaxed);
+            // It has files of the scratch directory open.
+            let _ = compared.await;
+            return Err(Stopped::Cancelled);
+        };
+        Ok(verdicts.map_err(|error| format!("the comparison did not end: {error}"))?)
+    }
+
+    fn finished(&self, Compared { snapshot, verdicts, damage }: &Compared) -> JobFinished {
+        let mask = |text: &str| masked(self.agent, text);
+        for line in verdicts.lines() {
+            write(self.log, LogSource::Event, &mask(&line));
+        }
+        let said: Vec<String> = verdicts.error().map(|error| mask(&error)).into_iter().chain(damage.clone()).collect();
+        let error = (!said.is_empty()).then(|| said.join("; restic: "));
+        let status = if error.is_some() { JobOutcome::Failed } else { JobOutcome::Succeeded };
+        let mut stats = verdicts.stats();
+        stats.insert("snapshot".to_owned(), snapshot.clone().into());
+        JobFinished { stats: Some(stats), finished_at: clock::now(), ..ended(self.task.id, status, error.as_deref()) }
+    }
 }
 
 /// What was restored beside its source. Blocks.
@@ -240,15 +249,4 @@ fn source_path(path: &str) -> PathBuf {
         return PathBuf::from(format!("{drive}:\\{}", rest.replace('/', "\\")));
     }
     PathBuf::from(path)
-}
-
-fn finished(agent: &Agent, task: &Task<'_>, snapshot: &str, verdicts: &Verdicts) -> JobFinished {
-    for line in verdicts.lines() {
-        log_line(agent, task.id, LogSource::Event, &masked(agent, &line));
-    }
-    let error = verdicts.error().map(|error| masked(agent, &error));
-    let status = if error.is_some() { JobOutcome::Failed } else { JobOutcome::Succeeded };
-    let mut stats = verdicts.stats();
-    stats.insert("snapshot".to_owned(), snapshot.into());
-    JobFinished { stats: Some(stats), finished_at: clock::now(), ..ended(task.id, status, error.as_deref()) }
 }

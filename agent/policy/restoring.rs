@@ -6,6 +6,8 @@ use restic_manager::wildcard::matches;
 
 use super::{Policy, permits_path};
 use crate::host_path::HostPath;
+use crate::latest_snapshot::in_snapshot;
+use crate::restic_args::values::literal;
 
 impl Policy {
     /// Whether files may be written over at these paths, also by where the links on the disk lead.
@@ -34,34 +36,37 @@ impl Policy {
     }
 }
 
-/// The paths on this host that a restore in place writes over: those it includes, else the snapshot's. What a snapshot says its paths
-/// are need not be all that is in it, so these are also what restic is told to restore: `as_includes`.
-pub(crate) fn written_over(include: &[String], snapshot_paths: &[String]) -> Result<Vec<String>, String> {
-    if include.is_empty() {
+/// The paths on this host that a restore in place writes over: those that are named as `ls` shows them, else the snapshot's. What a
+/// snapshot says its paths are need not be all that is in it, so these are also what restic is told to restore: `as_includes`.
+pub(crate) fn written_over(named: &[String], snapshot_paths: &[String]) -> Result<Vec<String>, String> {
+    if named.is_empty() {
         return Ok(snapshot_paths.to_vec());
     }
     let is_of_windows = snapshot_paths.iter().any(|path| !path.starts_with('/'));
     let host_path = |text: &String| match text.strip_prefix('/').and_then(|rest| rest.split_once('/')) {
-        _ if !text.starts_with('/') || text.contains(['*', '?', '[', '\\']) => {
-            Err(format!("include {text:?}: a restore in place takes whole paths, as `ls` shows them, and no patterns"))
-        }
+        _ if !text.starts_with('/') => Err(format!("{text:?} is no whole path: write it as `ls` shows it")),
+        _ if text.contains(char::REPLACEMENT_CHARACTER) => Err(format!(
+            "the name of {text:?} is not UTF-8, so what it would write over cannot be judged: restore it into a directory"
+        )),
         Some((drive, rest)) if is_of_windows => Ok(format!("{drive}:\\{}", rest.replace('/', "\\"))),
         _ => Ok(text.clone()),
     };
-    include.iter().map(host_path).collect()
+    named.iter().map(host_path).collect()
+}
+
+/// A restore in place takes no patterns: what they would write over is not known before.
+pub(crate) fn no_patterns(include: &[String]) -> Result<(), String> {
+    match include.iter().find(|text| text.contains(['*', '?', '[', '\\'])) {
+        Some(text) => Err(format!(
+            "include {text:?}: a restore in place takes no patterns; whole paths, as `ls` shows them, go into `paths`, where they are taken letter for letter"
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Patterns that fit these paths of a snapshot and nothing else.
 pub(crate) fn as_includes(paths: &[String]) -> Vec<String> {
-    let of_one = |path: &String| {
-        if path.starts_with('/') {
-            let escaped = |c: char| if matches!(c, '*' | '?' | '[' | '\\') { vec!['\\', c] } else { vec![c] };
-            return path.chars().flat_map(escaped).collect();
-        }
-        // Windows has no way to escape, and allows of these characters the bracket only.
-        format!("/{}", path.replacen(':', "", 1).replace('\\', "/").replace('[', "?"))
-    };
-    paths.iter().map(of_one).collect()
+    paths.iter().map(|path| literal(&in_snapshot(path))).collect()
 }
 
 /// Where a restore in place goes: the root of everything, on Windows of the one drive that the snapshot is of.
@@ -124,13 +129,17 @@ mod tests {
         let of = |include: &[&str]| written_over(&texts(include), &texts(&["/etc", "/srv/a [1]"]));
         assert_eq!(of(&[]), Ok(texts(&["/etc", "/srv/a [1]"])));
         assert_eq!(of(&["/etc/fstab"]), Ok(texts(&["/etc/fstab"])));
-        for pattern in ["*.conf", "/srv/*", "fstab", ""] {
-            assert!(of(&["/etc/fstab", pattern]).is_err(), "{pattern}");
+        for no_path in ["*.conf", "fstab", "", "/srv/bad\u{fffd}"] {
+            assert!(of(&["/etc/fstab", no_path]).is_err(), "{no_path}");
         }
-        assert_eq!(as_includes(&texts(&["/etc", "/srv/a [1]"])), ["/etc", "/srv/a \\[1]"]);
+        for pattern in ["/srv/*", "/srv/a[1]", "/a\\b"] {
+            assert!(no_patterns(&texts(&["/etc/fstab", pattern])).is_err(), "{pattern}");
+        }
+        assert_eq!(no_patterns(&texts(&["/etc/fstab"])), Ok(()));
+        assert_eq!(as_includes(&texts(&["/etc", "/srv/a [1]"])), ["/etc", "/srv/a [[]1]"]);
         let of_windows = written_over(&texts(&["/C/Users/x"]), &texts(&["C:\\Users"]));
         assert_eq!(of_windows, Ok(texts(&["C:\\Users\\x"])));
-        assert_eq!(as_includes(&texts(&["C:\\Users\\a[1]"])), ["/C/Users/a?1]"]);
+        assert_eq!(as_includes(&texts(&["C:\\Users\\a[1]"])), ["/C/Users/a[[]1]"]);
     }
 
     #[test]

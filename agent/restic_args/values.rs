@@ -50,6 +50,22 @@ pub(crate) fn path_in_snapshot(value: &str) -> Result<&str, Refusal> {
     Ok(value)
 }
 
+/// The pattern that fits this path of a snapshot and no other. A name that is not UTF-8 is shown with U+FFFD in place of each byte
+/// that is none, and restic matches such a byte with `?`.
+pub(crate) fn literal(path: &str) -> String {
+    let mut pattern = String::with_capacity(path.len());
+    for letter in path.chars() {
+        match letter {
+            '*' | '?' | '[' => pattern.extend(['[', letter, ']']),
+            // No letter of a name on Windows, where it would be a separator.
+            '\\' => pattern.push_str("\\\\"),
+            char::REPLACEMENT_CHARACTER => pattern.push('?'),
+            _ => pattern.push(letter),
+        }
+    }
+    pattern
+}
+
 /// A snapshot's id or "latest".
 pub(crate) fn snapshot(value: &str) -> Result<&str, Refusal> {
     let is_id = (8..=64).contains(&value.len()) && value.bytes().all(|byte| byte.is_ascii_hexdigit());

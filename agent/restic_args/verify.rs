@@ -40,27 +40,13 @@ pub(crate) fn verify_restore_arguments(
         }
         bytes += path.len();
         if let Some(arguments) = all.last_mut() {
-            arguments.push(format!("--include={}", as_pattern(values::text("a file's name", path)?)));
+            arguments.push(format!("--include={}", values::literal(values::text("a file's name", path)?)));
         }
     }
     for arguments in &mut all {
         arguments.extend(["--".to_owned(), snapshot.to_owned()]);
     }
     Ok(all)
-}
-
-/// The pattern that fits this path and no other.
-fn as_pattern(path: &str) -> String {
-    let mut pattern = String::with_capacity(path.len());
-    for letter in path.chars() {
-        match letter {
-            '*' | '?' | '[' => pattern.extend(['[', letter, ']']),
-            // No letter of a name on Windows, where it would be a separator.
-            '\\' => pattern.push_str("\\\\"),
-            _ => pattern.push(letter),
-        }
-    }
-    pattern
 }
 
 #[cfg(test)]
@@ -74,7 +60,7 @@ mod tests {
         for (path, pattern) in
             [("/a/b c", "/a/b c"), ("/a/*", "/a/[*]"), ("/a/[x]?", "/a/[[]x][?]"), ("/a/x\\y", "/a/x\\\\y")]
         {
-            assert_eq!(as_pattern(path), pattern);
+            assert_eq!(values::literal(path), pattern);
         }
         let host: HostName = "web-1".parse().expect("a name");
         let context = ArgumentContext {

@@ -20,22 +20,27 @@ const CAPTURED: [(ResticVersion, &str); 3] = [
     (ResticVersion::new(0, 19, 1), include_str!("../../tests/restic-json/0.19.1.jsonl")),
 ];
 
+/// Of the commands that our jobs are not, and what is none of restic's. Each says its version.
+const OTHERS: &str = include_str!("../../tests/restic-json/others.jsonl");
+
 #[derive(Deserialize)]
-struct Case {
-    case: String,
-    kind: String,
+pub(super) struct Case {
+    #[serde(default)]
+    version: String,
+    pub(super) case: String,
+    pub(super) kind: String,
     cmd: String,
     exit: i32,
-    stdout: String,
+    pub(super) stdout: String,
     stderr: String,
     /// Where the bytes are not UTF-8.
     stderr_hex: Option<String>,
 }
 
-struct Run {
-    version: ResticVersion,
-    case: Case,
-    end: JobEnd,
+pub(super) struct Run {
+    pub(super) version: ResticVersion,
+    pub(super) case: Case,
+    pub(super) end: JobEnd,
     stdout: Vec<StdoutLine>,
     stderr: Vec<StderrLine>,
     unknown_lines: u64,
@@ -68,6 +73,18 @@ impl Run {
     fn is_new(&self) -> bool {
         self.version.has_distinct_exit_codes()
     }
+}
+
+/// Those too that are no jobs of ours.
+pub(super) fn all_runs() -> Vec<Run> {
+    let others = OTHERS.lines().map(|line| serde_json::from_str::<Case>(line).expect("a captured run"));
+    let others = others.map(|case| {
+        let version = ResticVersion::parse(&format!("restic {}", case.version)).expect("a version");
+        Run::of(version, case)
+    });
+    let mut all: Vec<Run> = runs().into_iter().chain(others).collect();
+    all.sort_by_key(|run| run.version);
+    all
 }
 
 fn runs() -> Vec<Run> {
@@ -113,10 +130,12 @@ fn expected_cause(run: &Run) -> Option<Cause> {
         // 0.14 stops at the unknown flag.
         "locked-retry-lock-json" | "locked-retry-lock-text" => new.then_some(Cause::Locked),
         "init-again" | "init-json-again" => Some(Cause::RepositoryExists),
-        "backup-repo-disk-full-json" | "quota-backup-json" => Some(Cause::NoSpace),
+        "backup-repo-disk-full-json" | "quota-backup-json" | "restore-disk-full-json" => Some(Cause::NoSpace),
+        name if name.starts_with("damage-") => Some(Cause::Damaged),
         "no-credentials-json"
         | "other-users-repo-json"
         | "wrong-http-password-json"
+        | "restore-target-not-writable-json"
         | "snapshots-repo-unreadable-json" => Some(Cause::AccessDenied),
         // What 0.19 may not write is its own cache; the others go on without.
         "cache-unwritable-snapshots-json" => Some(Cause::AccessDenied),

@@ -17,6 +17,8 @@ pub(crate) enum Cause {
     /// What is there may be read and added to, and not removed.
     AppendOnly,
     NoSpace,
+    /// Data of the repository is not what was written, or is gone.
+    Damaged,
     /// The agent has stopped it: it did nothing for longer than it may.
     NoProgress,
 }
@@ -34,7 +36,7 @@ impl fmt::Display for Cause {
             Self::NoRepository => {
                 "there is no repository here, or its storage is not what it seems: run an init job only if it is new"
             }
-            Self::Locked => "another job uses the repository; if none does, run an unlock job",
+            Self::Locked => "another job uses the repository; if none does, run an unlock job; for half an hour another machine's lock counts as live, and only `remove_all` removes it",
             Self::WrongPassword => "the password is wrong, or the repository has lost its keys",
             Self::RepositoryExists => "there is a repository already",
             Self::Unreachable => "the repository's server is out of reach",
@@ -45,6 +47,9 @@ impl fmt::Display for Cause {
                 "the storage lets this host add data and not remove it (append-only): removing is for the host that [maintenance] of the repository names"
             }
             Self::NoSpace => "there is no space left",
+            Self::Damaged => {
+                "data in the repository is damaged or gone: \"Troubleshooting\" in restic's manual says what can be saved, and how"
+            }
             Self::NoProgress => "is the repository's server or the network stuck?",
         })
     }
@@ -89,7 +94,18 @@ pub(crate) fn cause_in_text(text: &str) -> Option<Cause> {
         "tls handshake timeout",
         "dial tcp",
     ];
-    says(&network).then_some(Cause::Unreachable)
+    if says(&network) {
+        return Some(Cause::Unreachable);
+    }
+    let damage = [
+        "repository contains errors",
+        "loadindex returned errors",
+        "ciphertext verification failed",
+        "invalid data returned",
+        "packs from index missing in repo",
+        "unexpected file size",
+    ];
+    says(&damage).then_some(Cause::Damaged)
 }
 
 #[cfg(test)]
@@ -108,6 +124,7 @@ mod tests {
             Cause::RepositoryExists,
             Cause::AccessDenied,
             Cause::NoSpace,
+            Cause::Damaged,
         ] {
             assert!(!cause.is_passing(), "{cause}");
         }
@@ -124,6 +141,8 @@ mod tests {
             assert_eq!(cause_in_old_text(text), cause, "{text}");
         }
         assert_eq!(cause_in_text("Head: dial tcp: lookup h: no such host"), Some(Cause::Unreachable));
+        let two = "ciphertext verification failed; dial tcp 192.0.2.1:80: i/o timeout";
+        assert_eq!(cause_in_text(two), Some(Cause::Unreachable), "what looks like damage may be the network's");
         assert_eq!(cause_in_text("something else"), None);
     }
 }

@@ -66,6 +66,8 @@ const MOST_WARNINGS: usize = 20;
 /// So many lines of stderr are kept for the error's text: 0.14's stack traces need some.
 const TAIL_LINES: usize = 60;
 const LONGEST_WARNING_BYTES: usize = 1024;
+/// Of the first of many errors, in the error's text.
+const LONGEST_FIRST_BYTES: usize = 300;
 const LONGEST_ERROR_BYTES: usize = 4096;
 
 /// What restic has said so far in one run.
@@ -133,7 +135,7 @@ impl Transcript {
                 self.removal_refused |=
                     self.kind == Some(JobKind::Forget) && text.starts_with("unable to remove snapshot/");
                 // What check finds is told in text, and is more than "the repository contains errors".
-                if self.kind == Some(JobKind::Check) && !text.starts_with("Fatal: ") {
+                if self.kind == Some(JobKind::Check) && !text.starts_with("Fatal: ") && is_telling(text) {
                     self.warn(text);
                 }
                 if is_retry(text) {
@@ -177,23 +179,26 @@ impl Transcript {
             Exit::Code(_) | Exit::Signal(_) => false,
         };
         let incomplete = ok && backup && (exit == Exit::Code(3) || self.missing_source);
-        let mut warnings = self.warnings.clone();
-        if self.warning_count > warnings.len() {
+        let cause = if ok { None } else { self.cause(exit, version) };
+        let error = (!ok).then(|| self.error_text(exit, cause));
+        // A check that found it locked has found nothing else, and its summary has an error all the same.
+        let checked_nothing = self.kind == Some(JobKind::Check) && cause == Some(Cause::Locked);
+        let mut warnings = if checked_nothing { Vec::new() } else { self.warnings.clone() };
+        if !checked_nothing && self.warning_count > warnings.len() {
             warnings.push(format!("and {} more", self.warning_count - warnings.len()));
         }
         if incomplete && warnings.is_empty() {
             warnings.push("restic could not read all sources and does not say which".to_owned());
         }
-        let cause = if ok { None } else { self.cause(exit, version) };
-        let error = (!ok).then(|| self.error_text(exit, cause));
         let stats = match self.summary {
             // It lists what should have been removed.
             Some(_) if self.removal_refused => None,
-            // Nothing matched, and restic said nothing.
+            _ if checked_nothing => None,
             // There is no summary in any version.
             _ if self.kind == Some(JobKind::Copy) => {
                 Some(Summary::from_iter([("snapshots_copied".to_owned(), self.copied.into())]))
             }
+            // Nothing matched, and restic said nothing.
             None if ok && self.kind == Some(JobKind::Forget) => Some(document::forget(&[])),
             summary => summary,
         };
@@ -225,7 +230,9 @@ impl Transcript {
         }
         // What forget says last is only that it failed; why stands with each snapshot.
         let everything = || self.tail.iter().map(String::as_str).collect::<Vec<_>>().join("\n");
-        let cause = cause_in_text(&said)
+        let single = || is_summing_up(&said).then(|| cause_in_text(&self.warnings.join("\n"))).flatten();
+        let cause = single()
+            .or_else(|| cause_in_text(&said))
             .or_else(|| self.removal_refused.then(everything).and_then(|text| cause_in_text(&text)));
         // Who may not read is told 401 or stops before anything is removed.
         let removes = matches!(self.kind, Some(JobKind::Forget | JobKind::Prune));
@@ -253,9 +260,19 @@ impl Transcript {
             Exit::Code(code) => format!("restic exited with {code}"),
         };
         let said = cut(&self.last_words(), LONGEST_ERROR_BYTES);
-        let said = if said.is_empty() { ending } else { said };
+        let said = match self.warnings.first() {
+            _ if said.is_empty() => ending,
+            Some(first) if is_summing_up(&said) => format!("{said}, the first: {}", cut(first, LONGEST_FIRST_BYTES)),
+            _ => said,
+        };
         cause.map_or_else(|| said.clone(), |cause| format!("{said} ({cause})"))
     }
+}
+
+/// A last word that tells neither what went wrong nor where, but only that something did: what, was told before.
+fn is_summing_up(said: &str) -> bool {
+    let counts = said.strip_prefix("There were ").is_some_and(|rest| rest.ends_with(" errors"));
+    counts || ["repository contains errors", "LoadIndex returned errors"].contains(&said)
 }
 
 /// "snapshot 0123abcd saved", in later versions followed by what it was copied from.
@@ -274,6 +291,7 @@ fn died_of(signal: i32) -> String {
         7 => " (SIGBUS)",
         9 => " (SIGKILL: by somebody, or by the kernel when memory ran out)",
         11 => " (SIGSEGV)",
+        13 => " (SIGPIPE: its output was read no longer)",
         15 => " (SIGTERM)",
         24 => " (SIGXCPU: a limit on processor time)",
         25 => " (SIGXFSZ: a limit on file sizes)",

@@ -120,7 +120,7 @@ mod tests {
     const CAPTURED: [&str; 3] = ["0.14.0", "0.18.0", "0.19.1"];
 
     fn stdout(version: &str, case: &str) -> String {
-        let runs = include_str!("../../tests/restic-json/queries.jsonl").lines();
+        let runs = include_str!("../../tests/restic-json/others.jsonl").lines();
         let mut runs = runs.map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
         let run = runs.find(|run| run["version"] == version && run["case"] == case).expect("a captured run");
         run["stdout"].as_str().expect("text").to_owned()

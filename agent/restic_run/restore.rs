@@ -4,13 +4,14 @@ use std::path::Path;
 
 use restic_manager::file_error::chain;
 use restic_manager::id::JobId;
-use restic_manager::protocol::agent_event::{JobFinished, JobOutcome};
+use restic_manager::protocol::agent_event::{JobFinished, JobOutcome, Snapshot};
 use restic_manager::protocol::job_options::{JobSpec, RestoreOptions};
 
 use super::Task;
 use crate::core::Agent;
-use crate::named_snapshots::resolved;
-use crate::policy::restoring::{as_includes, place, written_over};
+use crate::latest_snapshot::{described, latest};
+use crate::named_snapshots::{known, resolved};
+use crate::policy::restoring::{as_includes, no_patterns, place, written_over};
 use crate::real_path;
 use crate::restic_version::ResticVersion;
 use crate::surroundings::Surroundings;
@@ -18,9 +19,12 @@ use crate::surroundings::Surroundings;
 /// So many files are counted for a restic that does not count them.
 const MOST_COUNTED: u64 = 1_000_000;
 
-/// Where a restore goes.
-pub(super) struct Destination {
+/// Where a restore goes, and what from.
+pub(crate) struct Destination {
     pub(super) target: String,
+    snapshot: Option<Snapshot>,
+    /// What else of the host could be meant, for a person.
+    beside: Option<String>,
     surroundings: Surroundings,
 }
 
@@ -47,15 +51,22 @@ pub(super) async fn prepared(
     }
     let (spec, named) = resolved(agent, version, task.spec).await.map_err(|trouble| trouble.text)?;
     let JobSpec::Restore(mut options) = spec else { return Ok((spec, None)) };
+    let snapshot = named.into_iter().next();
     if !options.in_place {
         let target = restore_target(agent, task.id, options.target.as_deref())?;
-        return Ok((JobSpec::Restore(options), Some(Destination { target, surroundings: Surroundings::default() })));
+        if !options.paths.is_empty() {
+            options.include = as_includes(&options.paths);
+        }
+        let (beside, surroundings) = (beside(agent, asked), Surroundings::default());
+        return Ok((JobSpec::Restore(options), Some(Destination { target, snapshot, beside, surroundings })));
     }
-    let paths = named.first().map(|snapshot| snapshot.paths.clone()).unwrap_or_default();
+    let paths = snapshot.as_ref().map(|snapshot| snapshot.paths.clone()).unwrap_or_default();
     let target = place(&paths)?;
     let mut surroundings = Surroundings::default();
     if options.exclude.is_empty() {
-        let over = written_over(&options.include, &paths)?;
+        no_patterns(&options.include)?;
+        let named = if options.paths.is_empty() { &options.include } else { &options.paths };
+        let over = written_over(named, &paths)?;
         agent.policy.permits_in_place(&over, real_path::real)?;
         options.include = as_includes(&over);
         surroundings = Surroundings::of(&over);
@@ -70,7 +81,19 @@ pub(super) async fn prepared(
             "restic {version} cannot put one drive's files back in place: upgrade to 0.17, or restore into a directory"
         ));
     }
-    Ok((JobSpec::Restore(options), Some(Destination { target, surroundings })))
+    Ok((JobSpec::Restore(options), Some(Destination { target, snapshot, beside: None, surroundings })))
+}
+
+/// The newest snapshots of other schedules, where "latest" was asked for and is not all of the host. Where patterns were asked for, what
+/// fits them is what counts.
+fn beside(agent: &Agent, asked: &RestoreOptions) -> Option<String> {
+    if asked.snapshot != "latest" || !asked.include.is_empty() {
+        return None;
+    }
+    let known = known(agent);
+    let found = latest(&known, asked.schedule.as_ref(), &asked.paths).ok()?;
+    let others: Vec<String> = found.beside.iter().map(|other| described(other)).collect();
+    (!others.is_empty()).then(|| others.join("; "))
 }
 
 /// A directory that does not exist yet: only a restore in place writes over what is there.
@@ -94,22 +117,37 @@ fn restore_target(agent: &Agent, job: JobId, wanted: Option<&str>) -> Result<Str
     Ok(target)
 }
 
-/// restic counts a restore of nothing as a success; who asked for files that are not in the snapshot must not. Says where the
-/// files are, and how many: restics before 0.17 do not count them.
-pub(super) fn judge(finished: &mut JobFinished, spec: &JobSpec, Destination { target, surroundings }: Destination) {
+/// restic counts a restore of nothing as a success; who asked for files that are not in the snapshot must not. Says what was restored and
+/// where to, and how many files: restics before 0.17 do not count them. Of a restore that failed nobody knows how many are whole:
+/// restic counts those too that it could not write.
+pub(super) fn judge(finished: &mut JobFinished, spec: &JobSpec, destination: Destination) {
+    let Destination { target, snapshot, beside, surroundings } = destination;
     surroundings.put_back();
-    let JobSpec::Restore(RestoreOptions { include, in_place, .. }) = spec else { return };
+    let JobSpec::Restore(RestoreOptions { include, paths, in_place, .. }) = spec else { return };
     let stats = finished.stats.get_or_insert_default();
-    if !in_place && !stats.contains_key("files_restored") {
+    let succeeded = finished.status == JobOutcome::Succeeded;
+    if !succeeded {
+        ["files_restored", "bytes_restored"].iter().for_each(|name| drop(stats.remove(*name)));
+    } else if !in_place && !stats.contains_key("files_restored") {
         stats.insert("files_restored".to_owned(), entries_below(Path::new(&target)).into());
     }
     let count = |name: &str| stats.get(name).and_then(serde_json::Value::as_u64);
     // An old restic does not say what it did in place.
     let is_nothing = count("files_restored").is_some_and(|files| files + count("files_skipped").unwrap_or(0) == 0);
     stats.insert("target".to_owned(), target.into());
-    if finished.status == JobOutcome::Succeeded && !include.is_empty() && is_nothing {
+    let of = snapshot.as_ref().map_or_else(|| "the snapshot".to_owned(), |snapshot| described(snapshot));
+    if let Some(Snapshot { id, time, paths, .. }) = snapshot {
+        stats.insert("snapshot".to_owned(), id.into());
+        stats.insert("snapshot_time".to_owned(), time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true).into());
+        stats.insert("snapshot_paths".to_owned(), paths.into());
+    }
+    if let Some(others) = beside {
+        finished.warnings.push(format!("\"latest\" is {of}; the host's newest of others, with other paths: {others}"));
+    }
+    if succeeded && is_nothing && !(include.is_empty() && paths.is_empty()) {
+        let asked = if paths.is_empty() { "fits `include`" } else { "is named in `paths`" };
         finished.status = JobOutcome::Failed;
-        finished.error = Some("nothing was restored: no file of the snapshot fits `include`".to_owned());
+        finished.error = Some(format!("nothing was restored: no file of {of} {asked}"));
     }
 }
 

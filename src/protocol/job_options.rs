@@ -354,6 +354,9 @@ pub struct VerifyOptions {
     /// They are not larger together; absent: 1 GiB.
     #[serde(skip_serializing_if = "is_default")]
     pub sample_bytes: Option<u64>,
+    /// As of a backup.
+    #[serde(skip_serializing_if = "is_default")]
+    pub retries: u8,
 }
 
 /// `restic copy` of the host's own snapshots to a second repository of the configuration.

@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::text::is_default;
+use crate::id::ScheduleId;
 
 /// Entries of one query's result when its options say nothing.
 pub const DEFAULT_ENTRIES: u32 = 10_000;
@@ -42,6 +43,12 @@ impl Overwrite {
 pub struct RestoreOptions {
     /// A snapshot's id (8 to 64 hex digits) or "latest" (of this host).
     pub snapshot: String,
+    /// With "latest": the newest of this schedule.
+    #[serde(skip_serializing_if = "is_default")]
+    pub schedule: Option<ScheduleId>,
+    /// Whole paths as `ls` shows them, taken letter for letter; they exclude `include` and `exclude`, which are patterns.
+    #[serde(skip_serializing_if = "is_default")]
+    pub paths: Vec<String>,
     #[serde(skip_serializing_if = "is_default")]
     pub include: Vec<String>,
     #[serde(skip_serializing_if = "is_default")]

@@ -89,6 +89,7 @@ impl Schedule {
                 schedule: options.schedule.clone(),
                 sample_files: options.sample_files,
                 sample_bytes: options.sample_bytes,
+                retries: options.retries,
             }),
             // A schedule of these kinds does not pass validation; an empty snapshot is refused by every agent.
             JobKind::Restore | JobKind::Ls | JobKind::Find | JobKind::Diff | JobKind::Stats | JobKind::Snapshots => {

@@ -334,6 +334,12 @@ fn check_restore(options: &RestoreOptions) -> Result<(), &'static str> {
     if options.snapshot.is_empty() {
         return Err("restore needs `snapshot`: an id or \"latest\"");
     }
+    if options.schedule.is_some() && options.snapshot != "latest" {
+        return Err("`schedule` goes with `snapshot` \"latest\": another id says by itself which snapshot it is");
+    }
+    if !options.paths.is_empty() && !(options.include.is_empty() && options.exclude.is_empty()) {
+        return Err("`paths` are whole paths and exclude `include` and `exclude`, which are patterns");
+    }
     match (options.in_place, &options.target) {
         (true, Some(_)) => {
             Err("`in_place` and `target` exclude each other: files go either back to where they were or there")

@@ -162,3 +162,55 @@ fn the_repositorys_size_and_last_check_are_beside_the_host() {
     let checked = shown(&|repository| repository["last_check_status"] == "succeeded");
     assert!(checked["last_check_at"].is_string(), "{checked}");
 }
+
+/// A host with two schedules, and names that are patterns too.
+#[test]
+fn the_latest_is_all_of_what_is_asked_for_and_a_path_is_taken_letter_for_letter() {
+    let fleet = Fleet::new();
+    let (data, db) = (fleet.path("data"), fleet.path("db"));
+    fs::create_dir(&db).expect("a folder");
+    fleet.write("db/dump", "tables");
+    fleet.write("data/a[1]*?.txt", "the one");
+    fleet.write("data/a1zz.txt", "the other");
+    let host = fleet.read("config/hosts/web-1.toml");
+    fleet.write(
+        "config/hosts/web-1.toml",
+        &format!("{host}\n[[schedule]]\nid = \"db\"\nkind = \"backup\"\ncron = \"@yearly\"\npaths = [{db:?}]\n"),
+    );
+    let mut fleet = fleet.start("restic");
+    policy(&fleet, "restic", &[text(&fleet.path("restore")), text(&data), text(&db)], "");
+    fleet.agent = None;
+    fleet.start_agent();
+    for body in [r#"{"kind":"init"}"#, r#"{"schedule_id":"data"}"#, r#"{"schedule_id":"db"}"#] {
+        assert_eq!(fleet.run_job(body)["status"], "succeeded", "{body}");
+    }
+    let named = data.join("a[1]*?.txt");
+    let one = restore(&fleet, &json!({"snapshot": "latest", "paths": [named]}));
+    assert_eq!((&one["status"], &one["stats"]["snapshot_paths"]), (&"succeeded".into(), &json!([data])), "{one}");
+    let below = |job: &Value, path: &std::path::Path| {
+        let target = job["stats"]["target"].as_str().expect("where it went").to_owned();
+        std::path::Path::new(&target).join(path.strip_prefix("/").expect("absolute"))
+    };
+    assert_eq!(fs::read_to_string(below(&one, &named)).expect("restored"), "the one");
+    assert!(!below(&one, &data.join("a1zz.txt")).exists(), "what the name would fit as a pattern");
+    let all = restore(&fleet, &json!({"snapshot": "latest"}));
+    let told = all["warnings"][0].as_str().expect("a warning");
+    assert!(below(&all, &db.join("dump")).exists() && told.contains("schedule \"data\""), "{all}");
+
+    fs::write(&named, "a wrong edit").expect("written");
+    fs::remove_file(db.join("dump")).expect("removed");
+    let in_place = |more: Value| {
+        let mut body = json!({"snapshot": "latest", "in_place": true, "confirm": "web-1"});
+        body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        restore(&fleet, &body)
+    };
+    let refused = in_place(json!({}));
+    let error = refused["error"].as_str().expect("an error");
+    assert!(error.contains("schedule \"data\"") && error.contains("name a `schedule`"), "{refused}");
+    assert_eq!(in_place(json!({"paths": [named]}))["status"], "succeeded");
+    assert_eq!(fs::read_to_string(&named).expect("restored"), "the one");
+    assert_eq!(in_place(json!({"schedule": "db"}))["status"], "succeeded");
+    assert_eq!(fs::read_to_string(db.join("dump")).expect("restored"), "tables");
+    let missing = restore(&fleet, &json!({"snapshot": "latest", "paths": [data.join("nosuch")]}));
+    assert!(missing["error"].as_str().is_some_and(|error| error.contains("`paths`")), "{missing}");
+}

@@ -207,7 +207,7 @@ fn started(restic: &str) -> Fleet {
     fleet
 }
 
-fn noise(bytes: usize) -> Vec<u8> {
+pub(crate) fn noise(bytes: usize) -> Vec<u8> {
     let mut state = u64::try_from(bytes).expect("small") | 1;
     let mut next = || {
         state ^= state << 13;
@@ -260,13 +260,19 @@ fn locked(fleet: &mut Fleet, restic: &str) -> Option<Mend> {
 }
 
 fn damaged_pack(fleet: &mut Fleet, _: &str) -> Option<Mend> {
+    let (pack, whole) = damage_largest_pack(fleet);
+    Some(Box::new(move |_| replace(&pack, &whole)))
+}
+
+/// In the middle, where contents are. Returns which, and what it was.
+pub(crate) fn damage_largest_pack(fleet: &Fleet) -> (PathBuf, Vec<u8>) {
     let pack = largest_pack(fleet);
     let whole = fs::read(&pack).expect("read");
     let mut damaged = whole.clone();
     let middle = damaged.len() / 2;
     damaged[middle..middle + 16].iter_mut().for_each(|byte| *byte = !*byte);
     replace(&pack, &damaged);
-    Some(Box::new(move |_| replace(&pack, &whole)))
+    (pack, whole)
 }
 
 fn largest_pack(fleet: &Fleet) -> PathBuf {
@@ -330,7 +336,7 @@ fn slow_to_be_killed(fleet: &mut Fleet, _: &str) -> Option<Mend> {
 }
 
 /// With its lock, and a while after it took it.
-fn kill_restic(fleet: &Fleet) {
+pub(crate) fn kill_restic(fleet: &Fleet) {
     eventually("restic has its lock", Duration::from_secs(20), || (locks(fleet) == 1).then_some(()));
     let agent = fleet.agent.as_ref().expect("an agent").id().to_string();
     let restic = eventually("restic runs", Duration::from_secs(10), || {

@@ -112,7 +112,11 @@ pub(super) fn effective_host(
         let (file, to) = layers.last(|raw| &raw.to)?;
         Some((to.value.clone(), file.to_owned(), to.place))
     });
-    let copies = copies.collect();
+    let copies: Vec<_> = copies.collect();
+    // A copy of a repository into itself has nothing to do: `load` tells.
+    for held in schedules.iter_mut().filter(|held| held.schedule.kind == JobKind::Copy) {
+        held.schedule.enabled &= repository.is_none() || held.schedule.options.to != repository;
+    }
     let mut idle = None;
     if layers.iter().all(|raw| raw.clean) {
         if schedules.is_empty() {
@@ -310,6 +314,9 @@ fn warn_of_useless(kind: JobKind, layers: &Layers<'_>, problems: &mut Vec<Proble
     }
     if !matches!(kind, JobKind::Copy | JobKind::Forget | JobKind::Verify) {
         warn(layers.last(|raw| &raw.schedule).map(|(file, value)| (file, value.place)), "options.schedule");
+    }
+    if !matches!(kind, JobKind::Backup | JobKind::Verify) {
+        warn(layers.last(|raw| &raw.retries).map(|(file, value)| (file, value.place)), "retries");
     }
     if kind != JobKind::Copy {
         warn(layers.last(|raw| &raw.to).map(|(file, value)| (file, value.place)), "options.to");

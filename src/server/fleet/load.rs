@@ -190,8 +190,9 @@ fn check(typed: Typed, memory: &mut Remembered, problems: &mut Vec<Problem>) -> 
                 let known = || raw_repositories.keys().map(RepositoryName::as_str);
                 problems.push(place.error(file, suggestions.unknown("repository", to.as_str(), known)));
             } else if effective.host.repository.as_ref() == Some(to) {
-                let message = format!("repository {:?} is the host's own: copies go to another", to.as_str());
-                problems.push(place.error(file, message));
+                // No error: a host whose repository is lost is pointed at its copy, in one line.
+                let message = format!("repository {:?} is the host's own at present: nothing is copied", to.as_str());
+                problems.push(place.warning(file, message));
             } else {
                 // What is kept of the host's snapshots there is maintained as in its own.
                 let users = users.entry(to.clone()).or_default();

@@ -171,6 +171,10 @@ pub async fn create_job(app: &Arc<App>, mut request: Request, operator: Operator
 struct RestoreRequest {
     snapshot: String,
     #[serde(default)]
+    schedule: Option<String>,
+    #[serde(default)]
+    paths: Vec<String>,
+    #[serde(default)]
     include: Vec<String>,
     #[serde(default)]
     exclude: Vec<String>,
@@ -189,7 +193,12 @@ pub async fn restore(app: &Arc<App>, mut request: Request, operator: Operator) -
     let host = host_of(app, &request, &operator).await?;
     let (body, bytes) = request.json::<RestoreRequest>(ContentType::MustBeJson).await?;
     let mut options = json!({"snapshot": body.snapshot, "include": body.include, "exclude": body.exclude});
-    for (name, value) in [("target", body.target), ("confirm", body.confirm), ("overwrite", body.overwrite)] {
+    if !body.paths.is_empty() {
+        options["paths"] = body.paths.into();
+    }
+    for (name, value) in
+        [("schedule", body.schedule), ("target", body.target), ("confirm", body.confirm), ("overwrite", body.overwrite)]
+    {
         if let Some(value) = value {
             options[name] = Value::String(value);
         }

@@ -6,19 +6,21 @@ use restic_manager::protocol::PollAnswer;
 use restic_manager::protocol::command::{
     CommandCancel, CommandRun, ConfigUpdate, FireResult, HelloAnswer, ScheduleSet,
 };
-use restic_manager::protocol::job_options::{JobKind, JobSpec};
+use restic_manager::protocol::job_options::{JobKind, JobSpec, VerifyOptions};
 use restic_manager::protocol::repository_access::RepositoryAccess;
 use restic_manager::schedule::{ScheduleMemory, compile, decide, next_wake};
 
 use crate::host_path::HostPath;
 use crate::noon;
 use crate::policy::{Policy, RawPolicy};
-use crate::restic_args::{ArgumentContext, arguments};
+use crate::restic_args::{ArgumentContext, arguments, verify_restore_arguments};
 use crate::restic_environment::{EnvironmentContext, environment};
-use crate::restic_json::document;
 use crate::restic_json::ending::{Exit, Transcript};
+use crate::restic_json::query::{self, DiffLine, Entry};
+use crate::restic_json::{Summary, document};
 use crate::restic_version::ResticVersion;
 use crate::settings;
+use crate::verify_sample::{Sample, Verdict, Verdicts};
 
 fn host() -> HostName {
     "web-1".parse().expect("a name")
@@ -74,6 +76,19 @@ pub fn command(data: &[u8]) {
     }
 }
 
+fn context<'a>(host: &'a HostName, schedule_id: Option<&'a ScheduleId>) -> ArgumentContext<'a> {
+    ArgumentContext {
+        host,
+        job_id: JobId(Default::default()),
+        schedule_id,
+        restic_version: ResticVersion::new(0, 18, 0),
+        limit_upload_kib: 0,
+        limit_download_kib: 7,
+        retry_lock: None,
+        restore_target: None,
+    }
+}
+
 /// Whatever the job says: no argument is a flag that it made, and no path leads out of the roots.
 fn to_restic(spec: &JobSpec) {
     let raw = RawPolicy {
@@ -86,16 +101,9 @@ fn to_restic(spec: &JobSpec) {
     let permitted = policy.permits(spec, "/srv/repo").is_ok();
     let target = if let JobSpec::Restore(options) = spec { options.target.as_deref() } else { None };
     let schedule: ScheduleId = "data".parse().expect("an id");
-    let context = ArgumentContext {
-        host: &host(),
-        job_id: JobId(Default::default()),
-        schedule_id: Some(&schedule),
-        restic_version: ResticVersion::new(0, 18, 0),
-        limit_upload_kib: 0,
-        limit_download_kib: 7,
-        retry_lock: None,
-        restore_target: target.or(Some("/restore/new")),
-    };
+    let host = host();
+    let context =
+        ArgumentContext { restore_target: target.or(Some("/restore/new")), ..context(&host, Some(&schedule)) };
     let Ok(arguments) = arguments(spec, &context) else { return };
     assert_eq!(arguments[0], spec.kind().as_str());
     let end = arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len());
@@ -111,6 +119,60 @@ fn to_restic(spec: &JobSpec) {
             let (path, root) = (HostPath::parse(name).expect("a path"), HostPath::parse("/home").expect("a path"));
             assert!(path.is_within(&root), "{name:?}");
         }
+    }
+}
+
+/// What restic answers when it is asked for a snapshot's files, for files by name, for a difference or for counts; and which of the
+/// files a restore test (the first byte says how large a one) would have restored.
+pub fn restic_answers(data: &[u8]) {
+    let Some((size, data)) = data.split_first() else { return };
+    let (files, bytes) = (u32::from(size % 16), u64::from(size / 16) * 100);
+    let options = VerifyOptions { sample_files: Some(files), sample_bytes: Some(bytes), ..VerifyOptions::default() };
+    let mut sample = Sample::new(JobId(Default::default()), &options);
+    let text = String::from_utf8_lossy(data);
+    for line in text.split('\n') {
+        sample.see(line);
+        query::ls_line(line).iter().for_each(entry);
+        match query::diff_line(line) {
+            Some(DiffLine::Change(change)) => again(&change),
+            Some(DiffLine::Statistics(statistics)) => assert!(!statistics.contains_key("message_type")),
+            None => {}
+        }
+        let has_counts = |counts: Summary| counts.contains_key("snapshots_count") && counts.contains_key("total_size");
+        assert!(query::stats(line).is_none_or(has_counts), "counts have one shape");
+    }
+    query::find(data).iter().flatten().for_each(entry);
+    let Some((snapshot, chosen)) = sample.chosen() else { return };
+    assert!(chosen.len() <= usize::try_from(files.max(1)).unwrap_or_default(), "no more files than it may have");
+    assert!(chosen.iter().map(|file| file.size).sum::<u64>() <= bytes, "and no more bytes");
+    let paths: Vec<&str> = chosen.iter().map(|file| file.path.as_str()).collect();
+    to_restore(&snapshot, &paths);
+    let mut verdicts = Verdicts::default();
+    chosen.iter().for_each(|file| verdicts.add(&file.path, Verdict::Differing));
+    let said = verdicts.lines().into_iter().chain(verdicts.error());
+    assert!(said.into_iter().all(|text| !text.contains(['\u{1b}', '\n'])), "no escapes");
+}
+
+/// In the form in which it is told, it is what it was.
+fn again<T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(told: &T) {
+    let json = serde_json::to_string(told).expect("JSON");
+    assert_eq!(serde_json::from_str::<T>(&json).as_ref().ok(), Some(told), "{json}");
+}
+
+fn entry(entry: &Entry) {
+    again(entry);
+    assert_eq!(entry.size.is_some(), entry.kind == "file", "files have sizes");
+}
+
+/// The restores of a restore test: each name is a pattern behind its flag, the snapshot stands behind `--`.
+fn to_restore(snapshot: &str, paths: &[&str]) {
+    let host = host();
+    let context = ArgumentContext { restore_target: Some("/restore/new"), ..context(&host, None) };
+    let Ok(restores) = verify_restore_arguments(snapshot, paths, &context) else { return };
+    for arguments in restores {
+        let (names, rest) = arguments.split_at(arguments.len() - 2);
+        assert!(rest[0] == "--" && rest[1].bytes().all(|byte| byte.is_ascii_hexdigit()) || rest[1] == "latest");
+        assert!(names[1..].iter().all(|name| name.starts_with("--") && !name.contains('\0')), "{names:?}");
     }
 }
 

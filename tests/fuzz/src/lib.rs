@@ -8,6 +8,7 @@
 mod agent {
     pub(crate) mod hook_reference;
     pub(crate) mod host_path;
+    pub(crate) mod latest_snapshot;
     pub(crate) mod own_secrets;
     pub(crate) mod policy;
     pub(crate) mod repository_url;
@@ -16,17 +17,18 @@ mod agent {
     pub(crate) mod restic_json;
     pub(crate) mod restic_version;
     pub(crate) mod settings;
+    pub(crate) mod verify_sample;
 }
 use agent::{
-    hook_reference, host_path, own_secrets, policy, repository_url, restic_args, restic_environment, restic_json, restic_version,
-    settings,
+    hook_reference, host_path, latest_snapshot, own_secrets, policy, repository_url, restic_args, restic_environment,
+    restic_json, restic_version, settings, verify_sample,
 };
 
 mod agent_side;
 mod server_side;
 mod texts;
 
-pub use agent_side::{agent_toml, command, poll_answer, restic_output};
+pub use agent_side::{agent_toml, command, poll_answer, restic_answers, restic_output};
 pub use server_side::{events, fleet, hello, journal, request};
 pub use texts::{cron, texts};
 

@@ -90,7 +90,9 @@ impl Written {
     fn check(&self) {
         let contact = Contact::default();
         let mut views = vec![host_view(&host(), &self.state, Some(&content()), &contact, noon())];
-        views.extend(self.state.jobs.values().chain(&self.state.recent).map(|job| job_view(&host(), job, None, true, None)));
+        views.extend(
+            self.state.jobs.values().chain(&self.state.recent).map(|job| job_view(&host(), job, None, true, None)),
+        );
         let list = json!({ "jobs": views }).to_string();
         serde_json::from_str::<serde_json::Value>(&list).expect("a list can be read");
         let carried = serde_json::to_string(&json!({"previous": null, "state": self.state})).expect("a state is JSON");
