@@ -135,7 +135,7 @@ async fn poll(agent: &Agent) -> Result<Outcome, ClientError> {
         let received = agent.received.borrow();
         let ledger = agent.ledger.borrow();
         format!(
-            "{}?instance={}&after={}&schedule_version={}&schedule_hash={}&config_version={}&config_hash={}&wait={}{}&sent_at={}",
+            "{}?instance={}&after={}&schedule_version={}&schedule_hash={}&config_version={}&config_hash={}&wait={}{}&sent_at={}&spool_bytes={}",
             agent_path(&agent.host, "commands"),
             agent.instance,
             in_query(ledger.cursor().unwrap_or_default()),
@@ -146,6 +146,7 @@ async fn poll(agent: &Agent) -> Result<Outcome, ClientError> {
             ask.wait_secs,
             ask.keepalive_secs.map_or(String::new(), |every| format!("&keepalive={every}")),
             clock::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+            agent.room.events.get() + agent.room.logs.get(),
         )
     };
     // The server adds up to 3 s to the wait.

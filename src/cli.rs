@@ -4,6 +4,7 @@ pub mod check;
 pub mod client;
 pub mod demo;
 pub mod enroll;
+pub mod monitoring;
 pub mod plan;
 pub mod plan_side;
 pub mod plan_text;

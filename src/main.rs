@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use restic_manager::cli::client::CliFailure;
-use restic_manager::cli::{check, demo, enroll, plan, schema, serve};
+use restic_manager::cli::{check, demo, enroll, monitoring, plan, schema, serve};
 
 /// A self-hosted control plane for restic backups
 #[derive(Parser)]
@@ -32,6 +32,9 @@ enum Command {
     Plan(plan::PlanArguments),
     /// Print the JSON Schema of a kind of file, for editors
     Schema(schema::SchemaArguments),
+    /// Print alert rules for Prometheus, or a dashboard for Grafana
+    #[command(subcommand)]
+    Monitoring(monitoring::Monitoring),
 }
 
 #[derive(Subcommand)]
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Plan(arguments) => on_one_thread(plan::read(&arguments))
             .and_then(|sides| print(|color, out| plan::run(&arguments, &sides, color, out))),
         Command::Schema(arguments) => print(|_, out| schema::run(&arguments, out)),
+        Command::Monitoring(which) => print(|_, out| monitoring::run(which, out)),
     };
     match result {
         Ok(code) => ExitCode::from(code),

@@ -31,6 +31,42 @@ pub enum AlertKind {
     ConfigRejected,
 }
 
+impl AlertKind {
+    pub const ALL: [Self; 13] = [
+        Self::BackupFailed,
+        Self::BackupIncomplete,
+        Self::BackupShrunk,
+        Self::NoNewData,
+        Self::ForgetFailed,
+        Self::PruneFailed,
+        Self::CheckFailed,
+        Self::VerifyFailed,
+        Self::JobFailed,
+        Self::StaleSchedule,
+        Self::AgentOffline,
+        Self::HostConflict,
+        Self::ConfigRejected,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BackupFailed => "backup_failed",
+            Self::BackupIncomplete => "backup_incomplete",
+            Self::BackupShrunk => "backup_shrunk",
+            Self::NoNewData => "no_new_data",
+            Self::ForgetFailed => "forget_failed",
+            Self::PruneFailed => "prune_failed",
+            Self::CheckFailed => "check_failed",
+            Self::VerifyFailed => "verify_failed",
+            Self::JobFailed => "job_failed",
+            Self::StaleSchedule => "stale_schedule",
+            Self::AgentOffline => "agent_offline",
+            Self::HostConflict => "host_conflict",
+            Self::ConfigRejected => "config_rejected",
+        }
+    }
+}
+
 /// An open alert.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alert {
@@ -119,4 +155,16 @@ pub fn alert_view(host: Option<&HostName>, alert: &Alert) -> serde_json::Value {
         view["host"] = host.as_str().into();
     }
     view
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_one_name() {
+        for kind in AlertKind::ALL {
+            assert_eq!(serde_json::to_value(kind).expect("JSON"), kind.as_str());
+        }
+    }
 }

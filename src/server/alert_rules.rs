@@ -143,6 +143,19 @@ pub fn decide_alerts(host: &HostName, state: &HostState, content: Option<&HostCo
     facts
 }
 
+/// Whether a schedule has had no success for longer than `age`. Before the first one the time since the host's enrollment counts;
+/// without an agent nothing can succeed, and nothing has.
+pub fn is_stale(
+    age: Span,
+    memory: Option<&ScheduleMemory>,
+    enrolled_at: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> bool {
+    let limit = TimeDelta::seconds(i64::try_from(age.as_secs()).unwrap_or(i64::MAX / 2000));
+    let since = memory.and_then(|memory| memory.last_success).or(enrolled_at);
+    since.is_none_or(|since| now - since > limit)
+}
+
 #[derive(Debug, Clone)]
 struct Due {
     kind: AlertKind,
@@ -173,12 +186,8 @@ fn due_alerts(state: &HostState, content: Option<&HostContent>, moment: Moment) 
         let mut add = |kind, job_id, text| {
             due.push(Due { kind, schedule_id: Some(schedule.id.clone()), job_id, text });
         };
-        if let Some(age) = alarms.max_age {
-            let since = memory.and_then(|memory| memory.last_success).or(state.enrolled_at);
-            let limit = TimeDelta::seconds(i64::try_from(age.as_secs()).unwrap_or(i64::MAX / 2000));
-            if since.is_some_and(|since| moment.now - since > limit) {
-                add(AlertKind::StaleSchedule, None, format!("schedule {} had no success for {age}", schedule.id));
-            }
+        if let Some(age) = alarms.max_age.filter(|age| is_stale(*age, memory, state.enrolled_at, moment.now)) {
+            add(AlertKind::StaleSchedule, None, format!("schedule {} had no success for {age}", schedule.id));
         }
         let Some(memory) = memory else { continue };
         if let Some(last) = &memory.last_end {

@@ -23,6 +23,7 @@ use super::served_tls::ServedTls;
 use super::servers::Servers;
 use super::slot::{Shared, Slot};
 use super::state_dir::{StateDir, StateDirError};
+use super::traffic::Traffic;
 use crate::clock;
 use crate::file_error::FileError;
 use crate::id::HostName;
@@ -52,6 +53,8 @@ pub struct App {
     pub fleet: Arc<Slot<FleetState>>,
     /// What all journals share: the bell of any change, and the other servers.
     pub shared: Arc<Shared>,
+    /// What it is asked, and has open.
+    pub traffic: Traffic,
     pub leases: LeaseDesk,
     /// True from the moment on at which the server is to stop.
     pub stopping: watch::Sender<bool>,
@@ -92,6 +95,7 @@ impl App {
             state_dir,
             fleet,
             shared,
+            traffic: Traffic::default(),
             stopping: watch::Sender::new(false),
             ready_at: clock::now(),
             hosts: RwLock::default(),

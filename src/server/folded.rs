@@ -87,6 +87,12 @@ pub(crate) fn accepted(job: JobId) -> Fact {
     event("command.result", &json!({"job_id": job, "accepted": true}))
 }
 
+/// An enrolled host, of which nothing more is known.
+pub(crate) fn enrolled() -> Folded {
+    let enrolled = json!({"enrollment_id": id::<JobId>(90), "token_sha256": "t", "credential_sha256": "c"});
+    Folded::of([Fact::HostEnrolled(serde_json::from_value(enrolled).expect("an enrollment"))])
+}
+
 /// A content with the schedules `system` (a backup), `idle` (a disabled backup), `tidy` (a prune) and `thin` (a backup that
 /// keeps nothing).
 pub(crate) fn content() -> HostContent {

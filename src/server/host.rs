@@ -34,6 +34,7 @@ struct Transient {
     clock_skew_ms: Option<i64>,
     progress: BTreeMap<JobId, JobProgress>,
     poll_wait_secs: Option<u64>,
+    spool_bytes: Option<u64>,
     /// The SHA-256 of the credential that was found valid, and when.
     credential: Option<([u8; 32], Instant)>,
     /// Counts polls: only the newest stays parked.
@@ -47,6 +48,8 @@ struct Seen {
     clock_skew_ms: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     poll_wait_secs: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    spool_bytes: Option<u64>,
 }
 
 /// One host.
@@ -90,6 +93,7 @@ impl Host {
         if let Some(seen) = seen {
             transient.clock_skew_ms = seen.clock_skew_ms;
             transient.poll_wait_secs = seen.poll_wait_secs;
+            transient.spool_bytes = seen.spool_bytes;
         }
     }
 
@@ -97,7 +101,8 @@ impl Host {
     pub fn keep_seen(&self) -> Result<(), FileError> {
         let seen = {
             let transient = self.transient();
-            Seen { clock_skew_ms: transient.clock_skew_ms, poll_wait_secs: transient.poll_wait_secs }
+            let Transient { clock_skew_ms, poll_wait_secs, spool_bytes, .. } = &*transient;
+            Seen { clock_skew_ms: *clock_skew_ms, poll_wait_secs: *poll_wait_secs, spool_bytes: *spool_bytes }
         };
         // A struct of numbers always has a JSON form.
         let mut bytes = serde_json::to_vec(&seen).unwrap_or_default();
@@ -135,6 +140,15 @@ impl Host {
     /// Seconds that the agent's last poll asked to wait; its silence is measured by it.
     pub fn poll_wait_secs(&self) -> u64 {
         self.transient().poll_wait_secs.unwrap_or(30)
+    }
+
+    /// What waits on the host for the server, in bytes, as the agent said last.
+    pub fn spool_bytes(&self) -> Option<u64> {
+        self.transient().spool_bytes
+    }
+
+    pub fn set_spool_bytes(&self, bytes: u64) {
+        self.transient().spool_bytes = Some(bytes);
     }
 
     /// The agent was heard. Returns whether the file that tells other servers is due for a touch.

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::alert::OpenAlerts;
 use super::alert_rules::{LastEnd, RunSize, remember_run};
 use super::fact::{CredentialRotated, Fact, Idempotency, JobQueued, RotationStage, Versioned};
+use super::job_ends::{Ends, SuccessCost};
 use super::job_fold::{apply_to_job, changed_job, queued_job};
 use crate::id::{InstanceId, JobId, ScheduleId, StreamId};
 use crate::job::{ActorKind, Job, JobStatus};
@@ -19,6 +20,7 @@ use crate::journal::line::Line;
 use crate::protocol::agent_event::{AgentEvent, Hello, RepoStats};
 use crate::protocol::command::{FireOutcome, FireResult};
 use crate::protocol::job_options::JobKind;
+use crate::protocol::text::is_default;
 
 /// Finished jobs kept at hand for the requests that ask just after the end.
 const RECENT_JOBS: usize = 4;
@@ -62,6 +64,11 @@ pub struct ScheduleMemory {
     /// Sizes of the newest successful backups, oldest first.
     #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
     pub runs: VecDeque<RunSize>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub ended: Ends,
+    /// Of the newest success.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub cost: SuccessCost,
     /// By target, how many parts of its data a check that rolls through them has read, one after the other.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub rolled: BTreeMap<String, u64>,
@@ -122,6 +129,9 @@ pub struct HostState {
     pub schedules: BTreeMap<ScheduleId, ScheduleMemory>,
     pub keys: BTreeMap<String, RememberedKey>,
     pub alerts: OpenAlerts,
+    /// Of jobs that were of no schedule.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub ended: BTreeMap<JobKind, Ends>,
     /// What the agent said last of its repository.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repository: Option<RepoStats>,
@@ -173,6 +183,7 @@ impl HostState {
         if job == *before {
             return;
         }
+        let ends_now = !before.status.is_final() && job.status.is_final();
         if is_unsaid(before) && !is_unsaid(&job) {
             self.say_result_of(&job, line);
         }
@@ -185,6 +196,12 @@ impl HostState {
             return;
         }
         let is_dry_run = job.options.get("dry_run") == Some(&Value::Bool(true));
+        if ends_now && !is_dry_run {
+            match &job.schedule_id {
+                Some(schedule) => self.schedules.entry(schedule.clone()).or_default().ended.add(&job),
+                None => self.ended.entry(job.kind).or_default().add(&job),
+            }
+        }
         if let Some(schedule) = job.schedule_id.as_ref().filter(|_| !is_dry_run) {
             let memory = self.schedules.entry(schedule.clone()).or_default();
             let goes_on = self.jobs.values().any(|other| other.round() == job.round());
@@ -193,7 +210,11 @@ impl HostState {
                 memory.last_end = LastEnd::of(&job).or(memory.last_end.take());
             }
             if job.status == JobStatus::Succeeded {
-                memory.last_success = memory.last_success.max(job.finished_at);
+                // A clock that is ahead must not make a schedule look fresh for longer than it is.
+                let finished_at = job.finished_at.map(|at| at.min(line.received_at));
+                if finished_at >= memory.last_success {
+                    (memory.last_success, memory.cost) = (finished_at, SuccessCost::of(&job));
+                }
                 if let Some(run) = job.stats.as_ref().and_then(RunSize::of) {
                     remember_run(&mut memory.runs, run);
                 }

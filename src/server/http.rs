@@ -24,6 +24,7 @@ pub mod credential;
 pub mod enrollment;
 pub mod gate;
 pub mod listener;
+pub mod metrics;
 pub mod open;
 pub mod operator;
 pub mod peer;
@@ -34,6 +35,7 @@ pub mod request;
 pub mod routes;
 pub mod socket;
 pub mod stage;
+pub mod status;
 pub mod strangers;
 pub mod streams;
 pub mod whole_answer;
@@ -56,14 +58,17 @@ async fn answer_request(
     let found = match shared.routes.at(&path) {
         Ok(found) => found,
         Err(_) => {
+            shared.app.traffic.count("", "", StatusCode::NOT_FOUND.as_u16());
             return Problem::not_found("no-such-path", format!("there is nothing at {}", shown(&path))).into_answer();
         }
     };
     request.parameters = found.params.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
     request.handover = handover;
     let client = request.client;
+    let mut place = ("", "");
     let answered = match found.value.operation(&method) {
         Ok(operation) => {
+            place = (operation.method.as_str(), operation.path);
             if operation.access() != Access::Open {
                 shared.app.catch_up_configuration().await;
             }
@@ -72,6 +77,7 @@ async fn answer_request(
         Err(problem) => Err(problem),
     };
     let answer = answered.unwrap_or_else(Problem::into_answer);
+    shared.app.traffic.count(place.0, place.1, answer.status().as_u16());
     tracing::debug!(%client, %method, path = %shown(&path), status = answer.status().as_u16(), "answered");
     finished(&shared.app, answer)
 }

@@ -4,6 +4,7 @@
 //! have gone on. Does not know what is written.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
@@ -79,6 +80,9 @@ pub struct Shared {
     pub any_changed: watch::Sender<u64>,
     pub in_flight: Arc<InFlight>,
     pub servers: Arc<Servers>,
+    /// Batches that are durable, and such that are not.
+    pub writes: AtomicU64,
+    pub failed_writes: AtomicU64,
     /// Changes that the other servers could not be told of yet; their batches count as on their way until then.
     untold: Mutex<Vec<(String, Ticket)>>,
 }
@@ -86,7 +90,14 @@ pub struct Shared {
 impl Shared {
     pub fn new(servers: Arc<Servers>) -> Self {
         let in_flight = Arc::new(InFlight::new(Arc::clone(&servers)));
-        Self { any_changed: watch::Sender::new(0), in_flight, servers, untold: Mutex::default() }
+        Self {
+            any_changed: watch::Sender::new(0),
+            in_flight,
+            servers,
+            writes: AtomicU64::new(0),
+            failed_writes: AtomicU64::new(0),
+            untold: Mutex::default(),
+        }
     }
 
     /// Tells the other servers that a journal, or a file beside it, has changed. The batch ends with that.
@@ -261,6 +272,8 @@ impl<S: Fold + Send + Sync + 'static> Slot<S> {
             } else {
                 drop(ticket);
             }
+            let count = if result.is_ok() { &self.shared.writes } else { &self.shared.failed_writes };
+            count.fetch_add(1, Ordering::Relaxed);
             report_damage(&self.name, &mut journal);
             let outcome = result.as_ref().map(|_| ()).map_err(WriteError::from);
             if let Err(error) = &outcome {

@@ -5,6 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value, json};
 
 use super::alert::alert_view;
+use super::alert_rules::is_stale;
 use super::host_content::HostContent;
 use super::host_state::HostState;
 use crate::cron_time::CronExpression;
@@ -71,7 +72,7 @@ pub fn host_view(
                 "last_success": last_success,
                 "last_status": memory.and_then(|m| m.last_status),
                 "next_fire": next_fire(schedule, zone, now),
-                "stale": max_age.map(|age| last_success.is_none_or(|at| (now - at).num_seconds() > i64::try_from(age.as_secs()).unwrap_or(i64::MAX))),
+                "stale": max_age.map(|age| is_stale(age, memory, state.enrolled_at, now)),
             })
         })
         .collect();

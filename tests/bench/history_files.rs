@@ -28,6 +28,11 @@ fn text(error: impl std::fmt::Display) -> String {
 
 /// Writes so many events, five for each job, the last of them a moment ago.
 pub(crate) fn write(dir: &Path, events: u64) -> Outcome<()> {
+    write_of(dir, events, &[])
+}
+
+/// The same, with the jobs being those of these schedules in turns.
+pub(crate) fn write_of(dir: &Path, events: u64, schedules: &[&str]) -> Outcome<()> {
     let mut journal = Journal::<HostState>::open(dir).map_err(text)?;
     let stream = uuid_of("history").parse().map_err(text)?;
     let began = restic_manager::clock::now() - TimeDelta::seconds(PACE_SECS * i64::try_from(events).map_err(text)?);
@@ -37,11 +42,11 @@ pub(crate) fn write(dir: &Path, events: u64) -> Outcome<()> {
         let mut batch = journal.begin(at(number)).map_err(text)?;
         for _ in 0..AT_ONCE.min(events - number) {
             let now = at(number);
-            let line = match server_fact(number, now)? {
+            let line = match server_fact(number, now, schedules)? {
                 Some(fact) => fact.to_new_line(now),
                 None => {
                     stream_seq += 1;
-                    agent_line(stream, &agent_event(number, stream_seq, now)?)
+                    agent_line(stream, &agent_event(number, stream_seq, now, schedules)?)
                 }
             };
             batch.append(now, &line);
@@ -57,7 +62,9 @@ fn job_id(number: u64) -> String {
 }
 
 /// The first two events of a job are the server's.
-fn server_fact(number: u64, now: DateTime<Utc>) -> Outcome<Option<Fact>> {
+fn server_fact(number: u64, now: DateTime<Utc>, schedules: &[&str]) -> Outcome<Option<Fact>> {
+    let turn = usize::try_from(number / EVENTS_OF_A_JOB).map_err(text)? % schedules.len().max(1);
+    let schedule = schedules.get(turn).map(|schedule| schedule.parse().map_err(text)).transpose()?;
     let job_id = job_id(number).parse().map_err(text)?;
     Ok(match number % EVENTS_OF_A_JOB {
         0 => Some(Fact::JobQueued(JobQueued {
@@ -65,7 +72,7 @@ fn server_fact(number: u64, now: DateTime<Utc>) -> Outcome<Option<Fact>> {
             kind: "backup".parse().map_err(text)?,
             options: json!({"paths": ["/etc", "/home", "/var/lib"], "tags": ["linux"]}),
             actor: Actor { kind: ActorKind::Operator, name: "ops".to_owned() },
-            schedule_id: None,
+            schedule_id: schedule,
             scheduled_at: None,
             idempotency: None,
             repository: None,
@@ -76,9 +83,9 @@ fn server_fact(number: u64, now: DateTime<Utc>) -> Outcome<Option<Fact>> {
     })
 }
 
-fn agent_event(number: u64, seq: u64, now: DateTime<Utc>) -> Outcome<Envelope> {
+fn agent_event(number: u64, seq: u64, now: DateTime<Utc>, schedules: &[&str]) -> Outcome<Envelope> {
     let id = job_id(number);
-    let (kind, payload) = match number % EVENTS_OF_A_JOB {
+    let (kind, mut payload) = match number % EVENTS_OF_A_JOB {
         2 => ("command.result", json!({"job_id": id, "accepted": true})),
         3 => ("job.started", json!({"job_id": id, "kind": "backup", "started_at": now})),
         _ => (
@@ -89,5 +96,9 @@ fn agent_event(number: u64, seq: u64, now: DateTime<Utc>) -> Outcome<Envelope> {
             }}),
         ),
     };
+    // What is kept between runs has no such figure.
+    if !schedules.is_empty() && payload["stats"].is_object() {
+        payload["stats"]["total_files_processed"] = json!(20_446);
+    }
     Envelope::new(seq, now, kind, &payload).map_err(text)
 }

@@ -48,6 +48,10 @@ pub(crate) enum Load {
         seconds: f64,
         at_once: usize,
     },
+    /// `GET /metrics`, again and again.
+    Metrics {
+        count: usize,
+    },
     /// A host's last jobs, again and again.
     Jobs {
         host: String,
@@ -73,6 +77,7 @@ pub(crate) async fn run(agents: &mut Agents, load: Load) -> Outcome<Value> {
             return events(agents, Duration::from_secs_f64(seconds), posters, batch).await;
         }
         Load::Mix { seconds, at_once } => return mix(agents, Duration::from_secs_f64(seconds), at_once).await,
+        Load::Metrics { count } => return metrics(agents, count).await,
         Load::Jobs { host, limit, count } => return jobs(agents, &host, limit, count).await,
     }
     Ok(json!({"seconds": began.elapsed().as_secs_f64(), "agents": agents.all.len()}))
@@ -204,6 +209,28 @@ async fn mix(agents: &mut Agents, time: Duration, at_once: usize) -> Outcome<Val
         times.extend(ended.map_err(|error| error.to_string())??);
     }
     Ok(json!({"p50_ms": percentile(&times, 0.5), "p99_ms": percentile(&times, 0.99), "requests": times.len()}))
+}
+
+async fn metrics(agents: &Agents, count: usize) -> Outcome<Value> {
+    let mut connection = agents.target.connect().await.map_err(|error| error.to_string())?;
+    let bytes = request("GET", "/metrics", &agents.admin, "");
+    let (mut times, mut series, mut size) = (Vec::with_capacity(count), 0, 0);
+    for number in 0..count + 2 {
+        let asked = Instant::now();
+        let answer = connection.ask(&bytes).await.map_err(|error| error.to_string())?;
+        let time = milliseconds(asked.elapsed());
+        // The first ones warm up.
+        if number >= 2 {
+            times.push(time);
+        }
+        if answer.status != 200 {
+            return Err(format!("/metrics got {}: {}", answer.status, String::from_utf8_lossy(&answer.body)));
+        }
+        size = answer.body.len();
+        series =
+            answer.body.split(|byte| *byte == b'\n').filter(|line| line.first().is_some_and(|b| *b != b'#')).count();
+    }
+    Ok(json!({"p50_ms": percentile(&times, 0.5), "series": series, "bytes": size}))
 }
 
 async fn jobs(agents: &Agents, host: &str, limit: usize, count: usize) -> Outcome<Value> {

@@ -9,6 +9,7 @@ mod history;
 mod idle;
 mod load;
 mod memory;
+mod metrics;
 mod nchan;
 mod plan;
 mod sqlite;
@@ -34,13 +35,14 @@ pub(crate) struct Row {
     pub(crate) measure: fn(&Bench) -> Outcome<Vec<Line>>,
 }
 
-const ROWS: [Row; 13] = [
+const ROWS: [Row; 14] = [
     Row { name: "memory", what: "memory per parked poll", measure: memory::plain },
     Row { name: "memory-tls", what: "memory per parked poll over TLS", measure: memory::tls },
     Row { name: "wake", what: "a command until the parked agent holds it", measure: wake::measure },
     Row { name: "edit", what: "one group edit until all agents hold it", measure: edit::measure },
     Row { name: "events", what: "durable events per second", measure: events::measure },
     Row { name: "history", what: "last 50 jobs of a host", measure: history::measure },
+    Row { name: "metrics", what: "figures for Prometheus", measure: metrics::measure },
     Row { name: "start", what: "start-up with history", measure: start::measure },
     Row { name: "load", what: "loading the configuration; one file's change", measure: load::measure },
     Row { name: "plan", what: "a plan in which one host changes", measure: plan::measure },

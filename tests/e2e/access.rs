@@ -45,6 +45,9 @@ fn request(operation: &Operation) -> Option<(&'static str, Option<Value>)> {
         ("POST", "/v1/config/reload") => ("", None),
         ("POST", "/v1/enrollment-tokens") => ("", Some(json!({"host": "web-1"}))),
         ("GET", "/v1/alerts") => ("?limit=10", None),
+        // Everything was enrolled a moment ago.
+        ("GET", "/v1/status") => ("?max_age=1y", None),
+        ("GET", "/metrics") => ("", None),
         ("POST", "/v1/alerts/{alert}/ack") => ("", None),
         ("GET", "/v1/audit") => ("?limit=10", None),
         ("GET", "/healthz" | "/readyz" | "/openapi.json") => ("", None),
@@ -150,7 +153,7 @@ struct Matrix {
 impl Matrix {
     fn new() -> Self {
         let mut fleet = Fleet::new();
-        fleet.write("config/hosts/web-2.toml", "repository = \"main\"\n");
+        fleet.write("config/hosts/web-2.toml", &fleet.read("config/hosts/web-1.toml"));
         fleet.write("secrets/web-2", "another-password");
         fleet.start_server();
         let mut settings = fleet.read("config/server.toml");
@@ -267,10 +270,14 @@ fn undocumented(document: &Value, operation: &Operation, answer: &Answer) -> Vec
     let Some(response) = responses.get(answer.code.to_string()) else {
         return vec![format!("status {}", answer.code)];
     };
-    let Some(content) = resolved(document, response)["content"].get(&answer.content_type) else {
+    let media_type = answer.content_type.split(';').next().unwrap_or_default();
+    let Some(content) = resolved(document, response)["content"].get(media_type) else {
         return vec![format!("type {} of status {}", answer.content_type, answer.code)];
     };
-    if answer.content_type == "application/x-ndjson" {
+    if media_type == "text/plain" {
+        return Vec::new();
+    }
+    if media_type == "application/x-ndjson" {
         let lines = answer.body.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
         return lines.flat_map(|line| complaints(document, &content["x-line-schema"], &line, "line")).collect();
     }

@@ -146,6 +146,7 @@ fn a_hostile_agent_harms_neither_the_server_nor_another_host() {
         code == 200 && all.lines().all(|line| serde_json::from_str::<serde::de::IgnoredAny>(line).is_ok()),
         "{code}"
     );
+    assert_metrics_are_whole(&fleet);
     for (number, line) in (1..).zip(lines_that_count(&fleet.path("state/hosts/web-1/journal"))) {
         let line = String::from_utf8(line).expect("a line is UTF-8");
         assert_eq!(checked_seq(&line), number, "every line is whole: {line:.300}");
@@ -156,6 +157,19 @@ fn a_hostile_agent_harms_neither_the_server_nor_another_host() {
     assert_eq!(seen, after, "the files say the same");
     assert_eq!(of_web_2(&fleet).1, before.0.1);
     eprintln!("{sent} requests, {refused} refused");
+}
+
+/// Whatever the agent said of itself, each line of the metrics is a comment or a sample of ours.
+fn assert_metrics_are_whole(fleet: &Fleet) {
+    let (code, text) = fleet.curl(&["/metrics"]).expect("an answer");
+    assert_eq!(code, 200);
+    for line in text.lines() {
+        let is_ours = ["# HELP ", "# TYPE ", "restic_manager_", "process_"].iter().any(|start| line.starts_with(start));
+        let figure = line.rsplit_once(' ').map(|(_, figure)| figure.parse::<f64>());
+        assert!(is_ours && (line.starts_with('#') || matches!(figure, Some(Ok(_)))), "{line:?}");
+        assert!(!line.chars().any(|c| c.is_control() || c == '\u{202e}'), "{line:?}");
+    }
+    assert!(text.contains("restic_manager_host_online{host=\"web-1\"}"), "{text}");
 }
 
 /// The line's seq, its checksum verified where our JSON reader can read it at all: it does not follow deep nesting.

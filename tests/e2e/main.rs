@@ -35,6 +35,7 @@ mod leases;
 mod leftovers;
 mod locks;
 mod maintenance;
+mod monitoring;
 mod offline;
 mod parked;
 mod queries;

@@ -256,7 +256,11 @@ fn nothing_secret_is_in_any_file_argument_log_or_answer() {
     let mut paths: Vec<String> = ["", "/schedules", "/jobs?limit=1000", "/snapshots"]
         .iter()
         .map(|path| format!("/v1/hosts/web-1{path}"))
-        .chain(["/v1/hosts", "/v1/events", "/v1/config", "/readyz"].iter().map(|path| (*path).to_owned()))
+        .chain(
+            ["/v1/hosts", "/v1/events", "/v1/config", "/v1/status", "/metrics", "/readyz"]
+                .iter()
+                .map(|path| (*path).to_owned()),
+        )
         .collect();
     let ids: Vec<&str> = list["jobs"].as_array().expect("jobs").iter().filter_map(|job| job["id"].as_str()).collect();
     paths.extend(ids.iter().flat_map(|id| [format!("/v1/jobs/{id}"), format!("/v1/jobs/{id}/log")]));

@@ -1,6 +1,7 @@
 //! The server as programs of other people see it: schemathesis holds it against its own /openapi.json, sslyze its TLS against
-//! Mozilla's profile. tests/tools/get-python-tools gets both; `RESTIC_MANAGER_TEST_PYTHON_TOOLS` is the directory of the programs,
-//! else they are looked for on the PATH. Without them the tests skip, but fail where `CI=true`.
+//! Mozilla's profile, Prometheus' promtool its metrics and rules. tests/tools/get-python-tools gets the first two and
+//! tests/tools/get-promtool the third; `RESTIC_MANAGER_TEST_PYTHON_TOOLS` and `RESTIC_MANAGER_TEST_PROMTOOL` are their directories, else
+//! they are looked for on the PATH. Without them the tests skip, but fail where `CI=true`.
 //! `cargo test --test outside` runs few cases; `RESTIC_MANAGER_BARS=full` runs more than 2,000.
 
 #![allow(clippy::disallowed_methods, reason = "tests set their files and times up by hand, and start programs")]
@@ -12,25 +13,27 @@ mod alternate;
 #[path = "../e2e/harness.rs"]
 mod harness;
 
+mod metrics;
 mod openapi;
 mod tls;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The program, if it is here. Says why a test is skipped where it is not.
+/// One of the Python programs, if it is here.
 pub(crate) fn tool(name: &str) -> Option<PathBuf> {
-    let path =
-        std::env::var_os("RESTIC_MANAGER_TEST_PYTHON_TOOLS").map_or(name.into(), |dir| Path::new(&dir).join(name));
+    tool_from(name, "RESTIC_MANAGER_TEST_PYTHON_TOOLS", "tests/tools/get-python-tools")
+}
+
+/// The program, if it is here: in the directory that the variable names, else on the PATH. Says why a test is skipped where it is not.
+pub(crate) fn tool_from(name: &str, variable: &str, getter: &str) -> Option<PathBuf> {
+    let path = std::env::var_os(variable).map_or(name.into(), |dir| Path::new(&dir).join(name));
     let runs = Command::new(&path).arg("--help").stdout(Stdio::null()).stderr(Stdio::null()).status();
     if runs.is_ok_and(|status| status.success()) {
         return Some(path);
     }
-    assert!(
-        !std::env::var("CI").is_ok_and(|ci| ci == "true"),
-        "there is no {name}: tests/tools/get-python-tools gets it"
-    );
-    eprintln!("skipped: there is no {name} (tests/tools/get-python-tools gets it)");
+    assert!(!std::env::var("CI").is_ok_and(|ci| ci == "true"), "there is no {name}: {getter} gets it");
+    eprintln!("skipped: there is no {name} ({getter} gets it)");
     None
 }
 

@@ -122,6 +122,11 @@ tokens = {{ values = {tokens} }}
 include-operation-id = ["events", "agentLog"]
 checks = {{ negative_data_rejection = {{ enabled = false }} }}
 
+# Its 503 is how a monitor is told that something is late, and documented.
+[[operations]]
+include-operation-id = "status"
+checks = {{ not_a_server_error = {{ enabled = false }} }}
+
 [[operations]]
 include-operation-id = "revoke"
 parameters = {{ "path.host" = {{ dictionary = "web-4", probability = 0.8 }} }}

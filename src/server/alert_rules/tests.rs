@@ -5,11 +5,6 @@ use serde_json::json;
 use super::*;
 use crate::server::folded::*;
 
-fn enrolled() -> Folded {
-    let enrolled = json!({"enrollment_id": id::<JobId>(90), "token_sha256": "t", "credential_sha256": "c"});
-    Folded::of([Fact::HostEnrolled(serde_json::from_value(enrolled).expect("an enrollment"))])
-}
-
 fn with_alarms(alarms: Alarms) -> HostContent {
     let all = content().schedules.iter().map(|schedule| (schedule.id.clone(), alarms)).collect();
     HostContent { alarms: std::sync::Arc::new(all), ..content() }

@@ -51,6 +51,17 @@ pub fn ok(document: &impl Serialize) -> Answer {
     json(StatusCode::OK, document)
 }
 
+/// A problem with further members.
+pub fn problem_with(problem: &Problem, more: serde_json::Map<String, serde_json::Value>) -> Answer {
+    // A struct of text and numbers always has a JSON form.
+    let mut document = serde_json::to_value(&problem.body).unwrap_or_default();
+    if let Some(members) = document.as_object_mut() {
+        members.extend(more);
+    }
+    let status = StatusCode::from_u16(problem.body.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    answer(status, "application/problem+json", full(format!("{document}\n")))
+}
+
 /// An error on its way to becoming an answer.
 #[derive(Debug, Clone)]
 pub struct Problem {

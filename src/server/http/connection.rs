@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Shared;
 use super::answer::Answer;
 use super::peer::Peer;
-use super::poll::{Poll, look_again};
+use super::poll::{COMMANDS, Poll, look_again};
 use super::replay::Replay;
 use super::socket::Socket;
 use super::stage::{HEAD_LIMIT, Head, IDLE_LIMIT, Stage, head, idle_limit};
@@ -242,6 +242,7 @@ async fn serve_requests(
 /// Waits for the poll's answer and writes it. Returns whether the connection goes on.
 async fn parked(shared: &Arc<Shared>, taken: &mut Taken) -> bool {
     tracing::debug!(path = %taken.waiting.poll.path(), "a poll is parked");
+    let _parked = shared.app.traffic.parked.hold();
     loop {
         tokio::select! {
             () = taken.waiting.poll.wait() => {}
@@ -276,6 +277,7 @@ async fn answer_parked(shared: &Shared, taken: &mut Taken) -> Option<bool> {
         Err(problem) => problem.into_answer(),
     };
     tracing::debug!(path = %poll.path(), status = answer.status().as_u16(), "a parked poll is answered");
+    shared.app.traffic.count("GET", COMMANDS, answer.status().as_u16());
     let answer = super::finished(&shared.app, answer);
     let bytes = if *has_begun { ending(answer, manner).await } else { bytes_of(answer, manner, clock::now()).await };
     Some(write(&mut taken.socket, &bytes).await && manner.keep_alive)

@@ -57,7 +57,7 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) {
                     tracing::debug!(%error, "a client went away before it was served");
                     continue;
                 }
-                let (shared, open) = (Arc::clone(&shared), open.clone());
+                let (shared, open) = (Arc::clone(&shared), (open.clone(), app.traffic.connections.hold()));
                 let is_full = strangers.admit(|stranger| {
                     let connection = async move {
                         connection::run(shared, stream, stranger).await;

@@ -25,6 +25,8 @@ use crate::server::host::{Host, Parked};
 use crate::server::messages::{PollQuestion, can_follow, empty_answer, is_news, poll_answer, superseded_answer};
 use crate::server::versions::{AgentHas, decide_versions_of_agent};
 
+/// The path of polls.
+pub const COMMANDS: &str = "/v1/agents/{host}/commands";
 /// The poll wait that agents are told to ask for, in seconds: the poll is the heartbeat.
 pub const WAIT_SECS: u64 = 30;
 const WAIT_RANGE_SECS: RangeInclusive<u64> = 5..=300;
@@ -83,6 +85,7 @@ pub async fn commands(app: &Arc<App>, mut request: Request, agent: Agent) -> Res
         return handover.park(poll).await;
     }
     // A request that only hyper can answer waits here, with all that hyper keeps for it.
+    let _parked = app.traffic.parked.hold();
     loop {
         poll.wait().await;
         if let Some(answer) = look_again(app, &mut poll).await? {
@@ -108,6 +111,10 @@ async fn ask(app: &Arc<App>, request: &Request, agent: Agent) -> Result<Poll, Pr
         config_version: request.query("config_version")?.unwrap_or(0),
     };
     let hash = |name: &str| request.query.get(name).filter(|text| !text.is_empty()).map(|text| SmallHash::of(text));
+    // Older agents do not say.
+    if let Some(bytes) = request.query("spool_bytes")? {
+        host.set_spool_bytes(bytes);
+    }
     heard(&host, request.query("sent_at")?, Some(wait)).await;
     // So that a fleet that was cut off together does not poll together for ever.
     let [.., high, low] = *uuid::Uuid::new_v4().as_bytes();

@@ -22,6 +22,7 @@ use super::peer::Peer;
 use crate::id::{HostName, InstanceId, JobId, ScheduleId, StreamId};
 use crate::protocol::BODY_LIMIT_BYTES;
 use crate::protocol::job_options::JobKind;
+use crate::protocol::text::Span;
 use crate::server::access::presented_token;
 use crate::server::app::App;
 
@@ -206,7 +207,7 @@ macro_rules! in_url_as_number {
 }
 
 in_url_as_number!(u64, usize);
-in_url_with_own_words!(String, HostName, ScheduleId, JobKind);
+in_url_with_own_words!(String, HostName, ScheduleId, JobKind, Span);
 in_url! {
     JobId: "a job's id: those are UUIDs",
     InstanceId: "an instance's id: those are UUIDs",

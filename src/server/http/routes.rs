@@ -9,7 +9,9 @@ use hyper::Method;
 use super::answer::{Answer, Problem};
 use super::gate::Agent;
 use super::request::Request;
-use super::{agent, alerts, audit, config_files, credential, enrollment, open, operator, poll, queries, streams};
+use super::{
+    agent, alerts, audit, config_files, credential, enrollment, metrics, open, operator, poll, queries, status, streams,
+};
 use crate::server::access::{Operator, Role};
 use crate::server::app::App;
 
@@ -96,7 +98,7 @@ static OPERATIONS: &[Operation] = &[
     operation!(POST "/v1/enroll" [], EnrollmentToken, agent::enroll),
     operation!(POST "/v1/agents/{host}/hello" [], Agent, agent::hello),
     operation!(POST "/v1/agents/{host}/heartbeat" [], Agent, agent::heartbeat),
-    operation!(GET "/v1/agents/{host}/commands" ["instance", "after", "schedule_version", "schedule_hash", "config_version", "config_hash", "wait", "keepalive", "sent_at"], Agent, poll::commands),
+    operation!(GET "/v1/agents/{host}/commands" ["instance", "after", "schedule_version", "schedule_hash", "config_version", "config_hash", "wait", "keepalive", "sent_at", "spool_bytes"], Agent, poll::commands),
     operation!(POST "/v1/agents/{host}/events" ["stream", "instance"], Agent, agent::events),
     operation!(POST "/v1/agents/{host}/jobs/{job}/log" [], Agent, agent::log),
     operation!(POST "/v1/agents/{host}/credential" [], Agent, credential::rotate),
@@ -121,9 +123,11 @@ static OPERATIONS: &[Operation] = &[
     operation!(GET "/v1/config/files" [], Operator(Viewer, Fleet), config_files::files),
     operation!(POST "/v1/config/reload" [], Operator(Operator, Fleet), streams::reload),
     operation!(POST "/v1/enrollment-tokens" [], Operator(Admin, Host), enrollment::enrollment_token),
+    operation!(GET "/v1/status" ["max_age", "host"], Operator(Viewer, List), status::status),
     operation!(GET "/v1/alerts" ["limit", "after"], Operator(Viewer, List), alerts::alerts),
     operation!(POST "/v1/alerts/{alert}/ack" [], Operator(Operator, Host), alerts::acknowledge),
     operation!(GET "/v1/audit" ["limit", "before"], Operator(Admin, Fleet), audit::audit),
+    operation!(GET "/metrics" [], Operator(Viewer, List), metrics::metrics),
     operation!(GET "/healthz" [], Open, open::healthz),
     operation!(GET "/readyz" [], Open, open::readyz),
     operation!(GET "/openapi.json" [], Open, open::openapi),
