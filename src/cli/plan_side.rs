@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::check::printable;
+use super::printable::printable;
 use super::client::{CliFailure, Credentials};
 use crate::problem::Problem;
 use crate::process::{Exit, Program, run_for_bytes};

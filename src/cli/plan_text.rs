@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use super::check::printable;
+use super::printable::printable;
 use super::plan_side::Side;
 use crate::id::HostName;
 use crate::server::fleet::difference::{Difference, FieldChange, HostChange, ItemChange, What};
