@@ -57,7 +57,9 @@ fn encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' => encoded.push(char::from(byte)),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' => {
+                encoded.push(char::from(byte))
+            }
             _ => encoded.push_str(&format!("%{byte:02X}")),
         }
     }
@@ -71,8 +73,9 @@ pub(super) async fn get(client: &HttpClient, path: &str) -> Result<Value, CliFai
 
 /// What an answer says, as far as it is shown.
 pub(super) fn read<T: DeserializeOwned>(value: &Value) -> Result<T, CliFailure> {
-    T::deserialize(value)
-        .map_err(|error| format!("the server's answer is not as this version of restic-manager knows it: {error}").into())
+    T::deserialize(value).map_err(|error| {
+        format!("the server's answer is not as this version of restic-manager knows it: {error}").into()
+    })
 }
 
 /// A list, page by page; a question's answer is one too, which may take a while.
@@ -151,7 +154,8 @@ impl<'c> Pages<'c> {
             if output.json {
                 entries.iter().try_for_each(|entry| output.json(entry))?;
             } else if !entries.is_empty() {
-                let rows: Result<Vec<_>, _> = entries.iter().map(|entry| read::<T>(entry).map(|entry| row(&entry))).collect();
+                let rows: Result<Vec<_>, _> =
+                    entries.iter().map(|entry| read::<T>(entry).map(|entry| row(&entry))).collect();
                 output.lines(&table.part(&rows?, output.screen))?;
             }
             output.flush()?;
@@ -218,8 +222,12 @@ mod tests {
 
     #[test]
     fn nothing_in_a_path_or_query_leaves_its_place() {
-        assert_eq!(path(&["hosts", "web-1", "snapshots", "a/../b?c", "ls"]), "/v1/hosts/web-1/snapshots/a%2F..%2Fb%3Fc/ls");
-        let query = Query::default().with("path", Some("/a b&c=é+%")).with("since", None::<String>).flag("recursive", true);
+        assert_eq!(
+            path(&["hosts", "web-1", "snapshots", "a/../b?c", "ls"]),
+            "/v1/hosts/web-1/snapshots/a%2F..%2Fb%3Fc/ls"
+        );
+        let query =
+            Query::default().with("path", Some("/a b&c=é+%")).with("since", None::<String>).flag("recursive", true);
         assert_eq!(query.text(), "?path=%2Fa%20b%26c%3D%C3%A9%2B%25&recursive=1");
         assert_eq!(Query::default().flag("x", false).text(), "");
     }

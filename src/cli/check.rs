@@ -9,8 +9,8 @@ use chrono_tz::Tz;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use crate::cron_time::CronExpression;
 use super::printable::printable;
+use crate::cron_time::CronExpression;
 use crate::problem::{Problem, Severity};
 use crate::server::fleet::read_tree::load_directory;
 use crate::server::fleet::{Fleet, Host, HostSchedule};
@@ -203,7 +203,6 @@ fn write_table(fires: &[Fire], out: &mut impl Write) -> io::Result<()> {
     }
     Ok(())
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -19,7 +19,15 @@ const DEFAULT_URL: &str = "http://127.0.0.1:8080";
 #[derive(Debug, Clone, Args)]
 pub struct ServerArguments {
     /// The server's address [default: url of client.toml, or http://127.0.0.1:8080]
-    #[arg(long = "server", visible_alias = "url", value_name = "URL", env = "RESTIC_MANAGER_URL", help_heading = "Server")]
+    // No value of the environment is shown: manual pages are made from this too.
+    #[arg(
+        long = "server",
+        visible_alias = "url",
+        value_name = "URL",
+        env = "RESTIC_MANAGER_URL",
+        hide_env_values = true,
+        help_heading = "Server"
+    )]
     url: Option<String>,
     #[command(flatten)]
     credentials: Credentials,
@@ -32,7 +40,13 @@ pub struct Credentials {
     #[arg(long, env = "RESTIC_MANAGER_TOKEN", hide_env_values = true, help_heading = "Server")]
     pub(super) token: Option<String>,
     /// A file that holds the token, such as state/admin-token
-    #[arg(long, value_name = "FILE", env = "RESTIC_MANAGER_TOKEN_FILE", help_heading = "Server")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "RESTIC_MANAGER_TOKEN_FILE",
+        hide_env_values = true,
+        help_heading = "Server"
+    )]
     pub(super) token_file: Option<PathBuf>,
     /// A certificate authority beside the system's, PEM
     #[arg(long, value_name = "FILE", help_heading = "Server")]

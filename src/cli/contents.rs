@@ -129,8 +129,7 @@ pub(super) async fn ls(arguments: &LsArguments) -> Result<u8, CliFailure> {
     let path = path(&["hosts", &arguments.host, "snapshots", &arguments.snapshot, "ls"]);
     let mut pages = Pages::of_question(&client, path, query, "entries");
     let name = if arguments.recursive { "PATH" } else { "NAME" };
-    let columns =
-        [cut("RIGHTS", 3), number("UID"), number("GID"), number("SIZE"), cut("CHANGED", 2), whole(name)];
+    let columns = [cut("RIGHTS", 3), number("UID"), number("GID"), number("SIZE"), cut("CHANGED", 2), whole(name)];
     let row = |entry: &Entry| {
         vec![
             cell(entry.permissions.as_deref().unwrap_or_default()),
@@ -199,7 +198,9 @@ pub(super) async fn diff(arguments: &DiffArguments) -> Result<u8, CliFailure> {
         output.json(&json!({"statistics": statistics}))?;
     } else if statistics.is_object() {
         let count = |side: &str, name: &str| statistics[side][name].as_u64().unwrap_or(0);
-        let told = |side| format!("{}, {}", words::count(count(side, "files"), "file", "files"), words::size(count(side, "bytes")));
+        let told = |side| {
+            format!("{}, {}", words::count(count(side, "files"), "file", "files"), words::size(count(side, "bytes")))
+        };
         output.line(&format!("added {}; removed {}", told("added"), told("removed")))?;
     }
     output.flush()?;

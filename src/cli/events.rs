@@ -162,7 +162,10 @@ mod tests {
             {"job_id": "j", "status": "failed", "exit_code": 1, "stats": {"a": 1}, "warnings": ["x", "y"], "error": "e".repeat(500)}});
         let line = shown(&read(&event).expect("an event"));
         let start = "2026-01-01T00:00:00Z web-1 job.finished error=eeee";
-        assert!(line.starts_with(start) && line.ends_with(" exit_code=1 job_id=j status=failed warnings=(2)"), "{line}");
+        assert!(
+            line.starts_with(start) && line.ends_with(" exit_code=1 job_id=j status=failed warnings=(2)"),
+            "{line}"
+        );
         assert!(line.contains("e… exit_code"), "{line}");
         let fleet = json!({"ts": "2026-01-01T00:00:00Z", "type": "config.rejected"});
         assert_eq!(shown(&read(&fleet).expect("an event")), "2026-01-01T00:00:00Z (all) config.rejected");

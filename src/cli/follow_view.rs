@@ -119,7 +119,7 @@ impl<'o> FollowView<'o> {
             Some(LogLine::Progress(progress)) => self.tell_progress(&progress),
             Some(LogLine::Text(text)) => {
                 let output = &mut *self.output;
-                let print = || output.line(&text).and_then(|()| output.flush());
+                let mut print = || output.line(&text).and_then(|()| output.flush());
                 match &self.bar {
                     Some(bar) => bar.suspend(print)?,
                     None => print()?,

@@ -170,8 +170,7 @@ fn write(host: &Host, output: &mut Output) -> Result<(), CliFailure> {
     let (times, screen) = (output.times, output.screen);
     output.lines(&facts(&known(host, times), screen))?;
     if !host.schedules.is_empty() {
-        let columns =
-            [whole("SCHEDULE"), whole("KIND"), whole("LAST"), whole("LAST SUCCESS"), whole("NEXT")];
+        let columns = [whole("SCHEDULE"), whole("KIND"), whole("LAST"), whole("LAST SUCCESS"), whole("NEXT")];
         let rows: Vec<Vec<Cell>> = host.schedules.iter().map(|schedule| schedule_row(schedule, times)).collect();
         output.lines(&format!("\n{}", Table::new(&columns).part(&rows, screen)))?;
     }
@@ -191,9 +190,12 @@ fn known(host: &Host, times: Times) -> Vec<(&'static str, Cell)> {
     add("agent", host.agent_version.clone());
     add("restic", host.restic_version.clone());
     add("system", Some(system(host)).filter(|system| !system.is_empty()));
-    add("clock", host.clock_skew_ms.filter(|skew| skew.abs() >= 1000).map(|skew| {
-        format!("{} s {}", skew.abs() / 1000, if skew > 0 { "ahead" } else { "behind" })
-    }));
+    add(
+        "clock",
+        host.clock_skew_ms
+            .filter(|skew| skew.abs() >= 1000)
+            .map(|skew| format!("{} s {}", skew.abs() / 1000, if skew > 0 { "ahead" } else { "behind" })),
+    );
     add("machine", host.fingerprint_changed.then(|| "another one than when it was enrolled".to_owned()));
     add("schedules", host.schedule.words());
     add("settings", host.config.words());
@@ -201,12 +203,16 @@ fn known(host: &Host, times: Times) -> Vec<(&'static str, Cell)> {
     add("queued", Some(host.queued.join(", ")).filter(|jobs| !jobs.is_empty()));
     if let Some(repository) = &host.repository {
         let ratio = repository.dedup_ratio.map_or_else(String::new, |ratio| format!(", 1 : {ratio:.1}"));
-        let locked = if repository.lock_state == crate::protocol::agent_event::LockState::Locked { ", locked" } else { "" };
+        let locked =
+            if repository.lock_state == crate::protocol::agent_event::LockState::Locked { ", locked" } else { "" };
         let snapshots = words::count(repository.snapshot_count, "snapshot", "snapshots");
         add("repository", Some(format!("{}, {snapshots}{ratio}{locked}", words::size(repository.size_bytes))));
-        add("last check", repository.last_check_at.map(|at| {
-            format!("{} {}", repository.last_check_status.as_deref().unwrap_or_default(), times.show(at))
-        }));
+        add(
+            "last check",
+            repository.last_check_at.map(|at| {
+                format!("{} {}", repository.last_check_status.as_deref().unwrap_or_default(), times.show(at))
+            }),
+        );
     }
     facts
 }

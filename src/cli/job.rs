@@ -135,15 +135,18 @@ impl Job {
 
 /// "42 %, 1.2 GiB of 3.0 GiB, 120 of 300 files, 12.0 MiB/s, 3 min left": what is known of it.
 pub(super) fn progress_words(progress: &JobProgress) -> String {
-    let of = |done: Option<String>, total: Option<String>| match (done, total) {
+    let bytes = match (progress.bytes_done.map(words::size), progress.total_bytes.map(words::size)) {
         (Some(done), Some(total)) => Some(format!("{done} of {total}")),
         (done, _) => done,
     };
-    let files = of(progress.files_done.map(|n| n.to_string()), progress.total_files.map(|n| n.to_string()));
+    let files = match (progress.files_done, progress.total_files) {
+        (Some(done), Some(total)) => Some(format!("{done} of {}", words::count(total, "file", "files"))),
+        (done, _) => done.map(|done| words::count(done, "file", "files")),
+    };
     let parts = [
         progress.percent_done.map(|part| format!("{} %", words::percent(part))),
-        of(progress.bytes_done.map(words::size), progress.total_bytes.map(words::size)),
-        files.map(|files| format!("{files} files")),
+        bytes,
+        files,
         progress.throughput_bps.map(|speed| format!("{}/s", words::size(speed))),
         progress.eta_seconds.and_then(|left| {
             Some(format!("{} left", words::span(chrono::TimeDelta::try_seconds(i64::try_from(left).ok()?)?)))

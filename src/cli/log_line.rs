@@ -62,7 +62,10 @@ mod tests {
     #[test]
     fn what_a_host_prints_drives_no_terminal() {
         let stream = |stream, payload: &str| {
-            text("log.stream", &json!({"job_id": ID, "seq": 1, "ts": "2026-01-01T00:00:00Z", "stream": stream, "payload": payload}))
+            text(
+                "log.stream",
+                &json!({"job_id": ID, "seq": 1, "ts": "2026-01-01T00:00:00Z", "stream": stream, "payload": payload}),
+            )
         };
         assert_eq!(stream("stdout", "a\tb\u{1b}[2J\u{202e}"), "2026-01-01T00:00:00Z a    b\\u{1b}[2J\\u{202e}");
         assert_eq!(stream("event", "restic ended"), "2026-01-01T00:00:00Z [restic ended]");

@@ -8,12 +8,12 @@ use serde_json::Value;
 
 use super::failure::CliFailure;
 use super::printable::{json_line, printable};
-use super::table::{Screen, Style};
+use super::table::Screen;
 use super::words::Times;
 use crate::clock;
 
 #[derive(Debug, Clone, Copy, Args)]
-pub struct OutputArguments {
+pub(super) struct OutputArguments {
     /// The server's own JSON, one object a line
     #[arg(long, help_heading = "Output")]
     pub(super) json: bool,
@@ -54,12 +54,6 @@ impl Output {
     /// One line of anybody's text.
     pub(super) fn line(&mut self, text: &str) -> Result<(), CliFailure> {
         self.lines(&format!("{}\n", printable(text)))
-    }
-
-    /// The same, set off.
-    pub(super) fn styled(&mut self, text: &str, style: Style) -> Result<(), CliFailure> {
-        let painted = style.paint(&printable(text), self.screen.has_color);
-        self.lines(&format!("{painted}\n"))
     }
 
     pub(super) fn json(&mut self, value: &Value) -> Result<(), CliFailure> {

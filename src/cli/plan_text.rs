@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use super::printable::printable;
 use super::plan_side::Side;
+use super::printable::printable;
 use crate::id::HostName;
 use crate::server::fleet::difference::{Difference, FieldChange, HostChange, ItemChange, What};
 

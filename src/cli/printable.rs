@@ -97,7 +97,8 @@ mod tests {
 
     #[test]
     fn ordinary_text_of_any_language_stays_as_it_is() {
-        for text in ["/home/älice/Bücher", "日本語.txt", "שלום", "👩‍🚀 a\u{301}", "a\\b $HOME `x` %20", ""] {
+        for text in ["/home/älice/Bücher", "日本語.txt", "שלום", "👩‍🚀 a\u{301}", "a\\b $HOME `x` %20", ""]
+        {
             assert_eq!(printable(text), text);
             assert_eq!(json_line(&json!(text)), json!(text).to_string());
         }

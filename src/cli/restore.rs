@@ -55,7 +55,9 @@ enum OverwriteWord {
 pub(super) async fn run(arguments: &RestoreArguments) -> Result<u8, CliFailure> {
     let RestoreArguments { host, snapshot, paths, target, confirm, include, exclude, .. } = arguments;
     if confirm.as_ref().is_some_and(|confirm| confirm != host) {
-        return Err(CliFailure::usage(format!("--confirm is not the host's name: to write over what is there, repeat {host}")));
+        return Err(CliFailure::usage(format!(
+            "--confirm is not the host's name: to write over what is there, repeat {host}"
+        )));
     }
     let include: Vec<&String> = paths.iter().chain(include).collect();
     let mut body = json!({"snapshot": snapshot, "include": include, "exclude": exclude});

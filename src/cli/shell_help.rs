@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Command};
 use clap_complete::Shell;
+use clap_mangen::Man;
 
 use super::client::CliFailure;
 use crate::atomic_file;
@@ -36,27 +37,28 @@ pub fn completions(arguments: &CompletionsArguments, mut command: Command, out: 
 
 /// Writes a page for the program and for each of its commands. Answers how many.
 pub fn man(arguments: &ManArguments, command: Command) -> Result<usize, CliFailure> {
-    let name = command.get_name().to_owned();
-    let mut pages = Vec::new();
-    collect(command.disable_help_subcommand(true), &name, &mut pages)?;
     if !arguments.directory.is_dir() {
         return Err(format!("{} is no directory: make it first", arguments.directory.display()).into());
     }
+    let pages = pages(command)?;
     pages.iter().try_for_each(|(file, page)| write(&arguments.directory.join(file), page))?;
     Ok(pages.len())
 }
 
-/// "restic-manager-jobs.1" of `restic-manager jobs`, and so on downwards.
-fn collect(command: Command, name: &str, pages: &mut Vec<(String, Vec<u8>)>) -> Result<(), CliFailure> {
-    for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
-        collect(below.clone(), &format!("{name}-{}", below.get_name()), pages)?;
+/// "restic-manager-jobs.1" of `restic-manager jobs`, and so on: names and pages.
+fn pages(command: Command) -> Result<Vec<(String, Vec<u8>)>, CliFailure> {
+    let mut command = command.disable_help_subcommand(true);
+    // Gives each command below its whole name.
+    command.build();
+    let (mut pages, mut left) = (Vec::new(), vec![command]);
+    while let Some(command) = left.pop() {
+        left.extend(command.get_subcommands().filter(|below| !below.is_hide_set()).cloned());
+        let page = Man::new(command);
+        let mut bytes = Vec::new();
+        page.render(&mut bytes).map_err(|error| format!("no page {}: {error}", page.get_filename()))?;
+        pages.push((page.get_filename(), bytes));
     }
-    // clap wants names that live as long as the program; this one prints its pages and ends.
-    let command = command.name(clap::builder::Str::from(name.to_owned()));
-    let mut page = Vec::new();
-    clap_mangen::Man::new(command).render(&mut page).map_err(|error| format!("no page for {name}: {error}"))?;
-    pages.push((format!("{name}.1"), page));
-    Ok(())
+    Ok(pages)
 }
 
 /// Manuals are everybody's to read, unlike what `atomic_file` writes.
@@ -104,8 +106,8 @@ mod tests {
 
     #[test]
     fn every_command_has_a_page() {
-        let mut pages = Vec::new();
-        collect(sample(), "tool", &mut pages).expect("pages");
+        let mut pages = pages(sample()).expect("pages");
+        pages.sort();
         let names: Vec<&str> = pages.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["tool-run.1", "tool-token-new.1", "tool-token.1", "tool.1"]);
         assert!(String::from_utf8_lossy(&pages[0].1).contains("With this"));

@@ -118,7 +118,7 @@ impl Table {
         if !self.is_begun {
             self.is_begun = true;
             let titles: Vec<Cell> =
-                self.columns.iter().map(|column| styled(column.title, Style::Heading)).collect();
+                self.columns.iter().map(|c| Cell { text: c.title.to_owned(), style: Style::Heading }).collect();
             text.push_str(&self.line(&titles, &widths, screen));
         }
         text.extend(rows.iter().map(|row| self.line(row, &widths, screen)));
@@ -167,7 +167,11 @@ pub(super) fn facts(facts: &[(&str, Cell)], screen: Screen) -> String {
     let widest = facts.iter().map(|(name, _)| width(name)).max().unwrap_or(0);
     let line = |(name, cell): &(&str, Cell)| {
         let room = " ".repeat(widest - width(name) + GAP);
-        format!("{}{room}{}\n", Style::Heading.paint(name, screen.has_color), cell.style.paint(&cell.text, screen.has_color))
+        format!(
+            "{}{room}{}\n",
+            Style::Heading.paint(name, screen.has_color),
+            cell.style.paint(&cell.text, screen.has_color)
+        )
     };
     facts.iter().map(line).collect()
 }

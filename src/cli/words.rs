@@ -39,7 +39,7 @@ fn relative(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
     let distance = now - at;
     match distance.num_seconds() {
         -1..=1 => "now".to_owned(),
-        ..0 => format!("in {}", span(-distance)),
+        ..-1 => format!("in {}", span(-distance)),
         _ => format!("{} ago", span(distance)),
     }
 }
