@@ -22,7 +22,6 @@ mod output;
 pub mod plan;
 pub mod plan_side;
 pub mod plan_text;
-pub mod printable;
 mod restore;
 mod run;
 pub mod schema;

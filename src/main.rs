@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use restic_manager::cli::client::CliFailure;
 use restic_manager::cli::operator::{self, OperatorCommand};
-use restic_manager::cli::printable::printable_lines;
+
 use restic_manager::cli::{check, demo, enroll, plan, schema, serve, shell_help};
+use restic_manager::printable::printable_lines;
 
 /// A self-hosted control plane for restic backups
 #[derive(Parser)]

@@ -57,10 +57,10 @@ impl Alert {
         whole("ALERT"),
         whole("HOST"),
         whole("KIND"),
-        cut("SCHEDULE", 2),
-        cut("SINCE", 1),
+        cut("SCHEDULE", 3),
+        cut("SINCE", 2),
         cut("SEEN TO BY", 4),
-        cut("WHAT", 3),
+        cut("WHAT", 1),
     ];
 
     pub(super) fn row(&self, times: Times) -> Vec<Cell> {

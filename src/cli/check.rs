@@ -9,8 +9,8 @@ use chrono_tz::Tz;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::printable::printable;
 use crate::cron_time::CronExpression;
+use crate::printable::printable;
 use crate::problem::{Problem, Severity};
 use crate::server::fleet::read_tree::load_directory;
 use crate::server::fleet::{Fleet, Host, HostSchedule};

@@ -3,7 +3,7 @@
 use crate::file_error::chain;
 use crate::http_client::{ClientError, Hop};
 
-use super::printable::printable;
+use crate::printable::printable;
 
 /// Why a command failed, with its exit code (cli.md "Exit codes").
 #[derive(Debug)]

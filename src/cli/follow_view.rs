@@ -13,9 +13,9 @@ use super::follow::{Told, follow, unless_interrupted};
 use super::job::{Job, progress_words};
 use super::log_line::{LogLine, log_line};
 use super::output::{Output, remark};
-use super::printable::printable;
 use super::words;
 use crate::http_client::HttpClient;
+use crate::printable::printable;
 use crate::protocol::agent_event::JobProgress;
 
 /// Progress in plain lines comes no more often than this.

@@ -56,10 +56,10 @@ pub(super) async fn list(arguments: &JobsArguments) -> Result<u8, CliFailure> {
         whole("JOB"),
         whole("KIND"),
         whole("STATUS"),
-        cut("QUEUED", 1),
-        cut("TOOK", 2),
+        cut("QUEUED", 2),
+        cut("TOOK", 3),
         cut("BY", 4),
-        cut("WHAT CAME OF IT", 3),
+        cut("RESULT", 1),
     ];
     let times = output.times;
     let mut pages = Pages::new(&client, path(&["hosts", &arguments.host, "jobs"]), query, ("jobs", "before"), most);

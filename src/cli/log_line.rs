@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::printable::printable;
 use super::words::utc;
+use crate::printable::printable;
 use crate::protocol::agent_event::{JobProgress, LogDropped, LogSource, LogStream};
 
 /// What a line of a log is.

@@ -7,10 +7,10 @@ use clap::Args;
 use serde_json::Value;
 
 use super::failure::CliFailure;
-use super::printable::{json_line, printable};
 use super::table::Screen;
 use super::words::Times;
 use crate::clock;
+use crate::printable::{json_line, printable};
 
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct OutputArguments {

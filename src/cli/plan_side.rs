@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::client::{CliFailure, Credentials};
-use super::printable::printable;
+use crate::printable::printable;
 use crate::problem::Problem;
 use crate::process::{Exit, Program, run_for_bytes};
 use crate::server::fleet::load::{Texts, is_fleet_file};

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 
 use super::plan_side::Side;
-use super::printable::printable;
 use crate::id::HostName;
+use crate::printable::printable;
 use crate::server::fleet::difference::{Difference, FieldChange, HostChange, ItemChange, What};
 
 /// Hosts of a paragraph that are named.

@@ -3,7 +3,7 @@
 
 use std::iter::zip;
 
-use super::printable::printable;
+use crate::printable::printable;
 
 /// One column, the same for all rows of a table.
 #[derive(Debug, Clone, Copy)]
@@ -125,40 +125,42 @@ impl Table {
         text
     }
 
-    /// The columns' widths on such a screen.
-    fn fitting(&self, screen: Option<usize>) -> Vec<usize> {
-        let mut widths = self.widths.clone();
-        let Some(screen) = screen else { return widths };
-        let gaps = GAP * widths.len().saturating_sub(1);
-        let mut ranked: Vec<usize> = (0..widths.len()).filter(|index| self.columns[*index].rank > 0).collect();
+    /// The columns' widths on such a screen; `None`: there is no room for the column at all.
+    fn fitting(&self, screen: Option<usize>) -> Vec<Option<usize>> {
+        let mut is_shown = vec![true; self.widths.len()];
+        let Some(screen) = screen else { return self.widths.iter().copied().map(Some).collect() };
+        let mut ranked: Vec<usize> = (0..self.widths.len()).filter(|index| self.columns[*index].rank > 0).collect();
         ranked.sort_by_key(|index| std::cmp::Reverse(self.columns[*index].rank));
-        for index in ranked {
-            let excess = (widths.iter().sum::<usize>() + gaps).saturating_sub(screen);
-            let least = width(self.columns[index].title).max(LEAST).min(widths[index]);
-            widths[index] = widths[index].saturating_sub(excess).max(least);
+        let mut left_out = ranked.iter();
+        loop {
+            let mut widths: Vec<Option<usize>> =
+                zip(&self.widths, &is_shown).map(|(width, is_shown)| is_shown.then_some(*width)).collect();
+            let excess = |widths: &[Option<usize>]| {
+                let shown = widths.iter().flatten();
+                (shown.clone().sum::<usize>() + GAP * shown.count().saturating_sub(1)).saturating_sub(screen)
+            };
+            for index in &ranked {
+                let too_much = excess(&widths);
+                let least = width(self.columns[*index].title).max(LEAST);
+                widths[*index] = widths[*index].map(|width| width.saturating_sub(too_much).max(least.min(width)));
+            }
+            match left_out.next() {
+                Some(index) if excess(&widths) > 0 => is_shown[*index] = false,
+                _ => return widths,
+            }
         }
-        widths
     }
 
-    fn line(&self, cells: &[Cell], widths: &[usize], screen: Screen) -> String {
-        let mut line = String::new();
-        for (index, (cell, column)) in zip(cells, &self.columns).enumerate() {
-            let wanted = widths[index];
-            let shown = if column.rank > 0 { shortened(&cell.text, wanted) } else { cell.text.clone() };
-            let room = " ".repeat(wanted.saturating_sub(width(&shown)));
-            let painted = cell.style.paint(&shown, screen.has_color);
-            let is_last = index + 1 == cells.len();
-            match (column.is_right, is_last) {
-                (true, _) => line.extend([room.as_str(), &painted]),
-                (false, true) => line.push_str(&painted),
-                (false, false) => line.extend([painted.as_str(), &room]),
-            }
-            if !is_last {
-                line.push_str(&" ".repeat(GAP));
-            }
-        }
-        line.push('\n');
-        line
+    fn line(&self, cells: &[Cell], widths: &[Option<usize>], screen: Screen) -> String {
+        let shown = zip(zip(cells, &self.columns), widths).filter_map(|(both, width)| Some((both, (*width)?)));
+        let parts = shown.map(|((cell, column), wanted)| {
+            let text = if column.rank > 0 { shortened(&cell.text, wanted) } else { cell.text.clone() };
+            let room = " ".repeat(wanted.saturating_sub(width(&text)));
+            let painted = cell.style.paint(&text, screen.has_color);
+            if column.is_right { room + &painted } else { painted + &room }
+        });
+        let line = parts.collect::<Vec<_>>().join(&" ".repeat(GAP));
+        format!("{}\n", line.trim_end())
     }
 }
 
@@ -211,13 +213,15 @@ mod tests {
     }
 
     #[test]
-    fn the_least_important_column_is_cut_first_and_never_to_nothing() {
+    fn the_least_important_column_is_cut_first_and_then_left_out() {
         let row = ["web-1", "5 B", "/srv/a-long-path/in/it", "a reason of some length"];
         let lines = |width| shown(&[rows(&[row])], Some(width)).lines().nth(1).expect("a row").to_owned();
         assert_eq!(lines(80), "web-1   5 B  /srv/a-long-path/in/it  a reason of some length");
         assert_eq!(lines(50), "web-1   5 B  /srv/a-long…  a reason of some length");
         assert_eq!(lines(40), "web-1   5 B  /srv/a-…  a reason of some…");
-        assert_eq!(lines(10), "web-1   5 B  /srv/a-…  a reaso…");
+        assert_eq!(lines(31), "web-1   5 B  /srv/a-…  a reaso…");
+        assert_eq!(lines(30), "web-1   5 B  a reason of some…", "the column is left out");
+        assert_eq!(lines(10), "web-1   5 B", "what matters most is there whole");
         assert_eq!(shown(&[rows(&[row])], None).lines().nth(1), Some(lines(80).as_str()), "elsewhere nothing is cut");
         let wide = ["web-1", "5 B", "日本語日本語日本語", "x"];
         assert_eq!(shown(&[rows(&[wide])], Some(26)).lines().nth(1), Some("web-1   5 B  日本語…   x"));

@@ -1,12 +1,12 @@
-//! Pure. Text of others (agents' file names, log lines and errors; a server's answers) as it may be shown on a terminal, and as
-//! JSON. Nothing else of the command line writes such text without these. Does not judge what the text says.
+//! Pure. Text of others (file names, log lines, errors, answers) as it may be shown on a terminal, and as JSON. The command line
+//! prints no such text without these. Does not judge what the text says.
 
 use std::fmt::Write as _;
 
-use serde_json::Value;
+use serde::Serialize;
 
 /// The text without what drives a terminal, turns the direction of writing or breaks a line: that is shown as `\u{1b}`.
-pub(super) fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         if is_hostile(c) {
@@ -24,8 +24,9 @@ pub fn printable_lines(text: &str) -> String {
 }
 
 /// A value as one line of JSON. JSON leaves all but the first 32 control characters as they are: here they are escaped too.
-pub(super) fn json_line(value: &Value) -> String {
-    let json = value.to_string();
+pub fn json_line(value: &impl Serialize) -> String {
+    // What is printed is made of text, numbers and lists, and always has a JSON form.
+    let json = serde_json::to_string(value).unwrap_or_default();
     if !json.chars().any(is_hostile) {
         return json;
     }
@@ -58,7 +59,7 @@ fn is_hostile(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     /// What a terminal obeys or a reader is deceived by, each with what must not come through.
     const CORPUS: [&str; 14] = [
