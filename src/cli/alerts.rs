@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::api::{DEADLINE, Pages, Query, path, read};
 use super::client::{CliFailure, ServerArguments};
 use super::output::{Output, OutputArguments};
-use super::table::{Cell, Column, Style, Table, cell, cut, styled, whole};
+use super::table::{Cell, Column, Style, Table, cell, cut, styled, whole, whole_or_none};
 use super::words::Times;
 
 #[derive(Debug, Args)]
@@ -58,7 +58,7 @@ impl Alert {
         whole("HOST"),
         whole("KIND"),
         cut("SCHEDULE", 3),
-        cut("SINCE", 2),
+        whole_or_none("SINCE", 2),
         cut("SEEN TO BY", 4),
         cut("WHAT", 1),
     ];

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::api::{Pages, Query, answer_of_agent, path};
 use super::client::{CliFailure, ServerArguments};
 use super::output::{Output, OutputArguments, remark};
-use super::table::{Cell, Style, Table, cell, cut, facts, number, styled, whole};
+use super::table::{Cell, Style, Table, cell, facts, number, styled, whole, whole_or_none};
 use super::words::{self, Times};
 
 #[derive(Debug, Args)]
@@ -129,7 +129,14 @@ pub(super) async fn ls(arguments: &LsArguments) -> Result<u8, CliFailure> {
     let path = path(&["hosts", &arguments.host, "snapshots", &arguments.snapshot, "ls"]);
     let mut pages = Pages::of_question(&client, path, query, "entries");
     let name = if arguments.recursive { "PATH" } else { "NAME" };
-    let columns = [cut("RIGHTS", 3), number("UID"), number("GID"), number("SIZE"), cut("CHANGED", 2), whole(name)];
+    let columns = [
+        whole_or_none("RIGHTS", 3),
+        number("UID"),
+        number("GID"),
+        number("SIZE"),
+        whole_or_none("CHANGED", 2),
+        whole(name),
+    ];
     let row = |entry: &Entry| {
         vec![
             cell(entry.permissions.as_deref().unwrap_or_default()),
@@ -156,7 +163,8 @@ pub(super) async fn find(arguments: &FindArguments) -> Result<u8, CliFailure> {
         .with("until", arguments.until.map(words::utc))
         .flag("ignore_case", arguments.ignore_case);
     let mut pages = Pages::of_question(&client, path(&["hosts", &arguments.host, "find"]), query, "matches");
-    let columns = [whole("SNAPSHOT"), cut("MADE", 1), number("SIZE"), cut("CHANGED", 2), whole("PATH")];
+    let columns =
+        [whole("SNAPSHOT"), whole_or_none("MADE", 1), number("SIZE"), whole_or_none("CHANGED", 2), whole("PATH")];
     pages.show(&mut output, Table::new(&columns), "nothing was found", |entry: &Entry| match_row(entry, times)).await?;
     tell_if_cut(&pages.page);
     Ok(0)

@@ -8,7 +8,7 @@ use super::alerts::Alert;
 use super::api::{self, Pages, Query, path, read};
 use super::client::{CliFailure, ServerArguments};
 use super::output::{Output, OutputArguments};
-use super::table::{Cell, Style, Table, cell, cut, facts, number, styled, whole};
+use super::table::{Cell, Style, Table, cell, cut, facts, number, styled, whole, whole_or_none};
 use super::words::{self, Times};
 use crate::protocol::agent_event::RepoStats;
 
@@ -112,9 +112,9 @@ pub(super) async fn list(arguments: &HostsArguments) -> Result<u8, CliFailure> {
     let columns = [
         whole("HOST"),
         whole("STATE"),
-        cut("SEEN", 3),
-        cut("LAST BACKUP", 1),
-        cut("NEXT", 4),
+        whole_or_none("SEEN", 3),
+        whole_or_none("LAST BACKUP", 1),
+        whole_or_none("NEXT", 4),
         cut("JOBS", 5),
         number("ALERTS"),
         cut("RESTIC", 6),

@@ -7,7 +7,7 @@ use super::api::{DEADLINE, Pages, Query, path, read};
 use super::client::{CliFailure, ServerArguments};
 use super::job::Job;
 use super::output::{Output, OutputArguments, remark};
-use super::table::{Cell, Table, cell, cut, styled, whole};
+use super::table::{Cell, Table, cell, cut, styled, whole, whole_or_none};
 use super::words::Times;
 use crate::clock;
 
@@ -56,8 +56,8 @@ pub(super) async fn list(arguments: &JobsArguments) -> Result<u8, CliFailure> {
         whole("JOB"),
         whole("KIND"),
         whole("STATUS"),
-        cut("QUEUED", 2),
-        cut("TOOK", 3),
+        whole_or_none("QUEUED", 2),
+        whole_or_none("TOOK", 3),
         cut("BY", 4),
         cut("RESULT", 1),
     ];

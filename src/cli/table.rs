@@ -10,23 +10,30 @@ use crate::printable::printable;
 pub(super) struct Column {
     title: &'static str,
     is_right: bool,
-    /// Columns with the highest rank are cut first, those of rank 0 never.
+    /// Columns with the highest rank are cut and left out first, those of rank 0 never.
     rank: u8,
+    /// Half a time would be none.
+    is_cut: bool,
 }
 
 /// A column of text that is never cut.
 pub(super) const fn whole(title: &'static str) -> Column {
-    Column { title, is_right: false, rank: 0 }
+    Column { title, is_right: false, rank: 0, is_cut: false }
 }
 
 /// A column of text that may be cut; those with the highest rank first.
 pub(super) const fn cut(title: &'static str, rank: u8) -> Column {
-    Column { title, is_right: false, rank }
+    Column { title, is_right: false, rank, is_cut: true }
+}
+
+/// A column that is shown whole or left out.
+pub(super) const fn whole_or_none(title: &'static str, rank: u8) -> Column {
+    Column { title, is_right: false, rank, is_cut: false }
 }
 
 /// A column of numbers.
 pub(super) const fn number(title: &'static str) -> Column {
-    Column { title, is_right: true, rank: 0 }
+    Column { title, is_right: true, rank: 0, is_cut: false }
 }
 
 /// How something is set off on a terminal with colors.
@@ -139,7 +146,7 @@ impl Table {
                 let shown = widths.iter().flatten();
                 (shown.clone().sum::<usize>() + GAP * shown.count().saturating_sub(1)).saturating_sub(screen)
             };
-            for index in &ranked {
+            for index in ranked.iter().filter(|index| self.columns[**index].is_cut) {
                 let too_much = excess(&widths);
                 let least = width(self.columns[*index].title).max(LEAST);
                 widths[*index] = widths[*index].map(|width| width.saturating_sub(too_much).max(least.min(width)));
@@ -154,7 +161,7 @@ impl Table {
     fn line(&self, cells: &[Cell], widths: &[Option<usize>], screen: Screen) -> String {
         let shown = zip(zip(cells, &self.columns), widths).filter_map(|(both, width)| Some((both, (*width)?)));
         let parts = shown.map(|((cell, column), wanted)| {
-            let text = if column.rank > 0 { shortened(&cell.text, wanted) } else { cell.text.clone() };
+            let text = if column.is_cut { shortened(&cell.text, wanted) } else { cell.text.clone() };
             let room = " ".repeat(wanted.saturating_sub(width(&text)));
             let painted = cell.style.paint(&text, screen.has_color);
             if column.is_right { room + &painted } else { painted + &room }
@@ -225,6 +232,22 @@ mod tests {
         assert_eq!(shown(&[rows(&[row])], None).lines().nth(1), Some(lines(80).as_str()), "elsewhere nothing is cut");
         let wide = ["web-1", "5 B", "日本語日本語日本語", "x"];
         assert_eq!(shown(&[rows(&[wide])], Some(26)).lines().nth(1), Some("web-1   5 B  日本語…   x"));
+    }
+
+    #[test]
+    fn a_time_is_never_half_there() {
+        let mut table = Table::new(&[whole("A"), whole_or_none("SEEN", 2), cut("WHY", 1)]);
+        let rows = [vec![cell("a"), cell("37 min ago"), cell("a reason of some length")]];
+        let mut shown = |width| {
+            table
+                .part(&rows, Screen { width: Some(width), has_color: false })
+                .lines()
+                .last()
+                .unwrap_or_default()
+                .to_owned()
+        };
+        assert_eq!(shown(23), "a  37 min ago  a reaso…");
+        assert_eq!(shown(22), "a  a reason of some l…");
     }
 
     #[test]
