@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use restic_manager::clock;
 use restic_manager::file_error::chain;
+use restic_manager::printable::json_line;
 use restic_manager::process::{self, Exit, Output};
 use restic_manager::protocol::agent_event::{JobFinished, JobOutcome, LogSource, Snapshot};
 use restic_manager::protocol::job_options::{DEFAULT_ENTRIES, FindOptions, JobSpec, MOST_ENTRIES};
@@ -93,8 +94,8 @@ impl QueryResult<'_> {
         self.found += 1;
         if self.written < self.limit {
             self.written += 1;
-            // Structs of text and numbers always have a JSON form.
-            self.write(LogSource::Stdout, &serde_json::to_string(entry).unwrap_or_default()).await;
+            // A log takes no control characters: unescaped, a name with one would come as another name.
+            self.write(LogSource::Stdout, &json_line(entry)).await;
         }
     }
 

@@ -20,6 +20,16 @@ pub fn replace_cache(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     replace_with(path, bytes, |_| Ok(()))
 }
 
+/// As `replace_cache`, for what everybody on the machine may read.
+pub fn replace_public(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    replace_with(path, bytes, |file| {
+        #[cfg(unix)]
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+        let _ = file;
+        Ok(())
+    })
+}
+
 fn replace_with(path: &Path, bytes: &[u8], settle: impl FnOnce(&File) -> io::Result<()>) -> Result<(), FileError> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     // Two processes replacing one file must not share a temporary one.

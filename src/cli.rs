@@ -1,12 +1,33 @@
 //! Pure itself. The commands of `restic-manager`, one per module: arguments, what is printed, and the exit code.
 
+mod alerts;
+mod api;
 pub mod check;
 pub mod client;
+mod client_file;
+mod contents;
 pub mod demo;
 pub mod enroll;
+mod events;
+mod failure;
+mod follow;
+mod follow_view;
+mod hosts;
+mod job;
+mod jobs;
+mod log;
+mod log_line;
 pub mod monitoring;
+pub mod operator;
+mod output;
 pub mod plan;
 pub mod plan_side;
 pub mod plan_text;
+mod restore;
+mod run;
 pub mod schema;
 pub mod serve;
+pub mod shell_help;
+mod snapshots;
+mod table;
+mod words;

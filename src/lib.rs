@@ -28,6 +28,7 @@ pub mod logging;
 pub mod machine;
 pub mod mask;
 pub mod parallel;
+pub mod printable;
 pub mod problem;
 pub mod process;
 pub mod protocol;

@@ -3,9 +3,11 @@
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use restic_manager::cli::client::CliFailure;
-use restic_manager::cli::{check, demo, enroll, monitoring, plan, schema, serve};
+use restic_manager::cli::operator::{self, OperatorCommand};
+use restic_manager::cli::{check, demo, enroll, monitoring, plan, schema, serve, shell_help};
+use restic_manager::printable::printable_lines;
 
 /// A self-hosted control plane for restic backups
 #[derive(Parser)]
@@ -35,6 +37,12 @@ enum Command {
     /// Print alert rules for Prometheus, or a dashboard for Grafana
     #[command(subcommand)]
     Monitoring(monitoring::Monitoring),
+    #[command(flatten)]
+    Operator(OperatorCommand),
+    /// Print a shell's completions
+    Completions(shell_help::CompletionsArguments),
+    /// Write the manual pages of all commands into a directory
+    Man(shell_help::ManArguments),
 }
 
 #[derive(Subcommand)]
@@ -62,11 +70,21 @@ fn main() -> ExitCode {
             .and_then(|sides| print(|color, out| plan::run(&arguments, &sides, color, out))),
         Command::Schema(arguments) => print(|_, out| schema::run(&arguments, out)),
         Command::Monitoring(which) => print(|_, out| monitoring::run(which, out)),
+        Command::Operator(command) => on_one_thread(operator::run(&command)),
+        Command::Completions(arguments) => {
+            print(|_, out| shell_help::completions(&arguments, Arguments::command(), out))
+        }
+        Command::Man(arguments) => shell_help::man(&arguments, Arguments::command()).map(|pages| {
+            eprintln!("{pages} pages are in {}", arguments.directory.display());
+            0
+        }),
     };
     match result {
         Ok(code) => ExitCode::from(code),
         Err(CliFailure { code, text }) => {
-            eprintln!("restic-manager: {text}");
+            if !text.is_empty() {
+                eprintln!("restic-manager: {}", printable_lines(&text));
+            }
             ExitCode::from(code)
         }
     }

@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use crate::cron_time::CronExpression;
+use crate::printable::printable;
 use crate::problem::{Problem, Severity};
 use crate::server::fleet::read_tree::load_directory;
 use crate::server::fleet::{Fleet, Host, HostSchedule};
@@ -201,14 +202,6 @@ fn write_table(fires: &[Fire], out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "{}", cells.join("  ").trim_end())?;
     }
     Ok(())
-}
-
-/// Text out of files and their names, without what drives a terminal or turns the direction of writing.
-pub(super) fn printable(text: &str) -> String {
-    let hostile = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().map(|c| if hostile(c) { c.escape_unicode().to_string() } else { c.to_string() }).collect()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::client::{CliFailure, ServerArguments};
+use super::client::{CliFailure, Reached, ServerArguments};
 use crate::server::access::sha256_hex;
 use crate::server::state_dir::new_token;
 
@@ -24,21 +24,21 @@ pub struct EnrollArguments {
 
 /// Asks for an enrollment token and prints the line to run on the host.
 pub async fn enroll(arguments: &EnrollArguments) -> Result<(), CliFailure> {
-    let client = arguments.server.client()?;
+    let Reached { client, url, ca_file } = arguments.server.reach()?;
     let body = json!({"host": arguments.host, "ttl": arguments.ttl});
     let answer: Value =
         client.post_json("/v1/enrollment-tokens", &body, DEADLINE).await.map_err(|error| CliFailure::of(&error))?;
     let token = answer["token"].as_str().unwrap_or_default();
     let expires_at = answer["expires_at"].as_str().unwrap_or_default();
     println!("# run this on {} before {expires_at}; it can be used once", arguments.host);
-    let ca_file = match arguments.server.ca_file() {
+    let ca_file = match ca_file {
         None => String::new(),
         Some(path) => {
             println!("# with the CA's certificate there, as {}", path.display());
             format!(" --ca-file {}", path.display())
         }
     };
-    let (url, host) = (arguments.server.url(), &arguments.host);
+    let host = &arguments.host;
     println!("restic-manager-agent enroll --server {url} --host {host}{ca_file} --token {token}");
     Ok(())
 }

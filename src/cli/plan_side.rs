@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::check::printable;
 use super::client::{CliFailure, Credentials};
+use crate::printable::printable;
 use crate::problem::Problem;
 use crate::process::{Exit, Program, run_for_bytes};
 use crate::server::fleet::load::{Texts, is_fleet_file};

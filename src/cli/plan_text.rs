@@ -4,9 +4,9 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use super::check::printable;
 use super::plan_side::Side;
 use crate::id::HostName;
+use crate::printable::printable;
 use crate::server::fleet::difference::{Difference, FieldChange, HostChange, ItemChange, What};
 
 /// Hosts of a paragraph that are named.

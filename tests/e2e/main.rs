@@ -9,6 +9,7 @@ mod append_only;
 mod audit;
 mod bad_input;
 mod checker;
+mod cli;
 mod clone;
 mod commits;
 mod connections;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
-use crate::harness::{AGENT, Fleet, Process, eventually, text};
+use crate::harness::{AGENT, Fleet, Process, SERVER, eventually, text};
 
 #[test]
 fn an_agent_enrolls_and_works_over_tls_with_a_private_authority() {
@@ -65,6 +65,14 @@ fn an_agent_enrolls_and_works_over_tls_with_a_private_authority() {
     assert!(!stranger.status.success() && said.contains("ca_file"), "what to change is told: {said}");
     let enrolled = enroll("agent", &["--ca-file", text(&ca)]);
     assert!(enrolled.status.success(), "{}", String::from_utf8_lossy(&enrolled.stderr));
+    let hosts = |more: &[&str]| {
+        let mut command = Command::new(SERVER);
+        command.args(["hosts", "--server", &url, "--token-file", text(&fleet.path("state/admin-token"))]).args(more);
+        command.env("HOME", fleet.path("home")).env_remove("XDG_CONFIG_HOME").output().expect("it runs")
+    };
+    let said = String::from_utf8_lossy(&hosts(&[]).stderr).into_owned();
+    assert!(said.contains("name its CA with --ca-file or ca_file in client.toml"), "operators are told too: {said}");
+    assert!(hosts(&["--ca-file", text(&ca)]).status.success());
     let _agent = fleet.agent_process("agent");
     let job = curl(&["-d", r#"{"kind":"init"}"#], "/v1/hosts/web-1/jobs?wait=60").expect("an answer");
     assert_eq!(job["status"], "succeeded", "{job}");

@@ -1,0 +1,107 @@
+//! Edge. `restic-manager alerts`: what needs a person, and the word that somebody has seen to it.
+
+use chrono::{DateTime, Utc};
+use clap::{Args, Subcommand};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::api::{DEADLINE, Pages, Query, path, read};
+use super::client::{CliFailure, ServerArguments};
+use super::output::{Output, OutputArguments};
+use super::table::{Cell, Column, Style, Table, cell, cut, styled, whole, whole_or_none};
+use super::words::Times;
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct AlertsArguments {
+    #[command(subcommand)]
+    deed: Option<Deed>,
+    #[command(flatten)]
+    output: OutputArguments,
+    #[command(flatten)]
+    server: ServerArguments,
+}
+
+#[derive(Debug, Subcommand)]
+enum Deed {
+    /// Say that an alert is seen to; it ends with its cause
+    Ack(AckArguments),
+}
+
+#[derive(Debug, Args)]
+struct AckArguments {
+    /// The alert's id
+    alert: String,
+    #[command(flatten)]
+    output: OutputArguments,
+    #[command(flatten)]
+    server: ServerArguments,
+}
+
+/// An open alert, as far as it is shown.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Alert {
+    id: String,
+    /// Absent: the fleet's own.
+    host: Option<String>,
+    kind: String,
+    schedule_id: Option<String>,
+    text: String,
+    raised_at: Option<DateTime<Utc>>,
+    pub(super) acknowledged_by: Option<String>,
+}
+
+impl Alert {
+    pub(super) const COLUMNS: [Column; 7] = [
+        whole("ALERT"),
+        whole("HOST"),
+        whole("KIND"),
+        cut("SCHEDULE", 3),
+        whole_or_none("SINCE", 2),
+        cut("SEEN TO BY", 4),
+        cut("WHAT", 1),
+    ];
+
+    pub(super) fn row(&self, times: Times) -> Vec<Cell> {
+        let style = if self.acknowledged_by.is_some() { Style::Faint } else { Style::Bad };
+        vec![
+            cell(&self.id),
+            cell(self.host.as_deref().unwrap_or("(all)")),
+            styled(&self.kind, style),
+            cell(self.schedule_id.as_deref().unwrap_or_default()),
+            cell(times.show_if(self.raised_at)),
+            cell(self.acknowledged_by.as_deref().unwrap_or_default()),
+            cell(&self.text),
+        ]
+    }
+}
+
+pub(super) async fn run(arguments: &AlertsArguments) -> Result<u8, CliFailure> {
+    if let Some(Deed::Ack(arguments)) = &arguments.deed {
+        return acknowledge(arguments).await;
+    }
+    let client = arguments.server.reach()?.client;
+    let mut output = Output::new(arguments.output);
+    let times = output.times;
+    let mut pages = Pages::new(&client, path(&["alerts"]), Query::default(), ("alerts", "after"), None);
+    let table = Table::new(&Alert::COLUMNS);
+    pages.show(&mut output, table, "no open alerts", |alert: &Alert| alert.row(times)).await?;
+    Ok(0)
+}
+
+async fn acknowledge(arguments: &AckArguments) -> Result<u8, CliFailure> {
+    let client = arguments.server.reach()?.client;
+    let mut output = Output::new(arguments.output);
+    let answer = client.post_json(&path(&["alerts", &arguments.alert, "ack"]), &serde_json::json!({}), DEADLINE).await;
+    let value: Value = answer.map_err(|error| CliFailure::of(&error))?;
+    if output.json {
+        output.json(&value)?;
+    } else {
+        let alert: Alert = read(&value)?;
+        let (host, by) = (alert.host.as_deref().unwrap_or("(all)"), alert.acknowledged_by.unwrap_or_default());
+        output.line(&format!("alert {}, {} of {host}: seen to by {by}", alert.id, alert.kind))?;
+    }
+    output.flush()?;
+    Ok(0)
+}

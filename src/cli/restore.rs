@@ -1,0 +1,77 @@
+//! Edge. `restic-manager restore`: files of a snapshot back onto their host, beside what is there or over it.
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+use super::api::path;
+use super::client::{CliFailure, ServerArguments};
+use super::output::{Output, OutputArguments};
+use super::run::begin;
+
+#[derive(Debug, Args)]
+pub struct RestoreArguments {
+    /// The host
+    host: String,
+    /// The snapshot: an id, or latest
+    snapshot: String,
+    /// What to restore, as the snapshot has it; patterns too, unless in place [default: everything]
+    #[arg(value_name = "PATH")]
+    paths: Vec<String>,
+    /// Into this directory of the host, which must not be there yet [default: a new one below the agent's first restore root]
+    #[arg(long, value_name = "DIR", conflicts_with = "in_place")]
+    target: Option<String>,
+    /// To where the files come from, over what is there
+    #[arg(long, requires = "confirm")]
+    in_place: bool,
+    /// The host's name once more, which --in-place needs
+    #[arg(long, value_name = "HOST", requires = "in_place")]
+    confirm: Option<String>,
+    /// In place: what to do with files that are there (restic 0.17 or later) [default: always]
+    #[arg(long, requires = "in_place")]
+    overwrite: Option<OverwriteWord>,
+    /// The same as PATH
+    #[arg(long, value_name = "PATTERN")]
+    include: Vec<String>,
+    /// Leave this out; not together with PATH
+    #[arg(long, value_name = "PATTERN", conflicts_with_all = ["paths", "include"])]
+    exclude: Vec<String>,
+    /// Follow it to its end; the exit code is then the job's: 0 done, 3 done with warnings, 1 failed or cancelled
+    #[arg(short, long)]
+    follow: bool,
+    #[command(flatten)]
+    output: OutputArguments,
+    #[command(flatten)]
+    server: ServerArguments,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum OverwriteWord {
+    Always,
+    IfChanged,
+    IfNewer,
+    Never,
+}
+
+pub(super) async fn run(arguments: &RestoreArguments) -> Result<u8, CliFailure> {
+    let RestoreArguments { host, snapshot, paths, target, confirm, include, exclude, .. } = arguments;
+    if confirm.as_ref().is_some_and(|confirm| confirm != host) {
+        return Err(CliFailure::usage(format!(
+            "--confirm is not the host's name: to write over what is there, repeat {host}"
+        )));
+    }
+    let include: Vec<&String> = paths.iter().chain(include).collect();
+    let mut body = json!({"snapshot": snapshot, "include": include, "exclude": exclude});
+    if let Some(target) = target {
+        body["target"] = json!(target);
+    }
+    if let (true, Some(confirm)) = (arguments.in_place, confirm) {
+        body["in_place"] = json!(true);
+        body["confirm"] = json!(confirm);
+    }
+    if let Some(word) = arguments.overwrite.and_then(|word| word.to_possible_value()) {
+        body["overwrite"] = json!(word.get_name());
+    }
+    let client = arguments.server.reach()?.client;
+    let mut output = Output::new(arguments.output);
+    begin(&client, &path(&["hosts", host, "restore"]), &body, arguments.follow, &mut output).await
+}
