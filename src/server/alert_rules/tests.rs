@@ -18,7 +18,7 @@ fn with_alarms(alarms: Alarms) -> HostContent {
 /// Decides on the state as it is, takes the facts in, and tells them by type and kind.
 fn settle(folded: &mut Folded, content: &HostContent, silence: Option<TimeDelta>) -> Vec<String> {
     let now = folded.head.at.expect("a line");
-    let facts = decide_alerts(&host(), &folded.state, Some(content), Moment { now, silence });
+    let facts = decide_alerts(&host(), &folded.state, Some(content), Moment { silence, ..Moment::heard(now) });
     let told = facts.iter().map(|fact| match fact {
         Fact::AlertRaised(raised) => format!("+{}", json!(raised.kind).as_str().expect("text")),
         Fact::AlertResolved(resolved) => format!("-{}", json!(resolved.kind).as_str().expect("text")),
@@ -26,7 +26,7 @@ fn settle(folded: &mut Folded, content: &HostContent, silence: Option<TimeDelta>
     });
     let told = told.collect();
     folded.add(facts);
-    let again = decide_alerts(&host(), &folded.state, Some(content), Moment { now, silence });
+    let again = decide_alerts(&host(), &folded.state, Some(content), Moment { silence, ..Moment::heard(now) });
     assert_eq!(again, [], "once");
     told
 }
@@ -156,7 +156,7 @@ fn a_schedule_without_a_success_for_its_max_age_is_stale_also_where_nothing_ran(
     let content = with_alarms(Alarms { max_age: Some(Span::from_secs(3600)), ..Alarms::default() });
     let folded = enrolled();
     let at =
-        |minutes: i64| Moment { now: folded.head.at.expect("a line") + TimeDelta::minutes(minutes), silence: None };
+        |minutes: i64| Moment { silence: None, ..Moment::heard(folded.head.at.expect("a line") + TimeDelta::minutes(minutes)) };
     assert_eq!(decide_alerts(&host(), &folded.state, Some(&content), at(59)), []);
     let due = decide_alerts(&host(), &folded.state, Some(&content), at(61));
     // `idle` is disabled.
