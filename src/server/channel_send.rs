@@ -123,12 +123,12 @@ async fn request(
     let text = String::from_utf8_lossy(&answer.body[..answer.body.len().min(4 * SAID_LIMIT)]).into_owned();
     let said = format!("{origin} answered {} {}", answer.status, clean(&text, SAID_LIMIT));
     let advice = match answer.status {
-        200..300 => return Ok(said),
-        300..400 => "write the address that it redirects to as url",
+        200..=299 => return Ok(said),
+        300..=399 => "write the address that it redirects to as url",
         401 | 403 => "see whether the token or secret is right and may do this",
         404 | 405 | 410 => "see whether the url is complete",
         407 => "the proxy wants a login: write it into HTTPS_PROXY",
-        429 | 500.. => "it is tried again later",
+        429 | 500..=u16::MAX => "it is tried again later",
         _ => "it does not take what was sent",
     };
     Err(format!("{said} ({advice})"))

@@ -46,6 +46,8 @@ fn request(operation: &Operation) -> Option<(&'static str, Option<Value>)> {
         ("POST", "/v1/enrollment-tokens") => ("", Some(json!({"host": "web-1"}))),
         ("GET", "/v1/alerts") => ("?limit=10", None),
         ("POST", "/v1/alerts/{alert}/ack") => ("", None),
+        ("GET", "/v1/alerts/channels") => ("", None),
+        ("POST", "/v1/alerts/test") => ("", Some(json!({"channel": "hook"}))),
         ("GET", "/v1/audit") => ("?limit=10", None),
         ("GET", "/healthz" | "/readyz" | "/openapi.json") => ("", None),
         _ => return None,

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::answer::{Answer, Problem, ok};
 use super::audit;
 use super::operator::page_limit;
-use super::request::{Request, shown};
+use super::request::{ContentType, Request, shown};
 use crate::clock;
 use crate::id::{AlertId, ChannelName};
 use crate::server::access::Operator;
@@ -114,7 +114,7 @@ struct TestRequest {
 
 /// `POST /v1/alerts/test`: sends a message on the channel now, and answers what was said there.
 pub async fn test(app: &Arc<App>, mut request: Request, operator: Operator) -> Result<Answer, Problem> {
-    let TestRequest { channel } = request.json().await?;
+    let (TestRequest { channel }, _) = request.json(ContentType::MustBeJson).await?;
     let found = channel.parse::<ChannelName>().ok().and_then(|name| channel_of(app, &name));
     let found = found.ok_or_else(|| {
         let detail = format!("there is no channel {} in server.toml's [alerts.channels]", shown(&channel));
