@@ -161,7 +161,16 @@ impl OpenAlerts {
     pub fn raise(&mut self, raised: &AlertRaised, at: DateTime<Utc>) {
         let AlertRaised { alert_id, kind, schedule_id, job_id, text } = raised.clone();
         if self.get(alert_id).is_none() {
-            self.0.push(Alert { id: alert_id, kind, schedule_id, job_id, text, raised_at: at, acknowledged_by: None, told: BTreeMap::new() });
+            self.0.push(Alert {
+                id: alert_id,
+                kind,
+                schedule_id,
+                job_id,
+                text,
+                raised_at: at,
+                acknowledged_by: None,
+                told: BTreeMap::new(),
+            });
         }
     }
 

@@ -67,7 +67,9 @@ pub fn wants(channel: &Channel, host: Option<&HostName>, kind: AlertKind) -> boo
         Some(host) => channel.hosts.iter().any(|pattern| matches(pattern, host.as_str())),
         None => false,
     };
-    is_of_hosts && kind.severity() >= channel.min_severity && (channel.kinds.is_empty() || channel.kinds.contains(&kind))
+    is_of_hosts
+        && kind.severity() >= channel.min_severity
+        && (channel.kinds.is_empty() || channel.kinds.contains(&kind))
 }
 
 /// What of one journal the channel has to be told, each with what. A channel that was never used before is not told of what is over.
@@ -140,7 +142,8 @@ pub fn digest_of<'a>(
 ) -> Vec<Due> {
     let due = |alert: &Alert, ended_at| Due { host: host.cloned(), alert: alert.clone(), ended_at };
     let open = open.into_iter().map(|alert| due(alert, None));
-    let ended = ended.iter().filter(|ended| ended.ended_at > since).map(|ended| due(&ended.alert, Some(ended.ended_at)));
+    let ended =
+        ended.iter().filter(|ended| ended.ended_at > since).map(|ended| due(&ended.alert, Some(ended.ended_at)));
     open.chain(ended).filter(|due| wants(channel, host, due.alert.kind)).collect()
 }
 

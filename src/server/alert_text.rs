@@ -16,9 +16,7 @@ const TEXT_LIMIT: usize = 1000;
 
 /// On one line, at most so many characters.
 pub fn clean(text: &str, limit: usize) -> String {
-    let is_hidden = |c: char| {
-        matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
-    };
+    let is_hidden = |c: char| matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}');
     let is_space = |c: char| c.is_control() || c.is_whitespace() || matches!(c, '\u{2028}' | '\u{2029}');
     let visible = text.chars().filter(|c| !is_hidden(*c)).map(|c| if is_space(c) { ' ' } else { c });
     let mut cleaned: String = visible.take(limit + 1).collect();
@@ -88,7 +86,8 @@ pub fn text(message: &Message, public_url: Option<&str>) -> String {
         if is_short {
             let ended = due.ended_at.map_or(String::new(), |at| format!(", ended {}", shown(at)));
             let said = clean(&due.alert.text, TEXT_LIMIT / 4);
-            let _ = writeln!(text, "{}: {}, since {}{ended}: {said}", whose(due), about(due), shown(due.alert.raised_at));
+            let _ =
+                writeln!(text, "{}: {}, since {}{ended}: {said}", whose(due), about(due), shown(due.alert.raised_at));
             continue;
         }
         let _ = writeln!(text, "{}\n", clean(&due.alert.text, TEXT_LIMIT));

@@ -244,7 +244,13 @@ async fn write(app: &App, channel: &Channel, message: &Message) -> Result<(), Wr
     append_fleet(app, AlertSent::TYPE, sent(None, Some(message.dues.len()))).await
 }
 
-async fn failed(app: &App, channel: &Channel, message: &Message, failures: u32, error: String) -> Result<(), WriteError> {
+async fn failed(
+    app: &App,
+    channel: &Channel,
+    message: &Message,
+    failures: u32,
+    error: String,
+) -> Result<(), WriteError> {
     let first = message.dues.first();
     let fact = AlertSendFailed {
         channel: channel.name.clone(),
@@ -264,7 +270,8 @@ pub async fn test(app: &App, channel: &Channel, id: String) -> Result<Result<Str
     if said.is_ok() {
         // The channel works: what waits for its next try is tried now.
         let (channel, alerts) = (channel.name.clone(), Vec::new());
-        append_fleet(app, AlertSent::TYPE, AlertSent { channel, what: Told::Test, alerts, count: Some(1), attempt: 1 }).await?;
+        append_fleet(app, AlertSent::TYPE, AlertSent { channel, what: Told::Test, alerts, count: Some(1), attempt: 1 })
+            .await?;
     }
     Ok(said)
 }

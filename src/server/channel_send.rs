@@ -67,12 +67,14 @@ pub async fn send(app: &App, channel: &Channel, message: &Message) -> Result<Str
 fn open(telling: &Telling, places: &SecretPlaces<'_>, channel: &Channel) -> Result<Opened, String> {
     let read = channel.secrets().into_iter().map(|source| read_own(&telling.fleet, places, source, None));
     let mut secrets = read.collect::<Result<Vec<Secret>, String>>()?;
-    if let Way::Webhook(super::fleet::channels::Webhook { url, .. }) | Way::Ntfy(super::fleet::channels::Ntfy { url, .. }) =
-        &channel.way
+    if let Way::Webhook(super::fleet::channels::Webhook { url, .. })
+    | Way::Ntfy(super::fleet::channels::Ntfy { url, .. }) = &channel.way
         && let SecretText::Written(url) = url
     {
         secrets.push(Secret::new(url.clone()));
-        secrets.extend(split_address(url).ok().map(|(_, path)| Secret::new(path.to_owned())).filter(|p| p.reveal() != "/"));
+        secrets.extend(
+            split_address(url).ok().map(|(_, path)| Secret::new(path.to_owned())).filter(|p| p.reveal() != "/"),
+        );
     }
     let ca_file = channel.ca_file.as_ref().map(|path| telling.directory.join(path));
     let tls = tls::client_config(ca_file.as_deref(), false).map_err(|error| chain(&error))?;
@@ -139,14 +141,16 @@ pub async fn ping(app: &App, url: &SecretText, host: &HostName, suffix: &str) ->
     let telling = app.telling.borrow().clone();
     let (url, host, commands) = (url.clone(), host.clone(), Arc::clone(&app.secret_commands));
     let read = move || {
-        let address = address_of(&telling.fleet, &SecretPlaces::of(&telling.fleet, &telling.directory, &commands), &url, &host)?;
+        let address =
+            address_of(&telling.fleet, &SecretPlaces::of(&telling.fleet, &telling.directory, &commands), &url, &host)?;
         Ok::<_, String>((address, tls::client_config(None, false).map_err(|error| chain(&error))?))
     };
     let (address, tls) = blocking(read).await?;
     let (address, query) = address.reveal().split_once('?').map_or((address.reveal(), None), |(a, q)| (a, Some(q)));
     let query = query.map_or(String::new(), |query| format!("?{query}"));
     let whole = format!("{}{suffix}{query}", address.trim_end_matches('/'));
-    let sent = tokio::time::timeout(DEADLINE, request(Method::POST, &whole, &[], Some(("text/plain", Vec::new())), tls)).await;
+    let sent =
+        tokio::time::timeout(DEADLINE, request(Method::POST, &whole, &[], Some(("text/plain", Vec::new())), tls)).await;
     let sent = sent.unwrap_or_else(|_| Err(format!("nothing came to an end within {} s", DEADLINE.as_secs())));
     let path = split_address(address).map_or("", |(_, path)| path);
     sent.map(|_| ()).map_err(|error| mask_secrets(&error, &[address, path]))

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::alert::OpenAlerts;
-use super::alert_told::{EndedAlerts, Told};
 use super::alert_rules::{LastEnd, RunSize, remember_run};
+use super::alert_told::{EndedAlerts, Told};
 use super::fact::{CredentialRotated, Fact, Idempotency, JobQueued, RotationStage, Versioned};
 use super::job_fold::{apply_to_job, changed_job, queued_job};
 use super::ping_rules::Pinged;

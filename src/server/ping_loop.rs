@@ -113,9 +113,8 @@ fn all_due(app: &App) -> Vec<Due> {
         let Some(content) = host.content().filter(|content| !content.pings.is_empty()) else { continue };
         let state = host.slot.durable().state;
         for (schedule, url) in content.pings.iter() {
-            let runs = |job: &&crate::job::Job| {
-                job.status == JobStatus::Running && job.schedule_id.as_ref() == Some(schedule)
-            };
+            let runs =
+                |job: &&crate::job::Job| job.status == JobStatus::Running && job.schedule_id.as_ref() == Some(schedule);
             let running = state.jobs.values().filter(runs).max_by_key(|job| job.queued_seq).map(|job| job.id);
             if let Some(ping) = due_ping(schedule, state.schedules.get(schedule), running, now) {
                 all.push(Due { host: Arc::clone(&host), url: url.clone(), ping });

@@ -22,7 +22,7 @@ fn fleet() -> Fleet {
     let fleet = Fleet::new();
     let (restic, broken) = (fleet.path("failing-restic"), fleet.path("broken"));
     let script = format!(
-        "#!/bin/sh\nif [ -e '{}' ] && [ \"$1\" != version ]; then printf 'Fatal: a\\r\\nBcc: x@y\\033[31m\\342\\200\\256<b>\\n' >&2; exit 1; fi\nexec restic \"$@\"\n",
+        "#!/bin/sh\nif [ -e '{}' ] && [ \"$1\" != version ]; then printf 'Fatal: a\\tBcc: x@y\\033[31m\\342\\200\\256<b>\\n' >&2; exit 1; fi\nexec restic \"$@\"\n",
         text(&broken)
     );
     fs::write(&restic, script).expect("write");
@@ -45,7 +45,10 @@ fn secret(name: &str) -> String {
 }
 
 fn set_channels(fleet: &Fleet, channels: &str) {
-    fleet.write("config/server.toml", &format!("secret_roots = [\"../secrets\"]\npublic_url = \"https://b.example\"\n{channels}"));
+    fleet.write(
+        "config/server.toml",
+        &format!("secret_roots = [\"../secrets\"]\npublic_url = \"https://b.example\"\n{channels}"),
+    );
 }
 
 fn hook(receiver: &Receiver) -> String {
@@ -65,7 +68,8 @@ fn other(name: &str, url: &str) -> String {
 fn told(received: &[Received]) -> Vec<String> {
     let of_one = |received: &Received| {
         let body = received.json();
-        let kinds: Vec<&str> = body["alerts"].as_array().expect("alerts").iter().filter_map(|a| a["kind"].as_str()).collect();
+        let kinds: Vec<&str> =
+            body["alerts"].as_array().expect("alerts").iter().filter_map(|a| a["kind"].as_str()).collect();
         format!("{} {}", body["type"].as_str().unwrap_or("-"), kinds.join(","))
     };
     received.iter().map(of_one).collect()
@@ -89,7 +93,11 @@ fn each_alert_is_told_once_on_each_channel_whatever_is_out_of_order() {
     let dead = { Receiver::start().port };
     let channels = [
         hook(&web),
-        format!("[alerts.channels.phone]\nkind = \"ntfy\"\nurl = {:?}\ntoken = {}\n", ntfy.url("/topic-1"), secret("ntfy")),
+        format!(
+            "[alerts.channels.phone]\nkind = \"ntfy\"\nurl = {:?}\ntoken = {}\n",
+            ntfy.url("/topic-1"),
+            secret("ntfy")
+        ),
         other("dead", &format!("http://127.0.0.1:{dead}/")),
         other("hole", &hole.url("/")),
     ];
@@ -106,7 +114,10 @@ fn each_alert_is_told_once_on_each_channel_whatever_is_out_of_order() {
     assert_eq!((request.path.as_str(), request.header("authorization")), (SECRET_PATH, HEADER_TOKEN));
     assert_eq!(request.header("idempotency-key"), body["id"].as_str().expect("an id"));
     let alert = body["alerts"][0].clone();
-    assert_eq!((&alert["host"], &alert["schedule_id"], &alert["severity"]), (&json!("web-1"), &json!("data"), &json!("error")));
+    assert_eq!(
+        (&alert["host"], &alert["schedule_id"], &alert["severity"]),
+        (&json!("web-1"), &json!("data"), &json!("error"))
+    );
     let said = alert["text"].as_str().expect("text");
     assert!(said.contains("Bcc: x@y") && !said.chars().any(|c| c.is_control() || c == '\u{202e}'), "{said:?}");
     let phone = ntfy.await_count(1)[0].clone();
@@ -164,7 +175,13 @@ fn each_alert_is_told_once_on_each_channel_whatever_is_out_of_order() {
 
 /// In no file but those that are there to hold one, and no answer.
 fn expect_no_canary(fleet: &Fleet, answers: &[(String, String)]) {
-    let named = [("key", SIGNING_KEY), ("ntfy", NTFY_TOKEN), ("path", SECRET_PATH), ("header", HEADER_TOKEN), ("ping", PING_PATH)];
+    let named = [
+        ("key", SIGNING_KEY),
+        ("ntfy", NTFY_TOKEN),
+        ("path", SECRET_PATH),
+        ("header", HEADER_TOKEN),
+        ("ping", PING_PATH),
+    ];
     let canaries = named.map(|(name, secret)| (name, secret.to_owned()));
     let mut leaks = Vec::new();
     for path in files_below(fleet.dir.path()) {
@@ -189,7 +206,10 @@ fn a_channel_is_tested_and_says_what_is_wrong_and_schedules_ping() {
     let dead = { Receiver::start().port };
     set_channels(&fleet, &[hook(&web), other("dead", &format!("http://127.0.0.1:{dead}{SECRET_PATH}"))].concat());
     let host = fleet.read("config/hosts/web-1.toml");
-    fleet.write("config/hosts/web-1.toml", &format!("{host}ping_url = {:?}\n", pings.url(&format!("{PING_PATH}/{{host}}"))));
+    fleet.write(
+        "config/hosts/web-1.toml",
+        &format!("{host}ping_url = {:?}\n", pings.url(&format!("{PING_PATH}/{{host}}"))),
+    );
     fleet.start_server_with(&[("RUST_LOG", "trace")]);
     let mut answers = Vec::new();
     let mut expect = |name: &str, status: u16, words: &[&str]| {
@@ -221,7 +241,8 @@ fn a_channel_is_tested_and_says_what_is_wrong_and_schedules_ping() {
     run(&fleet);
     pings.await_count(1);
     pings.answer(200);
-    let paths = |pings: &Receiver| -> Vec<String> { pings.received().into_iter().map(|request| request.path).collect() };
+    let paths =
+        |pings: &Receiver| -> Vec<String> { pings.received().into_iter().map(|request| request.path).collect() };
     let (start, end) = (format!("{PING_PATH}/web-1/start"), format!("{PING_PATH}/web-1"));
     let failed = format!("{end}/fail");
     eventually("the failure is told", Duration::from_secs(20), || {

@@ -58,7 +58,8 @@ impl Receiver {
 
     /// At a port that was another's before.
     pub(crate) fn at(port: u16) -> Self {
-        let listener = eventually("the port is free", Duration::from_secs(5), || TcpListener::bind(("127.0.0.1", port)).ok());
+        let listener =
+            eventually("the port is free", Duration::from_secs(5), || TcpListener::bind(("127.0.0.1", port)).ok());
         listener.set_nonblocking(true).expect("a socket that does not block");
         let port = listener.local_addr().expect("an address").port();
         let (requests, status) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(200)));

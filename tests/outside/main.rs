@@ -12,6 +12,7 @@ mod alternate;
 #[path = "../e2e/harness.rs"]
 mod harness;
 
+mod mail;
 mod openapi;
 mod tls;
 

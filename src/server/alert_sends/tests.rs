@@ -54,7 +54,9 @@ fn a_channel_hears_what_it_is_for() {
     assert!(of("", Some(&web), offline) && of("", None, AlertKind::ConfigRejected));
     assert!(of("hosts = [\"web-*\"]\n", Some(&web), failed) && !of("hosts = [\"db-*\"]\n", Some(&web), failed));
     assert!(!of("hosts = [\"*\"]\n", None, AlertKind::ConfigRejected), "the fleet's own is of no host");
-    assert!(of("min_severity = \"error\"\n", Some(&web), failed) && !of("min_severity = \"error\"\n", Some(&web), offline));
+    assert!(
+        of("min_severity = \"error\"\n", Some(&web), failed) && !of("min_severity = \"error\"\n", Some(&web), offline)
+    );
     let kinds = "kinds = [\"agent_offline\"]\n";
     assert!(of(kinds, Some(&web), offline) && !of(kinds, Some(&web), failed));
     assert!(AlertKind::ALL.iter().all(|kind| serde_json::json!(kind) == kind.as_str()));

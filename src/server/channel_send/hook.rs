@@ -60,7 +60,8 @@ pub(super) async fn ntfy(
         SecretText::Written(text) => text.as_str(),
         SecretText::Secret(source) => opened.reveal(channel, source),
     };
-    let (root, topic) = url.rsplit_once('/').filter(|(root, topic)| !root.ends_with('/') && !topic.is_empty()).unwrap_or(("", ""));
+    let (root, topic) =
+        url.rsplit_once('/').filter(|(root, topic)| !root.ends_with('/') && !topic.is_empty()).unwrap_or(("", ""));
     if topic.is_empty() {
         return Err("the url has no topic at its end, as https://ntfy.sh/my-topic has".to_owned());
     }

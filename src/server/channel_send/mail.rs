@@ -56,7 +56,9 @@ fn advice(error: &lettre::transport::smtp::Error, smtp: &Smtp) -> String {
         Some("530") => "it wants a login: set username and password",
         Some("550" | "553" | "551" | "554") => "see whether it may send mail from this sender to these recipients",
         Some(code) if code.starts_with('4') => "it is tried again later",
-        _ if error.is_tls() => "see whether tls and port fit together, and whether ca_file has the authority of its certificate",
+        _ if error.is_tls() => {
+            "see whether tls and port fit together, and whether ca_file has the authority of its certificate"
+        }
         _ if error.is_timeout() || code.is_none() && !error.is_response() && !error.is_client() => {
             "see whether host and port are right and firewalls let this server out to it"
         }
@@ -82,7 +84,8 @@ fn mail(smtp: &Smtp, message: &Message, public_url: Option<&str>) -> Result<lett
     let address = |text: &str| text.parse::<Mailbox>().map_err(|error| format!("{text:?} is no mail address: {error}"));
     let from = address(&smtp.from)?;
     let id = format!("<{}@{}>", message.id, from.email.domain());
-    let header = |name: &'static str, value: &str| HeaderValue::new(HeaderName::new_from_ascii_str(name), value.to_owned());
+    let header =
+        |name: &'static str, value: &str| HeaderValue::new(HeaderName::new_from_ascii_str(name), value.to_owned());
     let mut builder: MessageBuilder = lettre::Message::builder()
         .from(from)
         .subject(title(message))
@@ -139,7 +142,10 @@ mod tests {
         let (head, body) = formatted.split_once("\r\n\r\n").expect("head and body");
         assert!(head.contains("Message-ID: <00000000-0000-4000-8000-000000000001-raised@example.org>"), "{head}");
         assert!(head.contains("Subject: web-1: backup_failed") && !head.contains("Bcc"), "{head}");
-        assert!(body.contains("x  Bcc: all@example.org") && !body.contains('\u{1b}') && !body.contains("\n.\r"), "{body}");
+        assert!(
+            body.contains("x  Bcc: all@example.org") && !body.contains('\u{1b}') && !body.contains("\n.\r"),
+            "{body}"
+        );
         assert_eq!(mail.envelope().to().len(), 1);
     }
 }

@@ -193,7 +193,11 @@ impl std::str::FromStr for TimeOfDay {
     }
 }
 
-fn read_address<'d>(table: &mut TableReader<'d>, example: &str, rule: fn(&str) -> Result<(), String>) -> Option<SecretText> {
+fn read_address<'d>(
+    table: &mut TableReader<'d>,
+    example: &str,
+    rule: fn(&str) -> Result<(), String>,
+) -> Option<SecretText> {
     if table.place_of("url").is_none() {
         table.missing("url", example);
     }
@@ -221,10 +225,15 @@ fn read_webhook(table: &mut TableReader<'_>) -> Option<Way> {
             if !is_name || matches!(lower.as_str(), "content-length" | "content-type" | "host" | "transfer-encoding") {
                 headers.error(headers.place_of(name).unwrap_or_default(), format!("{} cannot be set", shown(name)));
             }
-            let is_secret = ["authorization", "token", "key", "secret", "cookie"].iter().any(|word| lower.contains(word));
+            let is_secret =
+                ["authorization", "token", "key", "secret", "cookie"].iter().any(|word| lower.contains(word));
             let rule = move |text: &str| match text {
-                _ if is_secret => Err("is a secret and never written here: write { file = \"/run/secrets/...\" }".to_owned()),
-                _ if text.chars().any(|c| !(' '..='~').contains(&c)) => Err("has characters that no header has".to_owned()),
+                _ if is_secret => {
+                    Err("is a secret and never written here: write { file = \"/run/secrets/...\" }".to_owned())
+                }
+                _ if text.chars().any(|c| !(' '..='~').contains(&c)) => {
+                    Err("has characters that no header has".to_owned())
+                }
                 _ => Ok(()),
             };
             read.extend(read_secret_text(headers, name, rule).map(|text| (name.to_owned(), text.value)));
@@ -262,7 +271,8 @@ fn read_smtp(table: &mut TableReader<'_>) -> Option<Way> {
         table.missing("to", "to = [\"ops@example.org\"]");
     }
     if let Some(host) = &host
-        && (host.value.is_empty() || !host.value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':')))
+        && (host.value.is_empty()
+            || !host.value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':')))
     {
         table.error(host.place, format!("host {} is no mail server's name", shown(&host.value)));
     }
@@ -289,7 +299,10 @@ fn read_smtp(table: &mut TableReader<'_>) -> Option<Way> {
     let is_local = host.as_ref().is_some_and(|host| matches!(host.value.as_str(), "localhost" | "127.0.0.1" | "::1"));
     if let Some(tls) = tls.as_ref().filter(|tls| tls.value == SmtpTls::None && !is_local) {
         if username.is_some() {
-            table.error(tls.place, "tls = \"none\" would send the password in clear text: write \"starttls\" or \"tls\"");
+            table.error(
+                tls.place,
+                "tls = \"none\" would send the password in clear text: write \"starttls\" or \"tls\"",
+            );
         } else {
             table.warning(tls.place, "tls = \"none\": mails can be read on the way");
         }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::maintenance::{copy_targets, targets};
 use super::channels::Channel;
+use super::maintenance::{copy_targets, targets};
 use super::schedule_set::Credentials;
 use super::{Fleet, Repository, SecretRef, SecretSource, for_host};
 use crate::id::HostName;

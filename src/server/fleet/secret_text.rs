@@ -170,7 +170,9 @@ pub(super) fn read_ping_url(table: &mut TableReader<'_>) -> Option<Placed<Secret
 /// The secrets that a server reads itself: neither the agents' nor ones that are another for each host, unless that is allowed.
 pub(super) fn check_own(source: &SecretSource, per_host: bool) -> Result<(), String> {
     match &source.secret {
-        SecretRef::Agent(_) => Err("the server needs this secret itself: write file or command in place of agent".to_owned()),
+        SecretRef::Agent(_) => {
+            Err("the server needs this secret itself: write file or command in place of agent".to_owned())
+        }
         SecretRef::File(path) if !per_host && path.contains("{host}") => {
             Err("{host} stands for no host here: name the file without it".to_owned())
         }
@@ -215,7 +217,8 @@ mod tests {
         for good in ["https://hooks.example.org/T/B?x=%20", "http://ntfy.lan:8080/backups"] {
             assert_eq!(web_address(good), Ok(()), "{good}");
         }
-        for bad in ["", "hooks.example.org", "https://", "https://u:p@h/", "https://h/a b", "https://h/\n", "ftp://h/"] {
+        for bad in ["", "hooks.example.org", "https://", "https://u:p@h/", "https://h/a b", "https://h/\n", "ftp://h/"]
+        {
             let message = web_address(bad).expect_err(bad);
             assert!(!message.contains("u:p"), "{message}");
         }
