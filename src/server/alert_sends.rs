@@ -72,10 +72,11 @@ pub fn wants(channel: &Channel, host: Option<&HostName>, kind: AlertKind) -> boo
         && (channel.kinds.is_empty() || channel.kinds.contains(&kind))
 }
 
-/// What of one journal the channel has to be told, each with what. A channel that was never used before is not told of what is over.
+/// What of one journal the channel has to be told, each with what. Of what is over only what ended since the channel is
+/// known by a first attempt: to a new one the rest is history.
 pub fn due_of<'a>(
     channel: &Channel,
-    is_new: bool,
+    known_since: Option<DateTime<Utc>>,
     host: Option<&HostName>,
     open: impl IntoIterator<Item = &'a Alert>,
     ended: &EndedAlerts,
@@ -93,7 +94,7 @@ pub fn due_of<'a>(
         if now - *ended_at > ENDED_FOR {
             continue;
         }
-        if !is_new && is_untold(alert) {
+        if known_since.is_some_and(|since| since <= *ended_at) && is_untold(alert) {
             found.push((Told::Raised, due(alert, Some(*ended_at))));
         } else if channel.send_resolved && alert.told.contains_key(&channel.name) && !end_told.contains(&channel.name) {
             found.push((Told::Resolved, due(alert, Some(*ended_at))));

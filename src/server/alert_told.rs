@@ -127,6 +127,9 @@ impl EndedAlerts {
 /// How a channel fares, by the fleet's journal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChannelHealth {
+    /// The first attempt to use it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known_since: Option<DateTime<Utc>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_sent_at: Option<DateTime<Utc>>,
     /// Attempts that failed since then.
@@ -142,6 +145,7 @@ pub struct ChannelHealth {
 
 impl ChannelHealth {
     pub fn sent(&mut self, sent: &AlertSent, at: DateTime<Utc>) {
+        self.known_since.get_or_insert(at);
         if sent.what == Told::Digest {
             self.last_digest_at = Some(at);
         }
@@ -152,6 +156,7 @@ impl ChannelHealth {
     }
 
     pub fn failed(&mut self, failed: &AlertSendFailed, at: DateTime<Utc>) {
+        self.known_since.get_or_insert(at);
         self.failures = self.failures.saturating_add(1);
         self.last_failed_at = Some(at);
         self.last_error = Some(failed.error.chars().take(ERROR_LIMIT).collect());

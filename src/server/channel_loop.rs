@@ -81,6 +81,9 @@ async fn tell(app: Arc<App>, name: ChannelName) {
             tracing::warn!(channel = %name, "alerts wait for the next look: {error}");
             LATER
         });
+        if wait.is_zero() && !*stopping.borrow() {
+            continue;
+        }
         tokio::select! {
             () = stopped(&mut stopping) => return,
             () = tokio::time::sleep(wait) => continue,
@@ -102,10 +105,7 @@ async fn step(app: &Arc<App>, channel: &Channel, task: &mut Task) -> Result<Dura
     if task.lock.is_none() {
         return Ok(LATER);
     }
-    while let Some(message) = task.unwritten.first() {
-        write(app, channel, message).await.map_err(|error| error.to_string())?;
-        task.unwritten.remove(0);
-    }
+    write_all(app, channel, task).await?;
     // What another server wrote that sent before.
     app.fleet.refresh().await;
     let state = app.fleet.durable().state;
@@ -131,6 +131,7 @@ async fn step(app: &Arc<App>, channel: &Channel, task: &mut Task) -> Result<Dura
         Ok(said) => {
             tracing::info!(channel = %channel.name, what = message.what.as_str(), alerts = message.dues.len(), said, "told");
             task.unwritten.push(message);
+            write_all(app, channel, task).await?;
         }
         Err(error) => {
             tracing::warn!(channel = %channel.name, attempt = health.failures + 1, "not told, and tried again: {error}");
@@ -138,6 +139,15 @@ async fn step(app: &Arc<App>, channel: &Channel, task: &mut Task) -> Result<Dura
         }
     }
     Ok(Duration::ZERO)
+}
+
+/// What cannot be written down is not sent again while this server lives.
+async fn write_all(app: &App, channel: &Channel, task: &mut Task) -> Result<(), String> {
+    while let Some(message) = task.unwritten.first() {
+        write(app, channel, message).await.map_err(|error| error.to_string())?;
+        task.unwritten.remove(0);
+    }
+    Ok(())
 }
 
 async fn lock(app: &App, name: &ChannelName) -> Result<Option<File>, FileError> {
@@ -155,21 +165,31 @@ async fn lock(app: &App, name: &ChannelName) -> Result<Option<File>, FileError> 
 
 /// Everything that this channel has to be told of, by the states as they are.
 pub fn all_due(app: &App, channel: &Channel, health: Option<&ChannelHealth>, now: DateTime<Utc>) -> Vec<(Told, Due)> {
-    let is_new = health.is_none();
-    let mut due = due_of_fleet(&app.fleet.durable().state, channel, is_new, now);
+    let known_since = health.and_then(|health| health.known_since);
+    let mut due = due_of_fleet(&app.fleet.durable().state, channel, known_since, now);
     for host in app.hosts() {
-        due.extend(due_of_host(&host, channel, is_new, now));
+        due.extend(due_of_host(&host, channel, known_since, now));
     }
     due
 }
 
-fn due_of_fleet(state: &FleetState, channel: &Channel, is_new: bool, now: DateTime<Utc>) -> Vec<(Told, Due)> {
-    due_of(channel, is_new, None, rejection_alert(state).iter(), &state.ended_alerts, now)
+fn due_of_fleet(
+    state: &FleetState,
+    channel: &Channel,
+    known_since: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Vec<(Told, Due)> {
+    due_of(channel, known_since, None, rejection_alert(state).iter(), &state.ended_alerts, now)
 }
 
-fn due_of_host(host: &Host, channel: &Channel, is_new: bool, now: DateTime<Utc>) -> Vec<(Told, Due)> {
+fn due_of_host(
+    host: &Host,
+    channel: &Channel,
+    known_since: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Vec<(Told, Due)> {
     let state = host.slot.durable().state;
-    due_of(channel, is_new, Some(&host.name), state.alerts.iter(), &state.ended_alerts, now)
+    due_of(channel, known_since, Some(&host.name), state.alerts.iter(), &state.ended_alerts, now)
 }
 
 async fn due_message(app: &Arc<App>, channel: &Channel, health: &ChannelHealth, now: DateTime<Utc>) -> Option<Message> {
@@ -179,8 +199,7 @@ async fn due_message(app: &Arc<App>, channel: &Channel, health: &ChannelHealth, 
             due_digest(digest, &health, now)?;
             return Some(Message::new(Told::Digest, all_of_digest(&app, &channel, &health, now)));
         }
-        let known = (health != ChannelHealth::default()).then_some(&health);
-        next_message(all_due(&app, &channel, known, now), &health)
+        next_message(all_due(&app, &channel, Some(&health), now), &health)
     };
     blocking(find).await
 }
@@ -202,6 +221,7 @@ fn all_of_digest(app: &App, channel: &Channel, health: &ChannelHealth, now: Date
 /// The message without what is due no more.
 async fn still_due(app: &App, channel: &Channel, message: Message) -> Option<Message> {
     let mut kept = Vec::new();
+    let known_since = app.fleet.durable().state.channels.get(&channel.name).and_then(|health| health.known_since);
     let mut names: Vec<Option<HostName>> = message.dues.iter().map(|due| due.host.clone()).collect();
     names.sort();
     names.dedup();
@@ -210,9 +230,9 @@ async fn still_due(app: &App, channel: &Channel, message: Message) -> Option<Mes
         let due = match name.as_ref().and_then(|name| app.host(name)) {
             Some(host) => {
                 host.slot.refresh().await;
-                due_of_host(&host, channel, false, now)
+                due_of_host(&host, channel, known_since, now)
             }
-            None => due_of_fleet(&app.fleet.durable().state, channel, false, now),
+            None => due_of_fleet(&app.fleet.durable().state, channel, known_since, now),
         };
         let is_due = |of: &Due| {
             of.host == name && due.iter().any(|(what, due)| (*what, due.alert.id) == (message.what, of.alert.id))

@@ -136,7 +136,9 @@ fn each_alert_is_told_once_on_each_channel_whatever_is_out_of_order() {
     });
     assert!(dead_now["last_error"].as_str().is_some_and(|error| error.contains("cannot connect to")), "{dead_now}");
     assert!(dead_now["next_try_at"].is_string(), "{dead_now}");
-    assert!(fleet.get("/v1/alerts")["alerts"][0]["told"]["hook"].is_string());
+    eventually("who was told is shown", Duration::from_secs(5), || {
+        fleet.get("/v1/alerts")["alerts"][0]["told"]["hook"].is_string().then_some(())
+    });
 
     // kill -9, and its end is told where that is wanted.
     fleet.server.as_mut().expect("a server").kill();

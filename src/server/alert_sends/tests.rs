@@ -21,7 +21,7 @@ fn alert(number: u8, kind: AlertKind) -> Alert {
 }
 
 fn due(channel: &Channel, open: &[Alert], ended: &EndedAlerts) -> Vec<(Told, AlertId)> {
-    let found = due_of(channel, false, Some(&host()), open, ended, noon());
+    let found = due_of(channel, Some(noon()), Some(&host()), open, ended, noon());
     found.into_iter().map(|(what, due)| (what, due.alert.id)).collect()
 }
 
@@ -34,8 +34,10 @@ fn an_alert_is_due_until_it_is_told_and_its_end_only_where_it_was_and_that_is_wa
     // It ended while the channel was out of order: it is told all the same, once.
     ended.extend([one.clone()], noon());
     assert_eq!(due(&plain, &[], &ended), [(Told::Raised, id(1))]);
-    assert_eq!(due_of(&plain, true, None, [], &ended, noon()), [], "of a new channel it is history");
-    assert_eq!(due_of(&plain, false, None, [], &ended, noon() + TimeDelta::hours(25)), [], "and after a day");
+    assert_eq!(due_of(&plain, None, None, [], &ended, noon()), [], "of a new channel it is history");
+    let later = Some(noon() + TimeDelta::hours(1));
+    assert_eq!(due_of(&plain, later, None, [], &ended, noon()), [], "also after its first message");
+    assert_eq!(due_of(&plain, Some(noon()), None, [], &ended, noon() + TimeDelta::hours(25)), [], "and after a day");
     ended.tell(id(1), &plain.name, noon());
     assert_eq!(due(&plain, &[], &ended), []);
     assert_eq!(due(&with_ends, &[], &ended), [(Told::Resolved, id(1))]);

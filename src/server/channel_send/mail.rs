@@ -44,12 +44,14 @@ pub(super) async fn send(
     }
     let server = format!("{}:{}", smtp.host, smtp.port);
     let sent = builder.build::<Tokio1Executor>().send(mail).await;
-    let response = sent.map_err(|error| format!("{server}: {}{}", chain(&error), advice(&error, smtp)))?;
+    let response = sent.map_err(|error| format!("{server}: {error}{}", advice(&error, smtp)))?;
     let said = response.message().collect::<Vec<_>>().join(" ");
     Ok(format!("{server} answered {} {said}", response.code()))
 }
 
 fn advice(error: &lettre::transport::smtp::Error, smtp: &Smtp) -> String {
+    // The crate calls a failed handshake a connection error.
+    let text = chain(error);
     let code = error.status().map(|code| code.to_string());
     let advice = match code.as_deref() {
         Some("535" | "534" | "538") => "see whether username and password are right, and may send mail",

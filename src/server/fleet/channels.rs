@@ -7,7 +7,7 @@ use chrono_tz::Tz;
 
 use super::raw::read_secret;
 use super::raw_schedule::{read_list, read_timezone};
-use super::secret_text::{SecretText, check_own, read_secret_text, web_address};
+use super::secret_text::{SecretText, check_own, masked_address, read_secret_text, web_address};
 use super::{SecretSource, rules};
 use crate::id::ChannelName;
 use crate::server::alert::{AlertKind, Severity};
@@ -252,6 +252,10 @@ fn read_ntfy(table: &mut TableReader<'_>) -> Option<Way> {
 
 fn topic_address(text: &str) -> Result<(), String> {
     web_address(text)?;
+    if masked_address(text) == text {
+        // As a server shows its files to `plan`.
+        return Ok(());
+    }
     let path = text.splitn(4, '/').nth(3).unwrap_or_default();
     let topic = path.rsplit('/').next().unwrap_or_default();
     let is_topic = !topic.is_empty() && topic.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
