@@ -12,7 +12,7 @@ use crate::id::{AlertId, HostName};
 use crate::wildcard::matches;
 
 /// After a first failure; each further one doubles it.
-const FIRST_WAIT: TimeDelta = TimeDelta::seconds(5);
+const FIRST_WAIT: TimeDelta = TimeDelta::seconds(2);
 const LONGEST_WAIT: TimeDelta = TimeDelta::minutes(10);
 /// When more than this wait at once, they are one message: half a fleet may go offline together.
 const MOST_SINGLES: usize = 10;

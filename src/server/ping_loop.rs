@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_secs(15);
 const QUIET: Duration = Duration::from_millis(500);
 /// Addresses that are asked at once.
 const AT_ONCE: usize = 16;
-const FIRST_WAIT: Duration = Duration::from_secs(5);
+const FIRST_WAIT: Duration = Duration::from_secs(2);
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
 /// Where a ping goes, and of what.

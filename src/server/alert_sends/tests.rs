@@ -94,7 +94,7 @@ fn a_dead_channel_is_tried_ever_more_seldom_until_it_takes_something() {
         health.failed(&failed, noon());
         waits.push((next_try(&health).expect("a time") - noon()).num_seconds());
     }
-    assert_eq!((&waits[..9], waits[39]), (&[5, 10, 20, 40, 80, 160, 320, 600, 600][..], 600));
+    assert_eq!((&waits[..10], waits[39]), (&[2, 4, 8, 16, 32, 64, 128, 256, 512, 600][..], 600));
     assert_eq!(health.last_error.as_ref().map(String::len), Some(500));
     health.sent(&AlertSent { channel, what, alerts: Vec::new(), count: None, attempt: 41 }, noon());
     assert_eq!((next_try(&health), health.last_sent_at), (None, Some(noon())));

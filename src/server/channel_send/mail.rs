@@ -58,9 +58,8 @@ fn advice(error: &lettre::transport::smtp::Error, smtp: &Smtp) -> String {
         Some("530") => "it wants a login: set username and password",
         Some("550" | "553" | "551" | "554") => "see whether it may send mail from this sender to these recipients",
         Some(code) if code.starts_with('4') => "it is tried again later",
-        _ if error.is_tls() => {
-            "see whether tls and port fit together, and whether ca_file has the authority of its certificate"
-        }
+        _ if text.contains("certificate") => "if it has an authority of your own, name that as ca_file",
+        _ if error.is_tls() || text.contains("corrupt message") => "see whether tls and port fit together",
         _ if error.is_timeout() || code.is_none() && !error.is_response() && !error.is_client() => {
             "see whether host and port are right and firewalls let this server out to it"
         }
