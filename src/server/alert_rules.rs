@@ -166,7 +166,8 @@ pub fn decide_alerts(host: &HostName, state: &HostState, content: Option<&HostCo
     let is_unknown = |kind: AlertKind| kind == AlertKind::AgentOffline && moment.silence.is_none();
     // Whether it still is comes out when the host has had its time.
     let is_away = content.is_some_and(|content| content.absence.often_away) && moment.heard_for < BACK;
-    let is_told = |due: &Due| !is_open(due) && !(is_away && due.kind == AlertKind::StaleSchedule);
+    let has_time = |due: &Due| is_away && due.kind == AlertKind::StaleSchedule;
+    let is_told = |due: &Due| !is_open(due) && !has_time(due);
     let ended = state.alerts.iter().filter(|open| {
         !is_unknown(open.kind) && !due.iter().any(|due| (open.kind, &open.schedule_id) == (due.kind, &due.schedule_id))
     });
