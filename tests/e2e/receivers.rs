@@ -72,7 +72,7 @@ impl Receiver {
                     continue;
                 };
                 let (seen, answer) = (Arc::clone(&seen), Arc::clone(&answer));
-                std::thread::spawn(move || serve(stream, &seen, &answer));
+                std::thread::spawn(move || serve(&stream, &seen, &answer));
             }
         });
         Self { port, requests, status, stop, thread: Some(thread) }
@@ -105,7 +105,7 @@ impl Drop for Receiver {
 }
 
 /// One request; the connection ends with it.
-fn serve(stream: TcpStream, seen: &Mutex<Vec<Received>>, answer: &Mutex<u16>) -> Option<()> {
+fn serve(stream: &TcpStream, seen: &Mutex<Vec<Received>>, answer: &Mutex<u16>) -> Option<()> {
     stream.set_nonblocking(false).ok()?;
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let mut line = String::new();
@@ -128,5 +128,6 @@ fn serve(stream: TcpStream, seen: &Mutex<Vec<Received>>, answer: &Mutex<u16>) ->
         let _ = reader.read(&mut [0]);
         return None;
     }
-    write!(&stream, "HTTP/1.1 {status} Said\r\nContent-Length: 4\r\nConnection: close\r\n\r\nsaid").ok()
+    let mut writer = stream;
+    write!(writer, "HTTP/1.1 {status} Said\r\nContent-Length: 4\r\nConnection: close\r\n\r\nsaid").ok()
 }

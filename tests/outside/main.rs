@@ -1,6 +1,6 @@
 //! The server as programs of other people see it: schemathesis holds it against its own /openapi.json, sslyze its TLS against
-//! Mozilla's profile. tests/tools/get-python-tools gets both; `RESTIC_MANAGER_TEST_PYTHON_TOOLS` is the directory of the programs,
-//! else they are looked for on the PATH. Without them the tests skip, but fail where `CI=true`.
+//! Mozilla's profile, and aiosmtpd takes its mails. tests/tools/get-python-tools gets them; `RESTIC_MANAGER_TEST_PYTHON_TOOLS` is the
+//! directory of the programs, else they are looked for on the PATH. Without them the tests skip, but fail where `CI=true`.
 //! `cargo test --test outside` runs few cases; `RESTIC_MANAGER_BARS=full` runs more than 2,000.
 
 #![allow(clippy::disallowed_methods, reason = "tests set their files and times up by hand, and start programs")]
