@@ -91,6 +91,17 @@ impl HttpClient {
         proxies: ProxyRules,
     ) -> Result<Self, ClientError> {
         let base_url = checked_base_url(base_url).map_err(ClientError::BaseUrl)?;
+        let made = Self::to(base_url, tls, proxies)?;
+        token.map_or(Ok(()), |token| made.set_token(token))?;
+        Ok(made)
+    }
+
+    /// To another program's server: scheme, name and port of it. Without TLS too, where whoever wrote the address wants that.
+    pub fn to_other(origin: &str, tls: rustls::ClientConfig, proxies: ProxyRules) -> Result<Self, ClientError> {
+        Self::to(origin.trim_end_matches('/').to_owned(), tls, proxies)
+    }
+
+    fn to(base_url: String, tls: rustls::ClientConfig, proxies: ProxyRules) -> Result<Self, ClientError> {
         let connector = Connector::new(tls, proxies);
         let uri: Uri = base_url.parse().map_err(|_| ClientError::BaseUrl("is not a URL"))?;
         let (proxy, first_hop) = (connector.proxy_for(&uri).cloned(), connector.first_hop(&uri));
@@ -100,9 +111,7 @@ impl HttpClient {
             .pool_max_idle_per_host(2)
             .build(connector);
         let (authorization, answer_limit) = (Arc::default(), ANSWER_LIMIT_BYTES);
-        let made = Self { client, base_url, proxy, first_hop, authorization, answer_limit };
-        token.map_or(Ok(()), |token| made.set_token(token))?;
-        Ok(made)
+        Ok(Self { client, base_url, proxy, first_hop, authorization, answer_limit })
     }
 
     /// From now on requests, those of all clones, have this token.

@@ -104,6 +104,12 @@ name_type!(
     is_path_safe_name
 );
 name_type!(
+    /// A way on which alerts are told, named as in server.toml's `[alerts.channels.NAME]`.
+    ChannelName,
+    "channel name",
+    is_path_safe_name
+);
+name_type!(
     /// A schedule's id, unique within its host.
     ScheduleId,
     "schedule id",

@@ -20,6 +20,7 @@ use restic_manager::journal::{Head, Journal};
 use restic_manager::protocol::Envelope;
 use restic_manager::protocol::agent_event::Hello;
 use restic_manager::protocol::command::CommandRun;
+use restic_manager::server::alert_rules::Absence;
 use restic_manager::server::decide::{JobDecision, JobRequest};
 use restic_manager::server::decide::{decide_cancel, decide_job, decide_tick};
 use restic_manager::server::events_in;
@@ -145,6 +146,8 @@ fn content() -> HostContent {
         ),
         config_hash: "c".to_owned(),
         alarms: Arc::default(),
+        absence: Absence::default(),
+        pings: Arc::default(),
         commit: None,
         dirty: None,
         adopted_at: None,

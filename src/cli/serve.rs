@@ -13,10 +13,12 @@ use crate::file_error::chain;
 use crate::logging::{self, LogFormat};
 use crate::server::alert_loop;
 use crate::server::app::{App, blocking, stopped};
+use crate::server::channel_loop;
 use crate::server::credentials;
 use crate::server::decide::decide_tick;
 use crate::server::fleet_loop;
 use crate::server::lease_loop;
+use crate::server::ping_loop;
 use crate::server::served_tls;
 use crate::server::servers_loop;
 use crate::server::state_dir::StateDirError;
@@ -86,6 +88,8 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
     }
     tokio::spawn(upkeep::run(Arc::clone(&app)));
     tokio::spawn(alert_loop::run(Arc::clone(&app)));
+    tokio::spawn(channel_loop::run(Arc::clone(&app)));
+    tokio::spawn(ping_loop::run(Arc::clone(&app)));
     tokio::spawn(index_upkeep::run(Arc::clone(&app)));
     tokio::spawn(signals(Arc::clone(&app)));
     tracing::info!(%address, tls = has_tls, state = %state.display(), "ready");

@@ -1,10 +1,12 @@
 //! Pure. Alerts: what needs a person, from when it is seen until its cause ends. One for each kind and schedule of a host at a time.
 //! Does not say when one is due: `alert_rules` does. Does not send anything.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::id::{AlertId, HostName, JobId, ScheduleId};
+use crate::id::{AlertId, ChannelName, HostName, JobId, ScheduleId};
 
 /// product.md "Alerts", and what a backup's history tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -65,6 +67,30 @@ impl AlertKind {
             Self::ConfigRejected => "config_rejected",
         }
     }
+
+    /// How bad it is: what may be so by intention, or by a machine that is off, is a warning.
+    pub fn severity(self) -> Severity {
+        match self {
+            Self::BackupIncomplete | Self::BackupShrunk | Self::NoNewData | Self::AgentOffline => Severity::Warning,
+            _ => Severity::Error,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    Warning,
+    Error,
+}
+
+impl Severity {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
 }
 
 /// An open alert.
@@ -83,6 +109,9 @@ pub struct Alert {
     /// The operator who has seen to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acknowledged_by: Option<String>,
+    /// When each channel was told.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub told: BTreeMap<ChannelName, DateTime<Utc>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,12 +161,30 @@ impl OpenAlerts {
     pub fn raise(&mut self, raised: &AlertRaised, at: DateTime<Utc>) {
         let AlertRaised { alert_id, kind, schedule_id, job_id, text } = raised.clone();
         if self.get(alert_id).is_none() {
-            self.0.push(Alert { id: alert_id, kind, schedule_id, job_id, text, raised_at: at, acknowledged_by: None });
+            self.0.push(Alert {
+                id: alert_id,
+                kind,
+                schedule_id,
+                job_id,
+                text,
+                raised_at: at,
+                acknowledged_by: None,
+                told: BTreeMap::new(),
+            });
         }
     }
 
-    pub fn resolve(&mut self, id: AlertId) {
-        self.0.retain(|alert| alert.id != id);
+    /// Returns it, as it was.
+    pub fn resolve(&mut self, id: AlertId) -> Option<Alert> {
+        let at = self.0.iter().position(|alert| alert.id == id)?;
+        Some(self.0.remove(at))
+    }
+
+    /// A channel was told of it.
+    pub fn tell(&mut self, id: AlertId, channel: &ChannelName, at: DateTime<Utc>) {
+        if let Some(alert) = self.0.iter_mut().find(|alert| alert.id == id) {
+            alert.told.entry(channel.clone()).or_insert(at);
+        }
     }
 
     pub fn acknowledge(&mut self, id: AlertId, by: &str) {

@@ -67,7 +67,7 @@ fn moment(app: &App, host: &Host) -> Moment {
     let now = clock::now();
     // Never heard: silent since this server could have heard it.
     let since = host.last_seen().map_or(app.ready_at, |seen| seen.max(app.ready_at));
-    Moment { now, silence: Some(now - since) }
+    Moment { now, silence: Some(now - since), heard_for: host.heard_for(now, app.ready_at) }
 }
 
 /// The host that has this alert open, and the alert.

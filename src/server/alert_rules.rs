@@ -17,7 +17,11 @@ use crate::protocol::job_options::JobKind;
 use crate::protocol::text::Span;
 
 /// An agent that was silent for so long needs somebody: restarts and short outages do not.
-const SILENCE: TimeDelta = TimeDelta::minutes(15);
+const SILENCE: Span = Span::from_secs(15 * 60);
+/// The same of a host that is often away, as laptops are.
+const LONG_SILENCE: Span = Span::from_secs(14 * 86_400);
+/// What a host that is often away has missed it has this long to make up for, once it is back.
+const BACK: TimeDelta = TimeDelta::hours(2);
 /// Successes of a schedule whose sizes are remembered.
 const REMEMBERED_RUNS: usize = 32;
 /// A backup is compared with at least so many before it.
@@ -42,6 +46,28 @@ impl Default for Alarms {
     }
 }
 
+/// When the silence of a host's agent needs somebody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Absence {
+    /// After so long.
+    pub offline_after: Span,
+    /// Schedules are not stale while the host is away, nor in the first hours after that.
+    pub often_away: bool,
+}
+
+impl Absence {
+    /// As the host's files say; `None`: they do not.
+    pub fn of(often_away: bool, offline_after: Option<Span>) -> Self {
+        Self { offline_after: offline_after.unwrap_or(if often_away { LONG_SILENCE } else { SILENCE }), often_away }
+    }
+}
+
+impl Default for Absence {
+    fn default() -> Self {
+        Self::of(false, None)
+    }
+}
+
 /// How a schedule's newest job ended, cancelled and dry ones aside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastEnd {
@@ -54,6 +80,8 @@ pub struct LastEnd {
     /// The error, or the first warning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<DateTime<Utc>>,
 }
 
 impl LastEnd {
@@ -79,7 +107,8 @@ impl LastEnd {
             (Some(text), Some(repository)) => Some(format!("{repository}: {text}")),
             (text, _) => text,
         };
-        Some(Self { job_id: job.id, round: job.round(), kind: job.kind, succeeded, incomplete: job.incomplete, text })
+        let (job_id, round, kind, incomplete, at) = (job.id, job.round(), job.kind, job.incomplete, job.finished_at);
+        Some(Self { job_id, round, kind, succeeded, incomplete, text, at })
     }
 }
 
@@ -118,6 +147,15 @@ pub struct Moment {
     pub now: DateTime<Utc>,
     /// How long the agent has been silent, as far as this server may count it; `None`: nobody looked.
     pub silence: Option<TimeDelta>,
+    /// For how long it has been heard without a gap.
+    pub heard_for: TimeDelta,
+}
+
+impl Moment {
+    /// Of a host that was heard just now, for how long is not known.
+    pub fn heard(now: DateTime<Utc>) -> Self {
+        Self { now, silence: Some(TimeDelta::zero()), heard_for: TimeDelta::zero() }
+    }
 }
 
 /// The facts by which the open alerts become those that should be open.
@@ -126,6 +164,10 @@ pub fn decide_alerts(host: &HostName, state: &HostState, content: Option<&HostCo
     let is_open =
         |due: &Due| state.alerts.iter().any(|open| (open.kind, &open.schedule_id) == (due.kind, &due.schedule_id));
     let is_unknown = |kind: AlertKind| kind == AlertKind::AgentOffline && moment.silence.is_none();
+    // Whether it still is comes out when the host has had its time.
+    let is_away = content.is_some_and(|content| content.absence.often_away) && moment.heard_for < BACK;
+    let has_time = |due: &Due| is_away && due.kind == AlertKind::StaleSchedule;
+    let is_told = |due: &Due| !is_open(due) && !has_time(due);
     let ended = state.alerts.iter().filter(|open| {
         !is_unknown(open.kind) && !due.iter().any(|due| (open.kind, &open.schedule_id) == (due.kind, &due.schedule_id))
     });
@@ -135,7 +177,7 @@ pub fn decide_alerts(host: &HostName, state: &HostState, content: Option<&HostCo
             Fact::AlertResolved(AlertResolved { alert_id: open.id, kind: open.kind, schedule_id })
         })
         .collect();
-    facts.extend(due.iter().filter(|due| !is_open(due)).map(|due| {
+    facts.extend(due.iter().filter(|due| is_told(due)).map(|due| {
         let Due { kind, schedule_id, job_id, text } = due.clone();
         let what = format!("{kind:?}/{}", schedule_id.as_ref().map_or("", |id| id.as_str()));
         Fact::AlertRaised(AlertRaised { alert_id: alert_id(host, &what, moment.now), kind, schedule_id, job_id, text })
@@ -151,9 +193,8 @@ pub fn is_stale(
     enrolled_at: Option<DateTime<Utc>>,
     now: DateTime<Utc>,
 ) -> bool {
-    let limit = TimeDelta::seconds(i64::try_from(age.as_secs()).unwrap_or(i64::MAX / 2000));
     let since = memory.and_then(|memory| memory.last_success).or(enrolled_at);
-    since.is_none_or(|since| now - since > limit)
+    since.is_none_or(|since| now - since > length(age))
 }
 
 #[derive(Debug, Clone)]
@@ -168,12 +209,11 @@ fn due_alerts(state: &HostState, content: Option<&HostContent>, moment: Moment) 
     let mut due = Vec::new();
     let Some(content) = content.filter(|content| content.configured && state.enrolled_at.is_some()) else { return due };
     let of_host = |kind, text: String| Due { kind, schedule_id: None, job_id: None, text };
-    if moment.silence.is_some_and(|silence| silence > SILENCE) {
-        due.push(of_host(
-            AlertKind::AgentOffline,
-            format!("the agent was not heard for {} minutes", SILENCE.num_minutes()),
-        ));
+    let Absence { offline_after, .. } = content.absence;
+    if moment.silence.is_some_and(|silence| silence > length(offline_after)) {
+        due.push(of_host(AlertKind::AgentOffline, format!("the agent was not heard for {offline_after}")));
     }
+
     if state.is_in_conflict(moment.now) {
         due.push(of_host(
             AlertKind::HostConflict,
@@ -202,6 +242,10 @@ fn due_alerts(state: &HostState, content: Option<&HostContent>, moment: Moment) 
         }
     }
     due
+}
+
+fn length(span: Span) -> TimeDelta {
+    TimeDelta::seconds(i64::try_from(span.as_secs()).unwrap_or(i64::MAX / 2000))
 }
 
 fn of_last_end(last: &LastEnd) -> Option<(AlertKind, String)> {

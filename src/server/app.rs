@@ -2,7 +2,7 @@
 //! Handlers and loops share it. Does not speak HTTP and does not watch files.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::{Notify, watch};
 
 use super::access::{OperatorToken, Role, sha256};
+use super::fleet::Fleet;
 use super::fleet::secret_commands::SecretCommands;
 use super::fleet::settings::ServerSettings;
 use super::fleet_state::FleetState;
@@ -47,6 +48,14 @@ pub struct ConfigView {
     pub loaded_at: Option<DateTime<Utc>>,
 }
 
+/// The configuration that runs, as those need it who tell people something.
+#[derive(Debug, Clone, Default)]
+pub struct Telling {
+    pub fleet: Arc<Fleet>,
+    /// Relative paths of secrets begin here.
+    pub directory: PathBuf,
+}
+
 /// Everything that the server is at run time.
 pub struct App {
     pub state_dir: StateDir,
@@ -77,6 +86,8 @@ pub struct App {
     pub index_wanted: Notify,
     /// Held while history is read for a job: one reader at a time.
     pub history_search: Mutex<()>,
+    /// What alerts and pings are told by.
+    pub telling: watch::Sender<Telling>,
     /// `FleetState::decisions` as far as this server has done what they say.
     pub installed: watch::Sender<u64>,
 }
@@ -109,6 +120,7 @@ impl App {
             reloaded: watch::Sender::new(0),
             index_wanted: Notify::new(),
             history_search: Mutex::default(),
+            telling: watch::Sender::new(Telling::default()),
             installed: watch::Sender::new(0),
         });
         app.open_hosts(&app.state_dir.hosts()?, is_synced)?;

@@ -41,6 +41,8 @@ pub enum Action {
     CredentialRevoke,
     #[serde(rename = "alert.acknowledge")]
     AlertAcknowledge,
+    #[serde(rename = "alert.test")]
+    AlertTest,
     #[serde(rename = "config.reload")]
     ConfigReload,
 }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::alert_rules::{Moment, decide_alerts};
@@ -60,8 +60,7 @@ pub fn take(batch: &mut Batch<'_, HostState>, from: &Source<'_>, envelopes: &[En
     if may_end_a_job {
         // Should power loss take these lines, the next look finds the same.
         let Source { host, content, .. } = *from;
-        let moment = |now| Moment { now, silence: Some(TimeDelta::zero()) };
-        append_facts(batch, |state, now| decide_alerts(&host.name, state, content, moment(now)));
+        append_facts(batch, |state, now| decide_alerts(&host.name, state, content, Moment::heard(now)));
     }
     Ok(acked)
 }

@@ -7,6 +7,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::alert::{AlertAcknowledged, AlertRaised, AlertResolved};
+use super::alert_told::AlertSent;
+use super::ping_rules::PingSent;
 use crate::id::{EnrollmentId, JobId, ScheduleId, StreamId};
 use crate::job::Actor;
 use crate::journal::line::{Line, NewLine};
@@ -137,6 +139,8 @@ pub enum Fact {
     AlertRaised(AlertRaised),
     AlertResolved(AlertResolved),
     AlertAcknowledged(AlertAcknowledged),
+    AlertSent(AlertSent),
+    PingSent(PingSent),
 }
 
 impl Fact {
@@ -164,6 +168,8 @@ impl Fact {
             "alert.raised" => serde_json::from_str(payload).ok().map(Self::AlertRaised),
             "alert.resolved" => serde_json::from_str(payload).ok().map(Self::AlertResolved),
             "alert.acknowledged" => serde_json::from_str(payload).ok().map(Self::AlertAcknowledged),
+            AlertSent::TYPE => serde_json::from_str(payload).ok().map(Self::AlertSent),
+            PingSent::TYPE => serde_json::from_str(payload).ok().map(Self::PingSent),
             _ => Self::agent_event(line),
         }
     }
@@ -196,6 +202,8 @@ impl Fact {
             Self::AlertRaised(payload) => ("alert.raised", to_raw(payload)),
             Self::AlertResolved(payload) => ("alert.resolved", to_raw(payload)),
             Self::AlertAcknowledged(payload) => ("alert.acknowledged", to_raw(payload)),
+            Self::AlertSent(payload) => (AlertSent::TYPE, to_raw(payload)),
+            Self::PingSent(payload) => (PingSent::TYPE, to_raw(payload)),
         };
         NewLine { kind: kind.to_owned(), ts: now, stream: None, payload }
     }

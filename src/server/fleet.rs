@@ -8,13 +8,15 @@ use std::sync::Arc;
 
 use chrono_tz::Tz;
 
-use super::alert_rules::Alarms;
+use super::alert_rules::{Absence, Alarms};
 use crate::id::{GroupName, HostName, RepositoryName, ScheduleId};
 use crate::protocol::schedule::Schedule;
 use crate::protocol::text::Span;
 use crate::toml_reader::Place;
+use secret_text::SecretText;
 use settings::ServerSettings;
 
+pub mod channels;
 pub mod difference;
 mod effective;
 mod fields;
@@ -28,6 +30,7 @@ pub mod remembered;
 mod rules;
 pub mod schedule_set;
 pub mod secret_commands;
+pub mod secret_text;
 pub mod secrets;
 pub mod settings;
 
@@ -76,6 +79,8 @@ pub struct Host {
     pub tags: Vec<String>,
     /// Already part of each schedule that names no zone; `None`: the zone that the machine itself has.
     pub timezone: Option<Tz>,
+    /// When its agent's silence needs somebody.
+    pub absence: Absence,
     /// Sorted by id, each once; disabled ones are here too, and those of the repositories that it maintains.
     pub schedules: Vec<HostSchedule>,
 }
@@ -93,6 +98,8 @@ pub struct HostSchedule {
     pub schedule: Schedule,
     /// What is watched for; the server's business only.
     pub alarms: Alarms,
+    /// Who is told that a job begins and ends, as Healthchecks is: an address, with `{host}`. Likewise.
+    pub ping_url: Option<SecretText>,
 }
 
 /// Where restic keeps data. `{host}` in texts stands for the host's name until `for_host` replaces it.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+use super::alert_rules::Absence;
 use super::fleet::maintenance::{copy_targets, targets};
 use super::fleet::schedule_set::{HostSecrets, config_hash, config_update_of, schedule_hash, schedules_of};
 use super::fleet::secret_commands::SecretCommands;
@@ -101,15 +102,18 @@ impl Making<'_> {
             _ => self.settings(host, places, problems),
         };
         let same_schedules = before.filter(|made| Arc::ptr_eq(&made.host, host)).map(|made| &made.content);
-        let (schedules, schedule_hash, alarms) = match same_schedules {
+        let (schedules, schedule_hash, alarms, pings) = match same_schedules {
             Some(content) => {
-                (Arc::clone(&content.schedules), content.schedule_hash.clone(), Arc::clone(&content.alarms))
+                let (alarms, pings) = (Arc::clone(&content.alarms), Arc::clone(&content.pings));
+                (Arc::clone(&content.schedules), content.schedule_hash.clone(), alarms, pings)
             }
             None => {
                 let schedules = schedules_of(host);
                 let hash = schedule_hash(&schedules);
                 let alarms = host.schedules.iter().map(|held| (held.schedule.id.clone(), held.alarms));
-                (schedules.into(), hash, Arc::new(alarms.collect()))
+                let pings = host.schedules.iter();
+                let pings = pings.filter_map(|held| Some((held.schedule.id.clone(), held.ping_url.clone()?)));
+                (schedules.into(), hash, Arc::new(alarms.collect()), Arc::new(pings.collect()))
             }
         };
         let maintains = self.fleet.elected.contains_key(&host.name).then(|| Arc::clone(self.fleet));
@@ -120,6 +124,8 @@ impl Making<'_> {
             config,
             config_hash,
             alarms,
+            absence: host.absence,
+            pings,
             commit,
             dirty: self.from.dirty,
             adopted_at,
@@ -234,6 +240,8 @@ pub fn no_content(from: &MadeFrom) -> HostContent {
         config_hash: config_hash(&config, &from.key),
         config: Arc::new(config),
         alarms: Arc::default(),
+        absence: Absence::default(),
+        pings: Arc::default(),
         commit: from.commit.clone(),
         dirty: from.dirty,
         adopted_at: from.adopted_at,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::adoption::{Adoption, CommitTold, decide_adoption, emptied, has_changed, is_committed_anew};
-use super::app::{App, ConfigView, blocking};
+use super::app::{App, ConfigView, Telling, blocking};
 use super::fleet::Fleet;
 use super::fleet::load::has_errors;
 use super::fleet_contents::LastContents;
@@ -115,6 +115,7 @@ pub async fn reload(
     let running = copy.as_ref().unwrap_or(&tree);
     app.set_keep_rules(running.fleet.settings.keep_rules());
     app.set_trusted_proxies(&running.fleet.settings.trusted_proxies);
+    app.telling.send_replace(Telling { fleet: Arc::clone(&running.fleet), directory: directory.to_owned() });
     app.tls.want(running.fleet.settings.tls.as_ref(), directory);
     // Secrets lie beside the real directory, not beside the copy.
     let installed = match app.set_tokens(running.fleet.settings.tokens.clone()) {

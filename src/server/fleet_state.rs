@@ -1,10 +1,13 @@
 //! Pure. What the fleet's own journal adds up to: which configuration runs, and which was refused.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::alert::{Alert, AlertAcknowledged, AlertKind};
-use crate::id::fleet_alert_id;
+use super::alert_told::{AlertSendFailed, AlertSent, ChannelHealths, EndedAlerts, Told};
+use crate::id::{ChannelName, fleet_alert_id};
 use crate::journal::Fold;
 use crate::journal::line::Line;
 use crate::protocol::ProblemEntry;
@@ -93,6 +96,11 @@ pub struct FleetState {
     pub rejected_count: usize,
     /// The operator who has seen to it.
     pub rejection_acknowledged_by: Option<String>,
+    /// When each channel was told, of it or of one that it followed on.
+    pub rejection_told: BTreeMap<ChannelName, DateTime<Utc>>,
+    /// Refusals that are over.
+    pub ended_alerts: EndedAlerts,
+    pub channels: ChannelHealths,
 }
 
 /// What the refusal of a configuration is as an alert: open until one is adopted.
@@ -109,16 +117,36 @@ pub fn rejection_alert(state: &FleetState) -> Option<Alert> {
         ),
         raised_at,
         acknowledged_by: state.rejection_acknowledged_by.clone(),
+        told: state.rejection_told.clone(),
     })
+}
+
+impl FleetState {
+    fn take_sent(&mut self, sent: &AlertSent, at: DateTime<Utc>) {
+        self.channels.entry(sent.channel.clone()).or_default().sent(sent, at);
+        for id in &sent.alerts {
+            match sent.what {
+                Told::Raised if rejection_alert(self).is_some_and(|alert| alert.id == *id) => {
+                    self.rejection_told.entry(sent.channel.clone()).or_insert(at);
+                }
+                Told::Raised => self.ended_alerts.tell(*id, &sent.channel, at),
+                Told::Resolved => self.ended_alerts.tell_end(*id, &sent.channel),
+                Told::Digest | Told::Test => {}
+            }
+        }
+    }
 }
 
 impl Fold for FleetState {
     fn apply(&mut self, line: &Line) {
+        self.ended_alerts.forget_old(line.received_at);
         match line.kind.as_str() {
             ConfigAdopted::TYPE => {
                 if let Ok(adopted) = serde_json::from_str(line.payload.get()) {
                     self.version += 1;
                     self.decisions += 1;
+                    self.ended_alerts.extend(rejection_alert(self), line.received_at);
+                    self.rejection_told.clear();
                     self.adopted = Some(adopted);
                     self.adopted_at = Some(line.received_at);
                     (self.rejected_hash, self.rejected_at, self.rejected_commit) = (None, None, None);
@@ -140,6 +168,16 @@ impl Fold for FleetState {
                     && rejection_alert(self).is_some_and(|alert| alert.id == alert_id)
                 {
                     self.rejection_acknowledged_by.get_or_insert(by);
+                }
+            }
+            AlertSent::TYPE => {
+                if let Ok(sent) = serde_json::from_str(line.payload.get()) {
+                    self.take_sent(&sent, line.received_at);
+                }
+            }
+            AlertSendFailed::TYPE => {
+                if let Ok(failed) = serde_json::from_str::<AlertSendFailed>(line.payload.get()) {
+                    self.channels.entry(failed.channel.clone()).or_default().failed(&failed, line.received_at);
                 }
             }
             ConfigCommitted::TYPE => {

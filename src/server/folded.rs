@@ -117,6 +117,8 @@ pub(crate) fn content() -> HostContent {
             .into(),
         config_hash: "c1".to_owned(),
         alarms: std::sync::Arc::default(),
+        absence: crate::server::alert_rules::Absence::default(),
+        pings: std::sync::Arc::default(),
         commit: Some("abc".to_owned()),
         dirty: Some(false),
         adopted_at: None,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
@@ -31,6 +31,8 @@ const LATELY: Duration = Duration::from_millis(500);
 struct Transient {
     content: Option<Arc<HostContent>>,
     last_seen: Option<DateTime<Utc>>,
+    /// The first sign of life after a gap.
+    back_at: Option<DateTime<Utc>>,
     clock_skew_ms: Option<i64>,
     progress: BTreeMap<JobId, JobProgress>,
     poll_wait_secs: Option<u64>,
@@ -39,6 +41,18 @@ struct Transient {
     credential: Option<([u8; 32], Instant)>,
     /// Counts polls: only the newest stays parked.
     polls: u64,
+}
+
+/// Silence for longer is a gap.
+const GAP: TimeDelta = TimeDelta::minutes(15);
+
+impl Transient {
+    fn see(&mut self, at: DateTime<Utc>) {
+        if self.last_seen.is_some_and(|seen| at - seen > GAP) {
+            self.back_at = Some(at);
+        }
+        self.last_seen = Some(at);
+    }
 }
 
 /// `seen`: its time is when the agent was last heard.
@@ -89,7 +103,7 @@ impl Host {
         // Half written by another server: the time alone counts.
         let seen = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Seen>(&text).ok());
         let mut transient = self.transient();
-        transient.last_seen = Some(at);
+        transient.see(at);
         if let Some(seen) = seen {
             transient.clock_skew_ms = seen.clock_skew_ms;
             transient.poll_wait_secs = seen.poll_wait_secs;
@@ -133,6 +147,15 @@ impl Host {
         self.transient().last_seen
     }
 
+    /// For how long the agent has been heard without a gap, as far as a server knows that is ready since then.
+    pub fn heard_for(&self, now: DateTime<Utc>, ready_at: DateTime<Utc>) -> TimeDelta {
+        let transient = self.transient();
+        match transient.last_seen {
+            Some(seen) if now - seen <= GAP => now - transient.back_at.map_or(ready_at, |back| back.max(ready_at)),
+            _ => TimeDelta::zero(),
+        }
+    }
+
     pub fn clock_skew_ms(&self) -> Option<i64> {
         self.transient().clock_skew_ms
     }
@@ -155,7 +178,7 @@ impl Host {
     pub fn heard(&self, now: DateTime<Utc>, sent_at: Option<DateTime<Utc>>, wait_secs: Option<u64>) -> bool {
         let mut transient = self.transient();
         let touch = transient.last_seen.is_none_or(|seen| (now - seen).num_seconds().abs() >= 10);
-        transient.last_seen = Some(now);
+        transient.see(now);
         if let Some(sent_at) = sent_at {
             transient.clock_skew_ms = Some((sent_at - now).num_milliseconds());
         }

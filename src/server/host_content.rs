@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::alert_rules::Alarms;
+use super::alert_rules::{Absence, Alarms};
 use super::fleet::Fleet;
+use super::fleet::secret_text::SecretText;
 use crate::id::ScheduleId;
 use crate::protocol::command::ConfigUpdate;
 use crate::protocol::schedule::Schedule;
@@ -24,6 +25,10 @@ pub struct HostContent {
     pub config_hash: String,
     /// What of each schedule is watched for; all of them are here.
     pub alarms: Arc<BTreeMap<ScheduleId, Alarms>>,
+    /// When its agent's silence needs somebody.
+    pub absence: Absence,
+    /// Who is told that jobs begin and end, by schedule.
+    pub pings: Arc<BTreeMap<ScheduleId, SecretText>>,
     /// The git commit of the configuration, where it has one.
     pub commit: Option<String>,
     /// Whether its files are not those of the commit; `None`: unknown.

@@ -10,9 +10,11 @@ use serde_json::Value;
 
 use super::alert::OpenAlerts;
 use super::alert_rules::{LastEnd, RunSize, remember_run};
+use super::alert_told::{EndedAlerts, Told};
 use super::fact::{CredentialRotated, Fact, Idempotency, JobQueued, RotationStage, Versioned};
 use super::job_ends::{Ends, SuccessCost};
 use super::job_fold::{apply_to_job, changed_job, queued_job};
+use super::ping_rules::Pinged;
 use crate::id::{InstanceId, JobId, ScheduleId, StreamId};
 use crate::job::{ActorKind, Job, JobStatus};
 use crate::journal::Fold;
@@ -72,6 +74,9 @@ pub struct ScheduleMemory {
     /// By target, how many parts of its data a check that rolls through them has read, one after the other.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub rolled: BTreeMap<String, u64>,
+    /// What was pinged last.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub pinged: Pinged,
     /// The latest answers to fires with their lines, oldest first: an agent that comes back after a while wants several.
     #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
     pub results: VecDeque<(u64, DateTime<Utc>, FireResult)>,
@@ -132,6 +137,9 @@ pub struct HostState {
     /// Of jobs that were of no schedule.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub ended: BTreeMap<JobKind, Ends>,
+    /// Those that ended lately: channels may have to be told of them yet.
+    #[serde(skip_serializing_if = "EndedAlerts::is_empty")]
+    pub ended_alerts: EndedAlerts,
     /// What the agent said last of its repository.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repository: Option<RepoStats>,
@@ -321,6 +329,7 @@ pub fn is_unsaid(job: &Job) -> bool {
 impl Fold for HostState {
     fn apply(&mut self, line: &Line) {
         self.remember_line(line);
+        self.ended_alerts.forget_old(line.received_at);
         let Some(fact) = Fact::from_line(line) else { return };
         match &fact {
             Fact::HostEnrolled(enrolled) => {
@@ -345,7 +354,25 @@ impl Fold for HostState {
             Fact::ScheduleVersioned(wanted) => self.schedule_wanted = Some(wanted.clone()),
             Fact::ConfigVersioned(wanted) => self.config_wanted = Some(wanted.clone()),
             Fact::AlertRaised(raised) => self.alerts.raise(raised, line.received_at),
-            Fact::AlertResolved(resolved) => self.alerts.resolve(resolved.alert_id),
+            Fact::AlertResolved(resolved) => {
+                let ended = self.alerts.resolve(resolved.alert_id);
+                self.ended_alerts.extend(ended, line.received_at);
+            }
+            Fact::AlertSent(sent) => {
+                for id in &sent.alerts {
+                    match sent.what {
+                        Told::Raised => {
+                            self.alerts.tell(*id, &sent.channel, line.received_at);
+                            self.ended_alerts.tell(*id, &sent.channel, line.received_at);
+                        }
+                        Told::Resolved => self.ended_alerts.tell_end(*id, &sent.channel),
+                        Told::Digest | Told::Test => {}
+                    }
+                }
+            }
+            Fact::PingSent(sent) => {
+                self.schedules.entry(sent.schedule_id.clone()).or_default().pinged.sent(sent);
+            }
             Fact::AlertAcknowledged(seen) => self.alerts.acknowledge(seen.alert_id, &seen.by),
             other => {
                 if let Some(id) = changed_job(other) {

@@ -10,6 +10,7 @@ use sha2::Digest;
 
 use crate::bad_input::{INSTANCE, STREAM, hello};
 use crate::harness::{Answer, Fleet, eventually};
+use crate::receivers::Receiver;
 use crate::schema::{complaints, document, resolved};
 
 /// What is sent: to which operation, with which query, and which body. A new operation needs a line here. All of it is about the host
@@ -49,6 +50,8 @@ fn request(operation: &Operation) -> Option<(&'static str, Option<Value>)> {
         ("GET", "/v1/status") => ("?max_age=1y", None),
         ("GET", "/metrics") => ("", None),
         ("POST", "/v1/alerts/{alert}/ack") => ("", None),
+        ("GET", "/v1/alerts/channels") => ("", None),
+        ("POST", "/v1/alerts/test") => ("", Some(json!({"channel": "hook"}))),
         ("GET", "/v1/audit") => ("?limit=10", None),
         ("GET", "/healthz" | "/readyz" | "/openapi.json") => ("", None),
         _ => return None,
@@ -148,6 +151,8 @@ struct Matrix {
     fleet: Fleet,
     enrollment_token: String,
     job: String,
+    /// Where the channel `hook` leads.
+    _receiver: Receiver,
 }
 
 impl Matrix {
@@ -156,7 +161,9 @@ impl Matrix {
         fleet.write("config/hosts/web-2.toml", &fleet.read("config/hosts/web-1.toml"));
         fleet.write("secrets/web-2", "another-password");
         fleet.start_server();
+        let receiver = Receiver::start();
         let mut settings = fleet.read("config/server.toml");
+        settings += &format!("[alerts.channels.hook]\nkind = \"webhook\"\nurl = {:?}\n", receiver.url("/"));
         settings += &format!("[[tokens]]\nname = \"first\"\nrole = \"admin\"\nsha256 = {:?}\n", sha256(&fleet.token()));
         for caller in CALLERS {
             let Caller::Operator(role, limit) = caller else { continue };
@@ -172,7 +179,7 @@ impl Matrix {
             (fleet.ask(&viewer, &["/v1/hosts"]).expect("an answer").code == 200).then_some(())
         });
         let job = fleet.post("/v1/hosts/web-1/jobs", r#"{"kind":"init"}"#)["id"].as_str().expect("an id").to_owned();
-        let mut matrix = Self { fleet, enrollment_token: String::new(), job };
+        let mut matrix = Self { fleet, enrollment_token: String::new(), job, _receiver: receiver };
         matrix.enroll("web-2", FOREIGN);
         matrix.enroll("web-1", REVOKED);
         let revoked = matrix.fleet.curl(&["-X", "DELETE", "/v1/hosts/web-1/credential"]).expect("an answer");

@@ -1,6 +1,6 @@
 //! The server as programs of other people see it: schemathesis holds it against its own /openapi.json, sslyze its TLS against
-//! Mozilla's profile, Prometheus' promtool its metrics and rules. tests/tools/get-python-tools gets the first two and
-//! tests/tools/get-promtool the third; `RESTIC_MANAGER_TEST_PYTHON_TOOLS` and `RESTIC_MANAGER_TEST_PROMTOOL` are their directories, else
+//! Mozilla's profile, aiosmtpd takes its mails, Prometheus' promtool its metrics and rules. tests/tools/get-python-tools and
+//! tests/tools/get-promtool get them; `RESTIC_MANAGER_TEST_PYTHON_TOOLS` and `RESTIC_MANAGER_TEST_PROMTOOL` are their directories, else
 //! they are looked for on the PATH. Without them the tests skip, but fail where `CI=true`.
 //! `cargo test --test outside` runs few cases; `RESTIC_MANAGER_BARS=full` runs more than 2,000.
 
@@ -13,6 +13,7 @@ mod alternate;
 #[path = "../e2e/harness.rs"]
 mod harness;
 
+mod mail;
 mod metrics;
 mod openapi;
 mod tls;

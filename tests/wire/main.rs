@@ -253,7 +253,8 @@ fn fires_and_acks() {
 #[test]
 fn commands_about_restorability() {
     let schedule = Some(id("system"));
-    let verify = VerifyOptions { schedule: schedule.clone(), sample_files: Some(50), sample_bytes: Some(1 << 30) };
+    let verify =
+        VerifyOptions { schedule: schedule.clone(), sample_files: Some(50), sample_bytes: Some(1 << 30), retries: 2 };
     let copy = CopyOptions { to: Some(id("offsite")), schedule };
     for (sample, expected) in
         [("command.run-verify", JobSpec::Verify(verify)), ("command.run-copy", JobSpec::Copy(copy))]

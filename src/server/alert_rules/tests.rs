@@ -13,7 +13,7 @@ fn with_alarms(alarms: Alarms) -> HostContent {
 /// Decides on the state as it is, takes the facts in, and tells them by type and kind.
 fn settle(folded: &mut Folded, content: &HostContent, silence: Option<TimeDelta>) -> Vec<String> {
     let now = folded.head.at.expect("a line");
-    let facts = decide_alerts(&host(), &folded.state, Some(content), Moment { now, silence });
+    let facts = decide_alerts(&host(), &folded.state, Some(content), Moment { silence, ..Moment::heard(now) });
     let told = facts.iter().map(|fact| match fact {
         Fact::AlertRaised(raised) => format!("+{}", json!(raised.kind).as_str().expect("text")),
         Fact::AlertResolved(resolved) => format!("-{}", json!(resolved.kind).as_str().expect("text")),
@@ -21,7 +21,7 @@ fn settle(folded: &mut Folded, content: &HostContent, silence: Option<TimeDelta>
     });
     let told = told.collect();
     folded.add(facts);
-    let again = decide_alerts(&host(), &folded.state, Some(content), Moment { now, silence });
+    let again = decide_alerts(&host(), &folded.state, Some(content), Moment { silence, ..Moment::heard(now) });
     assert_eq!(again, [], "once");
     told
 }
@@ -150,8 +150,10 @@ fn so_many_runs_with_nothing_new_are_told() {
 fn a_schedule_without_a_success_for_its_max_age_is_stale_also_where_nothing_ran() {
     let content = with_alarms(Alarms { max_age: Some(Span::from_secs(3600)), ..Alarms::default() });
     let folded = enrolled();
-    let at =
-        |minutes: i64| Moment { now: folded.head.at.expect("a line") + TimeDelta::minutes(minutes), silence: None };
+    let at = |minutes: i64| Moment {
+        silence: None,
+        ..Moment::heard(folded.head.at.expect("a line") + TimeDelta::minutes(minutes))
+    };
     assert_eq!(decide_alerts(&host(), &folded.state, Some(&content), at(59)), []);
     let due = decide_alerts(&host(), &folded.state, Some(&content), at(61));
     // `idle` is disabled.
@@ -167,4 +169,39 @@ fn silence_is_told_by_who_looked_and_by_nobody_else() {
     assert_eq!(settle(&mut folded, &content, Some(TimeDelta::minutes(16))), ["+agent_offline"]);
     assert_eq!(settle(&mut folded, &content, None), [""; 0], "an event from elsewhere does not end it");
     assert_eq!(settle(&mut folded, &content, Some(TimeDelta::zero())), ["-agent_offline"]);
+}
+
+#[test]
+fn a_laptop_is_not_stale_while_it_is_away_nor_at_once_when_it_is_back() {
+    let mut folded = enrolled();
+    let day = Span::from_secs(86_400);
+    let usual = with_alarms(Alarms { max_age: Some(day), ..Alarms::default() });
+    let laptop = HostContent { absence: Absence::of(true, None), ..usual.clone() };
+    let moment = |days: i64, heard_for: TimeDelta| {
+        let now = noon() + TimeDelta::days(days);
+        let silence = if heard_for.is_zero() { TimeDelta::days(days) } else { TimeDelta::zero() };
+        Moment { now, silence: Some(silence), heard_for }
+    };
+    let due = |folded: &Folded, content: &HostContent, moment| {
+        let facts = decide_alerts(&host(), &folded.state, Some(content), moment);
+        let kind = |fact: &Fact| match fact {
+            Fact::AlertRaised(raised) => raised.kind.as_str().to_owned(),
+            Fact::AlertResolved(resolved) => format!("-{}", resolved.kind.as_str()),
+            other => unreachable!("no alert: {other:?}"),
+        };
+        let mut kinds: Vec<String> = facts.iter().map(kind).collect();
+        kinds.dedup();
+        (kinds, facts)
+    };
+    let away = TimeDelta::zero();
+    assert_eq!(due(&folded, &usual, moment(3, away)).0, ["agent_offline", "stale_schedule"]);
+    assert_eq!(due(&folded, &laptop, moment(3, away)).0, [""; 0]);
+    assert_eq!(due(&folded, &laptop, moment(15, away)).0, ["agent_offline"]);
+    assert_eq!(due(&folded, &laptop, moment(3, TimeDelta::minutes(90))).0, [""; 0], "it has to catch up first");
+    let (kinds, facts) = due(&folded, &laptop, moment(3, TimeDelta::hours(3)));
+    assert_eq!(kinds, ["stale_schedule"], "it was here for hours, and made none");
+    folded.add(facts);
+    assert_eq!(due(&folded, &laptop, moment(4, away)).0, [""; 0], "what was told stays while it is away");
+    let sooner = HostContent { absence: Absence::of(true, Some(Span::from_secs(3600))), ..laptop };
+    assert_eq!(due(&folded, &sooner, moment(4, away)).0, ["agent_offline"]);
 }

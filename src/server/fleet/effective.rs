@@ -17,7 +17,7 @@ use crate::problem::Problem;
 use crate::protocol::job_options::{JobKind, ScheduleOptions};
 use crate::protocol::schedule::Schedule;
 use crate::retention::RetentionPolicy;
-use crate::server::alert_rules::Alarms;
+use crate::server::alert_rules::{Absence, Alarms};
 use crate::toml_reader::{Place, Placed};
 
 /// What hosts have in common while they are put together.
@@ -128,7 +128,10 @@ pub(super) fn effective_host(
         }
     }
     let groups = groups.iter().map(|(name, _)| name.clone()).collect();
-    let host = Arc::new(Host { name, groups, repository, tags, timezone, schedules });
+    let often_away = layers.iter().rev().find_map(|raw| raw.often_away).unwrap_or(false);
+    let offline_after = layers.iter().rev().find_map(|raw| raw.offline_after);
+    let absence = Absence::of(often_away, offline_after);
+    let host = Arc::new(Host { name, groups, repository, tags, timezone, absence, schedules });
     Effective { host, problems, retentions, forgets, copies, idle }
 }
 
@@ -258,7 +261,7 @@ fn effective_schedule(
         shrink_percent: layers.value(|raw| &raw.shrink).unwrap_or(default.shrink_percent),
         no_new_data: layers.value(|raw| &raw.no_new_data).unwrap_or(default.no_new_data),
     };
-    Some(HostSchedule { schedule, alarms })
+    Some(HostSchedule { schedule, alarms, ping_url: layers.value(|raw| &raw.ping_url) })
 }
 
 fn effective_options(layers: &Layers<'_>) -> ScheduleOptions {

@@ -4,6 +4,8 @@
 
 use serde_json::{Value, json};
 
+use super::channels::{Channel, Digest, Ntfy, Smtp, Way, Webhook};
+use super::secret_text;
 use super::settings::{AgentUpdate, OperatorToken, ServerSettings, TlsSettings};
 use super::{HostSchedule, Maintenance, MaintenanceCheck, MaintenancePrune, Repository, SecretRef, SecretSource};
 use crate::server::access::Role;
@@ -41,7 +43,7 @@ const BESIDE_OPTIONS: [&str; 4] = ["retries", "incomplete", "catch_up", "hook_ti
 
 /// By its form on the wire, so that no field of it is forgotten.
 pub(super) fn of_schedule(held: &HostSchedule) -> Fields {
-    let HostSchedule { schedule, alarms: Alarms { max_age, shrink_percent, no_new_data } } = held;
+    let HostSchedule { schedule, alarms: Alarms { max_age, shrink_percent, no_new_data }, ping_url } = held;
     // Text, numbers and lists always have a JSON form.
     let Ok(Value::Object(schedule)) = serde_json::to_value(schedule) else { return Vec::new() };
     let mut fields = Fields::new();
@@ -68,13 +70,14 @@ pub(super) fn of_schedule(held: &HostSchedule) -> Fields {
     if *no_new_data != default.no_new_data {
         fields.push(("alarms.no_new_data".to_owned(), (*no_new_data).into()));
     }
+    fields.extend(ping_url.as_ref().map(|url| ("ping_url".to_owned(), secret_text::told(url))));
     fields.retain(|(name, value)| *value != json!([]) && !(name == "splay" && *value == json!("0s")));
     let place = |name: &str| FIRST.iter().position(|first| *first == name).unwrap_or(FIRST.len());
     fields.sort_by(|(a, _), (b, _)| (place(a), a).cmp(&(place(b), b)));
     fields
 }
 
-fn of_secret(source: &SecretSource) -> Value {
+pub(super) fn of_secret(source: &SecretSource) -> Value {
     match &source.secret {
         SecretRef::File(path) => json!({ "file": path }),
         SecretRef::Command(name) => json!({ "command": name }),
@@ -151,6 +154,8 @@ pub(super) fn of_settings(settings: &ServerSettings) -> Fields {
         logs_keep,
         compress_after,
         agent_update,
+        public_url,
+        channels,
     } = settings;
     let mut told = Told::default();
     told.tell("listen", listen.to_string());
@@ -187,5 +192,42 @@ pub(super) fn of_settings(settings: &ServerSettings) -> Fields {
         told.tell("agent_update.latest_version", latest_version.as_str());
         told.tell("agent_update.package_url", package_url.as_str());
     }
+    told.tell_some("public_url", public_url.as_deref());
+    channels.iter().for_each(|channel| tell_channel(channel, &mut told));
     told.0
+}
+
+fn tell_channel(channel: &Channel, told: &mut Told) {
+    let Channel { name, way, kinds, min_severity, hosts, digest, send_resolved, ca_file } = channel;
+    let mut tell = |key: &str, value: Option<Value>| told.tell_some(&format!("alerts.channels.{name}.{key}"), value);
+    tell("kind", Some(channel.kind().into()));
+    match way {
+        Way::Webhook(Webhook { url, secret, headers }) => {
+            tell("url", Some(secret_text::told(url)));
+            tell("secret", secret.as_ref().map(of_secret));
+            headers.iter().for_each(|(name, value)| tell(&format!("headers.{name}"), Some(secret_text::told(value))));
+        }
+        Way::Ntfy(Ntfy { url, token, priority }) => {
+            tell("url", Some(secret_text::told(url)));
+            tell("token", token.as_ref().map(of_secret));
+            tell("priority", priority.map(Value::from));
+        }
+        Way::Smtp(Smtp { host, port, tls, username, password, from, to }) => {
+            tell("host", Some(host.as_str().into()));
+            tell("port", Some((*port).into()));
+            tell("tls", Some(format!("{tls:?}").to_lowercase().into()));
+            tell("username", username.as_deref().map(Value::from));
+            tell("password", password.as_ref().map(of_secret));
+            tell("from", Some(from.as_str().into()));
+            tell("to", Some(to.as_slice().into()));
+        }
+    }
+    let kinds: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
+    tell("kinds", (!kinds.is_empty()).then(|| kinds.into()));
+    tell("min_severity", Some(min_severity.as_str().into()));
+    tell("hosts", (!hosts.is_empty()).then(|| hosts.as_slice().into()));
+    let time = |Digest { minute, timezone }: &Digest| format!("{:02}:{:02} {timezone}", minute / 60, minute % 60);
+    tell("digest", digest.as_ref().map(|digest| time(digest).into()));
+    tell("send_resolved", Some((*send_resolved).into()));
+    tell("ca_file", ca_file.as_deref().map(Value::from));
 }

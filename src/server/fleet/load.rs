@@ -7,13 +7,14 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::channels::Channel;
 use super::effective::{Context, Effective, effective_host};
 use super::maintenance::maintenance_schedules;
 use super::maintenance_checks::{check_maintenance_url, warn_of_maintenance};
 use super::raw::{RawHost, RawMaintenance, RawRepository, Whose, read_host, read_repository};
 use super::remembered::{Remembered, TypedFile};
 use super::settings::{ServerSettings, read_settings};
-use super::{Fleet, Group, Maintenance, Repository, SecretRef, SecretSource, rules};
+use super::{Fleet, Group, Host, Maintenance, Repository, SecretRef, SecretSource, rules};
 use crate::id::{GroupName, HostName, RepositoryName};
 use crate::parallel;
 use crate::problem::{Problem, Severity};
@@ -229,6 +230,10 @@ fn check(typed: Typed, memory: &mut Remembered, problems: &mut Vec<Problem>) -> 
         check_maintenance_url(&raw, problems);
         repositories.insert(name.clone(), repository(name, raw, &settings, problems));
     }
+    let of_channels = settings.channels.iter().flat_map(Channel::secrets);
+    let schedules = hosts.values().flat_map(|host: &Arc<Host>| &host.schedules);
+    let of_pings = schedules.filter_map(|held| held.ping_url.as_ref()?.source());
+    of_channels.chain(of_pings).for_each(|source| check_secret(source, &settings, problems));
     for (name, maintained) in &elected {
         if let Some(host) = hosts.get_mut(name) {
             let maintained = maintained.iter().filter_map(|repository| repositories.get(repository));

@@ -41,7 +41,7 @@ pub fn maintenance_schedules(repository: &Repository, host: &Host) -> Vec<HostSc
             post_hook: None,
             enabled: true,
         };
-        Some(HostSchedule { schedule, alarms: Alarms { shrink_percent: 0, ..Alarms::default() } })
+        Some(HostSchedule { schedule, alarms: Alarms { shrink_percent: 0, ..Alarms::default() }, ping_url: None })
     };
     let check = work.check.as_ref().and_then(|MaintenanceCheck { cron, read_data_subset, read_data }| {
         let (read_data_subset, read_data) = (read_data_subset.clone(), *read_data);

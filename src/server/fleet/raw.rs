@@ -26,6 +26,8 @@ pub(super) struct RawHost {
     pub(super) repository: Typed<RepositoryName>,
     pub(super) tags: Vec<String>,
     pub(super) timezone: Typed<Tz>,
+    pub(super) often_away: Option<bool>,
+    pub(super) offline_after: Option<Span>,
     pub(super) schedules: Vec<ScheduleEntry>,
 }
 
@@ -54,6 +56,8 @@ pub(super) fn read_host(file: &str, text: &str, whose: Whose, problems: &mut Vec
             repository: top.parsed("repository"),
             tags: read_list(top, "tags", rules::tag).map_or_else(Vec::new, |tags| tags.value),
             timezone: read_timezone(top),
+            often_away: top.boolean("often_away").map(|often| often.value),
+            offline_after: read_offline_after(top),
             schedules: read_schedules(top),
         }
     };
@@ -132,6 +136,18 @@ pub(super) fn read_repository(file: &str, text: &str, problems: &mut Vec<Problem
     raw
 }
 
+/// Agents are heard every half minute or so: less than this would be told of ordinary restarts.
+const SHORTEST_OFFLINE: Span = Span::from_secs(120);
+
+fn read_offline_after(top: &mut TableReader<'_>) -> Option<Span> {
+    let span: Placed<Span> = top.parsed("offline_after")?;
+    if span.value < SHORTEST_OFFLINE {
+        top.error(span.place, format!("offline_after is at least {SHORTEST_OFFLINE}"));
+        return None;
+    }
+    Some(span.value)
+}
+
 /// restic multiplies by 1024 in a signed 64-bit number.
 const LIMIT_KIB: u64 = 1 << 40;
 
@@ -164,34 +180,36 @@ fn read_environment(top: &mut TableReader<'_>) -> BTreeMap<String, String> {
 }
 
 /// Exactly one of `file`, `command` and `agent`. A literal is refused, and never repeated in the problem.
-fn read_secret<'d>(table: &mut TableReader<'d>, key: &'d str) -> Option<SecretSource> {
+pub(super) fn read_secret<'d>(table: &mut TableReader<'d>, key: &'d str) -> Option<SecretSource> {
     let file = table.file().to_owned();
     let literal = |reader: &mut TableReader<'d>, text: Placed<String>| {
         let message = format!("{key} is never written here: write {{ file = \"/run/secrets/...\" }}");
         reader.error(text.place, message);
         None
     };
-    let read = |table: &mut TableReader<'d>| {
-        let found = [
-            table.string("file").map(|text| text.map(SecretRef::File)),
-            table.string("command").map(|text| text.map(SecretRef::Command)),
-            table.string("agent").map(|text| text.map(SecretRef::Agent)),
-        ];
-        let mut found = found.into_iter().flatten();
-        match (found.next(), found.next()) {
-            (Some(secret), None) => Some(secret.value),
-            (None, _) => {
-                table.error(table.place(), format!("{key} names no secret: write {{ file = \"/run/secrets/...\" }}"));
-                None
-            }
-            (Some(_), Some(_)) => {
-                table.error(table.place(), format!("{key} has more than one of file, command and agent: choose one"));
-                None
-            }
-        }
-    };
-    let found = table.text_or_table(key, literal, read)?;
+    let found = table.text_or_table(key, literal, |table| read_reference(table, key))?;
     Some(SecretSource { secret: found.value?, file, place: found.place })
+}
+
+/// The reference to a secret that a table is.
+pub(super) fn read_reference(table: &mut TableReader<'_>, key: &str) -> Option<SecretRef> {
+    let found = [
+        table.string("file").map(|text| text.map(SecretRef::File)),
+        table.string("command").map(|text| text.map(SecretRef::Command)),
+        table.string("agent").map(|text| text.map(SecretRef::Agent)),
+    ];
+    let mut found = found.into_iter().flatten();
+    match (found.next(), found.next()) {
+        (Some(secret), None) => Some(secret.value),
+        (None, _) => {
+            table.error(table.place(), format!("{key} names no secret: write {{ file = \"/run/secrets/...\" }}"));
+            None
+        }
+        (Some(_), Some(_)) => {
+            table.error(table.place(), format!("{key} has more than one of file, command and agent: choose one"));
+            None
+        }
+    }
 }
 
 fn read_maintenance(table: &mut TableReader<'_>) -> RawMaintenance {

@@ -4,6 +4,7 @@
 use chrono_tz::Tz;
 
 use super::rules;
+use super::secret_text::{SecretText, read_ping_url};
 use crate::cron_time::CronExpression;
 use crate::id::{RepositoryName, ScheduleId};
 use crate::protocol::job_options::{FsSnapshot, IncompleteMeans, JobKind};
@@ -35,6 +36,7 @@ pub(super) struct RawSchedule {
     pub(super) post_hook: Typed<String>,
     pub(super) hook_timeout: Typed<Span>,
     pub(super) enabled: Typed<bool>,
+    pub(super) ping_url: Typed<SecretText>,
     // What `alarms` holds:
     /// Percent; 0: not watched.
     pub(super) shrink: Typed<u8>,
@@ -138,6 +140,7 @@ pub(super) fn read_schedule(table: &mut TableReader<'_>) -> (Typed<ScheduleId>, 
         post_hook: read_checked(table, "post_hook", rules::hook),
         hook_timeout: table.parsed("hook_timeout"),
         enabled: table.boolean("enabled"),
+        ping_url: read_ping_url(table),
         ..RawSchedule::default()
     };
     if let Some(splay) = &raw.splay

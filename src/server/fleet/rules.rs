@@ -15,6 +15,15 @@ pub(super) fn path(text: &str) -> Checked {
     Err(format!("{} is not an absolute path: write for example \"/etc\" or \"C:\\\\Users\"", shown(text)))
 }
 
+/// Names of hosts, with `*`.
+pub(super) fn host_pattern(text: &str) -> Checked {
+    let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-' | b'*');
+    if !text.is_empty() && text.bytes().all(ok) {
+        return Ok(());
+    }
+    Err(format!("{} is no host's name with *: write for example \"web-*\"", shown(text)))
+}
+
 /// restic takes any pattern; an empty one or one with a line break cannot be meant.
 pub(super) fn pattern(text: &str) -> Checked {
     no_controls("a pattern", text)

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::channels::Channel;
 use super::maintenance::{copy_targets, targets};
 use super::schedule_set::Credentials;
-use super::{Fleet, Repository, SecretRef, for_host};
+use super::{Fleet, Repository, SecretRef, SecretSource, for_host};
 use crate::id::HostName;
 use crate::protocol::command::Secret;
 use crate::secret_program;
@@ -39,9 +40,16 @@ pub fn question(fleet: &Fleet, repository: &Repository, command: &str, whose: &H
     })
 }
 
+/// The same for a secret that the server uses itself, of one host or of none.
+pub fn own_question(fleet: &Fleet, command: &str, whose: Option<&HostName>) -> Option<Question> {
+    let argv = fleet.settings.secret_commands.get(command)?;
+    let of_host = |argument: &String| whose.map_or_else(|| argument.clone(), |host| for_host(argument, host));
+    Some(Question { argv: argv.iter().map(of_host).collect(), url: String::new() })
+}
+
 /// Everything that this configuration asks commands for, of the hosts that `counts` says yes to.
 pub fn questions(fleet: &Fleet, counts: impl Fn(&HostName) -> bool) -> HashSet<Question> {
-    let mut questions = HashSet::new();
+    let (mut questions, mut owned) = (HashSet::new(), HashSet::new());
     if fleet.settings.secret_commands.is_empty() {
         return questions;
     }
@@ -52,7 +60,15 @@ pub fn questions(fleet: &Fleet, counts: impl Fn(&HostName) -> bool) -> HashSet<Q
             }
         }
     };
+    let mut own = |source: &SecretSource, whose: Option<&HostName>| {
+        if let SecretRef::Command(name) = &source.secret {
+            owned.extend(own_question(fleet, name, whose));
+        }
+    };
+    fleet.settings.channels.iter().flat_map(Channel::secrets).for_each(|source| own(source, None));
     for host in fleet.hosts.values().filter(|host| counts(&host.name)) {
+        let pings = host.schedules.iter().filter_map(|held| held.ping_url.as_ref()?.source());
+        pings.for_each(|source| own(source, Some(&host.name)));
         if let Some(repository) = host.repository.as_ref().and_then(|name| fleet.repositories.get(name)) {
             add(repository, Credentials::of_hosts(repository), &host.name);
         }
@@ -65,6 +81,7 @@ pub fn questions(fleet: &Fleet, counts: impl Fn(&HostName) -> bool) -> HashSet<Q
             }
         }
     }
+    questions.extend(owned);
     questions
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::maintenance::{copy_targets, targets};
 use super::schedule_set::{AccessSecrets, Credentials, HostSecrets};
-use super::secret_commands::{Question, SecretCommands, question};
+use super::secret_commands::{Question, SecretCommands, own_question, question};
 use super::{Fleet, Host, Repository, SecretRef, SecretSource, for_host};
 use crate::file_stamp::{self, FileStamp};
 use crate::id::HostName;
@@ -110,7 +110,7 @@ impl Wanted<'_> {
         match secret {
             SecretRef::Agent(_) => Ok(None),
             SecretRef::File(template) => {
-                let (secret, path, stamp) = read_file(template, self.places, self.whose)?;
+                let (secret, path, stamp) = read_file(&for_host(template, self.whose), self.places)?;
                 read.files.push((path, stamp));
                 Ok(Some(secret))
             }
@@ -125,12 +125,27 @@ impl Wanted<'_> {
     }
 }
 
-fn read_file(
-    template: &str,
+/// A secret that the server uses itself, for a channel of alerts or, with `{host}`, for a ping. The error tells its place.
+pub fn read_own(
+    fleet: &Fleet,
     places: &SecretPlaces<'_>,
-    whose: &HostName,
-) -> Result<(Secret, PathBuf, Option<FileStamp>), String> {
-    let path = places.directory.join(for_host(template, whose));
+    source: &SecretSource,
+    whose: Option<&HostName>,
+) -> Result<Secret, String> {
+    let of_host = |text: &str| whose.map_or_else(|| text.to_owned(), |host| for_host(text, host));
+    let read = match &source.secret {
+        SecretRef::Agent(_) => Err("the server needs this secret itself".to_owned()),
+        SecretRef::File(template) => read_file(&of_host(template), places).map(|(secret, ..)| secret),
+        SecretRef::Command(name) => own_question(fleet, name, whose)
+            .ok_or_else(|| format!("there is no secret command {name:?}"))
+            .and_then(|question| places.commands.answer(&question, name))
+            .map(|(secret, _)| secret),
+    };
+    read.map_err(|message| source.place.error(&source.file, message).to_string())
+}
+
+fn read_file(path: &str, places: &SecretPlaces<'_>) -> Result<(Secret, PathBuf, Option<FileStamp>), String> {
+    let path = places.directory.join(path);
     let problem = |what: String| format!("the secret's file {path:?} {what}");
     let found = path.canonicalize().map_err(|error| problem(format!("cannot be read: {error}")))?;
     if !places.roots.iter().any(|root| found.starts_with(root)) {

@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
+use super::channels::{Channel, read_alerts};
 use super::raw_schedule::{Typed, read_list};
 use super::rules;
+use super::secret_text::web_address;
 use crate::ip_range::IpRange;
 use crate::problem::Problem;
 use crate::protocol::text::{InvalidSpan, Span};
@@ -39,6 +41,10 @@ pub struct ServerSettings {
     /// From this age on both are compressed; `None`: never.
     pub compress_after: Option<Span>,
     pub agent_update: Option<AgentUpdate>,
+    /// Where people reach this server: what links in messages begin with. Without a slash at its end.
+    pub public_url: Option<String>,
+    /// Where alerts are told.
+    pub channels: Vec<Channel>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +114,8 @@ impl Default for ServerSettings {
             logs_keep: Span::from_secs(90 * 86_400),
             compress_after: Some(Span::from_secs(30 * 86_400)),
             agent_update: None,
+            public_url: None,
+            channels: Vec::new(),
         }
     }
 }
@@ -136,7 +144,6 @@ fn read_top(top: &mut TableReader<'_>) -> ServerSettings {
         (keep, logs_keep, history.parsed::<CompressAfter>("compress_after"))
     });
     let (history_keep, logs_keep, compress_after) = history.map_or((None, None, None), |history| history.value);
-    top.table("alerts", read_alerts);
     ServerSettings {
         listen: listen.map_or(default.listen, |listen| listen.value),
         state: read_path(top, "state").unwrap_or(default.state),
@@ -152,6 +159,8 @@ fn read_top(top: &mut TableReader<'_>) -> ServerSettings {
         logs_keep: logs_keep.map_or(default.logs_keep, |span| span.value),
         compress_after: compress_after.map_or(default.compress_after, |after| after.value.0),
         agent_update: top.table("agent_update", read_update).and_then(|update| update.value),
+        public_url: read_public_url(top),
+        channels: top.table("alerts", read_alerts).map_or(default.channels, |channels| channels.value),
     }
 }
 
@@ -169,6 +178,15 @@ fn read_listen(top: &mut TableReader<'_>) -> Typed<SocketAddr> {
             None
         }
     }
+}
+
+fn read_public_url(top: &mut TableReader<'_>) -> Option<String> {
+    let url = top.string("public_url").filter(|url| !url.value.is_empty())?;
+    if let Err(message) = web_address(&url.value) {
+        top.error(url.place, format!("public_url {message}"));
+        return None;
+    }
+    Some(url.value.trim_end_matches('/').to_owned())
 }
 
 fn read_path<'d>(table: &mut TableReader<'d>, key: &'d str) -> Option<String> {
@@ -231,7 +249,7 @@ fn read_token(table: &mut TableReader<'_>) -> Option<OperatorToken> {
         table.missing("role", "role = \"viewer\"");
     }
     let role = table.choice("role", &roles);
-    let hosts = read_list(table, "hosts", host_glob);
+    let hosts = read_list(table, "hosts", rules::host_pattern);
     if let Some(hosts) = &hosts
         && hosts.value.is_empty()
     {
@@ -257,35 +275,10 @@ fn read_token(table: &mut TableReader<'_>) -> Option<OperatorToken> {
     })
 }
 
-fn host_glob(text: &str) -> rules::Checked {
-    let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-' | b'*');
-    if !text.is_empty() && text.bytes().all(ok) {
-        return Ok(());
-    }
-    Err(format!("{} is no host's name with *: write for example \"web-*\"", shown(text)))
-}
-
 fn read_update(table: &mut TableReader<'_>) -> Option<AgentUpdate> {
     let latest_version = read_required(table, "latest_version", "latest_version = \"1.2.0\"");
     let package_url = read_required(table, "package_url", "package_url = \"https://packages.example.org/\"");
     Some(AgentUpdate { latest_version: latest_version?, package_url: package_url? })
-}
-
-/// Only the shape: this version sends nothing.
-fn read_alerts(alerts: &mut TableReader<'_>) {
-    alerts.warning(alerts.place(), "[alerts] is checked but not run by this version yet");
-    alerts.table("rules", TableReader::accept_anything);
-    alerts.table("channels", |channels| {
-        for name in channels.names() {
-            channels.table(name, |channel| {
-                if channel.place_of("kind").is_none() {
-                    channel.missing("kind", "kind = \"webhook\"");
-                }
-                channel.choice("kind", &[("smtp", ()), ("webhook", ()), ("ntfy", ())]);
-                channel.accept_anything();
-            });
-        }
-    });
 }
 
 #[cfg(test)]

@@ -1,17 +1,25 @@
-//! Edge. Alerts over HTTP: those that are open, and an operator's word that one is seen to. Does not raise or resolve any.
+//! Edge. Alerts over HTTP: those that are open, an operator's word that one is seen to, and the channels on which they are told.
+//! Does not raise or resolve any.
 
 use std::sync::Arc;
+
+use hyper::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::answer::{Answer, Problem, ok};
 use super::audit;
 use super::operator::page_limit;
-use super::request::{Request, shown};
-use crate::id::AlertId;
+use super::request::{ContentType, Request, shown};
+use crate::clock;
+use crate::id::{AlertId, ChannelName};
 use crate::server::access::Operator;
 use crate::server::alert::{AlertAcknowledged, alert_view};
 use crate::server::alert_loop;
+use crate::server::alert_sends::next_try;
 use crate::server::app::{App, blocking};
 use crate::server::audit::Action;
+use crate::server::channel_loop::{self, all_due, channel_of};
 use crate::server::fleet_reload::append_fleet;
 use crate::server::fleet_state::rejection_alert;
 use crate::server::view;
@@ -65,4 +73,56 @@ pub async fn acknowledge(app: &Arc<App>, request: Request, operator: Operator) -
     let state = host.slot.durable().state;
     let alert = state.alerts.get(id).ok_or_else(none)?;
     Ok(ok(&alert_view(Some(&host.name), alert)))
+}
+
+/// `GET /v1/alerts/channels`: each channel's state.
+pub async fn channels(app: &Arc<App>, _: Request, _: Operator) -> Result<Answer, Problem> {
+    app.shared.servers.sync().await;
+    let app = Arc::clone(app);
+    blocking(move || {
+        let (fleet, now) = (Arc::clone(&app.telling.borrow().fleet), clock::now());
+        let state = app.fleet.durable().state;
+        let channels = fleet.settings.channels.iter().map(|channel| {
+            let health = state.channels.get(&channel.name);
+            let mut view = json!({
+                "name": channel.name,
+                "kind": channel.kind(),
+                "waiting": all_due(&app, channel, health, now).len(),
+                "failures": health.map_or(0, |health| health.failures),
+            });
+            let mut add = |key: &str, value: Option<Value>| {
+                if let Some(value) = value {
+                    view[key] = value;
+                }
+            };
+            add("last_sent_at", health.and_then(|health| health.last_sent_at).map(|at| json!(at)));
+            add("last_failed_at", health.and_then(|health| health.last_failed_at).map(|at| json!(at)));
+            add("last_error", health.and_then(|health| health.last_error.as_deref()).map(Value::from));
+            add("next_try_at", health.and_then(next_try).map(|at| json!(at)));
+            view
+        });
+        Ok(ok(&json!({ "channels": channels.collect::<Vec<_>>() })))
+    })
+    .await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TestRequest {
+    channel: String,
+}
+
+/// `POST /v1/alerts/test`: sends a message on the channel now, and answers what was said there.
+pub async fn test(app: &Arc<App>, mut request: Request, operator: Operator) -> Result<Answer, Problem> {
+    let (TestRequest { channel }, _) = request.json(ContentType::MustBeJson).await?;
+    let found = channel.parse::<ChannelName>().ok().and_then(|name| channel_of(app, &name));
+    let found = found.ok_or_else(|| {
+        let detail = format!("there is no channel {} in server.toml's [alerts.channels]", shown(&channel));
+        Problem::not_found("no-such-channel", detail)
+    })?;
+    audit::changed(app, request.client, &operator, Action::AlertTest, None, None).await?;
+    match channel_loop::test(app, &found, format!("test-{}", uuid::Uuid::new_v4())).await? {
+        Ok(said) => Ok(ok(&json!({ "channel": found.name, "said": said }))),
+        Err(error) => Err(Problem::new(StatusCode::BAD_GATEWAY, "channel-failed", error)),
+    }
 }

@@ -10,6 +10,7 @@ use super::answer::{Answer, Problem, ok};
 use super::request::Request;
 use crate::server::access::Operator;
 use crate::server::app::{App, blocking};
+use crate::server::fleet::secret_text::with_keys_masked;
 use crate::server::fleet_copy::read_adopted;
 
 /// `GET /v1/config/files`.
@@ -27,7 +28,7 @@ pub async fn files(app: &Arc<App>, _: Request, _: Operator) -> Result<Answer, Pr
         // Another server may have adopted a newer one at this moment.
         let adopted = state.adopted.as_ref().filter(|adopted| adopted.hash == copy.hash);
         let files: serde_json::Map<_, _> =
-            copy.files.iter().map(|(path, text)| (path.clone(), (&**text).into())).collect();
+            copy.files.iter().map(|(path, text)| (path.clone(), shown(path, text).into())).collect();
         Ok(ok(&json!({
             "version": adopted.map(|_| state.version),
             "hash": copy.hash,
@@ -36,4 +37,9 @@ pub async fn files(app: &Arc<App>, _: Request, _: Operator) -> Result<Answer, Pr
         })))
     })
     .await
+}
+
+/// Addresses that are secret by themselves are hidden, as `plan` hides them.
+fn shown(path: &str, text: &str) -> String {
+    with_keys_masked(text, if path == "server.toml" { &["url"] } else { &["ping_url"] })
 }

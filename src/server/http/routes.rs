@@ -125,6 +125,8 @@ static OPERATIONS: &[Operation] = &[
     operation!(POST "/v1/enrollment-tokens" [], Operator(Admin, Host), enrollment::enrollment_token),
     operation!(GET "/v1/status" ["max_age", "host"], Operator(Viewer, List), status::status),
     operation!(GET "/v1/alerts" ["limit", "after"], Operator(Viewer, List), alerts::alerts),
+    operation!(GET "/v1/alerts/channels" [], Operator(Viewer, Fleet), alerts::channels),
+    operation!(POST "/v1/alerts/test" [], Operator(Operator, Fleet), alerts::test),
     operation!(POST "/v1/alerts/{alert}/ack" [], Operator(Operator, Host), alerts::acknowledge),
     operation!(GET "/v1/audit" ["limit", "before"], Operator(Admin, Fleet), audit::audit),
     operation!(GET "/metrics" [], Operator(Viewer, List), metrics::metrics),

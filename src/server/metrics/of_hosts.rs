@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use super::of_server::severity;
 use super::text::Kind::Gauge;
 use super::text::Samples;
 use super::{Family, HostFigures, Source, unix_seconds};
@@ -100,7 +99,7 @@ pub(super) static FAMILIES: &[Family] = &[
                 *counts.entry(alert.kind).or_insert(0_u64) += 1;
             }
             for (kind, count) in counts {
-                let (name, kind, severity) = (host.name.as_str(), kind.as_str(), severity(kind));
+                let (name, kind, severity) = (host.name.as_str(), kind.as_str(), kind.severity().as_str());
                 samples.add(&[("host", name), ("kind", kind), ("severity", severity)], count);
             }
         }),

@@ -19,7 +19,7 @@ pub(super) static FAMILIES: &[Family] = &[
             let counts = snapshot.open_alerts();
             for kind in AlertKind::ALL {
                 let count = counts.get(&kind).copied().unwrap_or_default();
-                samples.add(&[("kind", kind.as_str()), ("severity", severity(kind))], count);
+                samples.add(&[("kind", kind.as_str()), ("severity", kind.severity().as_str())], count);
             }
         }),
     },
@@ -133,22 +133,3 @@ pub(super) static FAMILIES: &[Family] = &[
         source: Source::Fleet(|fleet, samples| samples.add_known(&[], fleet.process.started_at)),
     },
 ];
-
-/// How soon somebody should look: data may be missing when it is wanted back (critical), or it is a matter of days.
-pub fn severity(kind: AlertKind) -> &'static str {
-    match kind {
-        AlertKind::BackupFailed
-        | AlertKind::CheckFailed
-        | AlertKind::VerifyFailed
-        | AlertKind::StaleSchedule
-        | AlertKind::HostConflict => "critical",
-        AlertKind::BackupIncomplete
-        | AlertKind::BackupShrunk
-        | AlertKind::NoNewData
-        | AlertKind::ForgetFailed
-        | AlertKind::PruneFailed
-        | AlertKind::JobFailed
-        | AlertKind::AgentOffline
-        | AlertKind::ConfigRejected => "warning",
-    }
-}

@@ -51,7 +51,7 @@ fn busy() -> HostFigures {
     let alarms = BTreeMap::from([(schedule("system"), hours(1)), (schedule("idle"), hours(1))]);
     let content =
         HostContent { alarms: alarms.into(), repository: Some("main/web-1".parse().expect("a target")), ..content() };
-    let moment = Moment { now: noon() + TimeDelta::minutes(30), silence: None };
+    let moment = Moment { now: noon() + TimeDelta::minutes(30), silence: None, heard_for: TimeDelta::zero() };
     folded.add(decide_alerts(&host(), &folded.state, Some(&content), moment));
     figures(folded, content)
 }
@@ -97,9 +97,9 @@ fn every_family_tells_what_it_says() {
     let found = series(&text(snapshot(vec![busy()], true)));
     for (name, figure) in [
         ("restic_manager_build_info{version=\"1.2.3\"}", "1"),
-        ("restic_manager_alerts_open{kind=\"backup_failed\",severity=\"critical\"}", "1"),
-        ("restic_manager_alerts_open{kind=\"config_rejected\",severity=\"warning\"}", "1"),
-        ("restic_manager_alerts_open{kind=\"prune_failed\",severity=\"warning\"}", "0"),
+        ("restic_manager_alerts_open{kind=\"backup_failed\",severity=\"error\"}", "1"),
+        ("restic_manager_alerts_open{kind=\"config_rejected\",severity=\"error\"}", "1"),
+        ("restic_manager_alerts_open{kind=\"prune_failed\",severity=\"error\"}", "0"),
         ("restic_manager_config_adopted_total", "3"),
         ("restic_manager_config_rejected", "1"),
         ("restic_manager_config_problems{severity=\"error\"}", "2"),
@@ -109,7 +109,7 @@ fn every_family_tells_what_it_says() {
         ("restic_manager_host_clock_skew_seconds{host=\"web-1\"}", "-1.5"),
         ("restic_manager_host_last_seen_timestamp_seconds{host=\"web-1\"}", "1795435200"),
         ("restic_manager_host_jobs{host=\"web-1\",status=\"queued\"}", "1"),
-        ("restic_manager_host_alerts_open{host=\"web-1\",kind=\"backup_failed\",severity=\"critical\"}", "1"),
+        ("restic_manager_host_alerts_open{host=\"web-1\",kind=\"backup_failed\",severity=\"error\"}", "1"),
         ("restic_manager_agent_spool_bytes{host=\"web-1\"}", "4096"),
         ("restic_manager_repository_size_bytes{host=\"web-1\",repository=\"main/web-1\"}", "5000"),
         ("restic_manager_repository_locked{host=\"web-1\",repository=\"main/web-1\"}", "1"),
@@ -145,7 +145,7 @@ fn a_limited_token_gets_its_hosts_and_nothing_of_the_server() {
     assert!(found.keys().any(|name| name.starts_with("restic_manager_host_online")));
     let is_fleets = |name: &String| ["config_", "http_", "process_", "journal_"].iter().any(|part| name.contains(part));
     let leaked: Vec<_> = found.keys().filter(|name| is_fleets(name) && !name.contains("host_config")).collect();
-    assert_eq!(leaked, ["restic_manager_alerts_open{kind=\"config_rejected\",severity=\"warning\"}"]);
+    assert_eq!(leaked, ["restic_manager_alerts_open{kind=\"config_rejected\",severity=\"error\"}"]);
     assert_eq!(found[leaked[0]], "0");
 }
 
