@@ -60,6 +60,18 @@ pub struct AlertRaised {
     pub text: String,
 }
 
+/// It goes on, and what is to be said of it is another thing now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlertUpdated {
+    pub alert_id: AlertId,
+    pub kind: AlertKind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule_id: Option<ScheduleId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<JobId>,
+    pub text: String,
+}
+
 /// The cause has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AlertResolved {
@@ -97,6 +109,13 @@ impl OpenAlerts {
         let AlertRaised { alert_id, kind, schedule_id, job_id, text } = raised.clone();
         if self.get(alert_id).is_none() {
             self.0.push(Alert { id: alert_id, kind, schedule_id, job_id, text, raised_at: at, acknowledged_by: None });
+        }
+    }
+
+    /// The same alert, with its newest words: who has seen to it, and since when it is open, stays.
+    pub fn update(&mut self, updated: &AlertUpdated) {
+        if let Some(alert) = self.0.iter_mut().find(|alert| alert.id == updated.alert_id) {
+            (alert.job_id, alert.text) = (updated.job_id, updated.text.clone());
         }
     }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::alert::{AlertAcknowledged, AlertRaised, AlertResolved};
+use super::alert::{AlertAcknowledged, AlertRaised, AlertResolved, AlertUpdated};
 use crate::id::{EnrollmentId, JobId, ScheduleId, StreamId};
 use crate::job::Actor;
 use crate::journal::line::{Line, NewLine};
@@ -141,6 +141,7 @@ pub enum Fact {
 
 impl Fact {
     /// Reads a line. `None`: a type of a later version, or a payload that is not its type's. A line that came from an agent
+    AlertUpdated(AlertUpdated),
     /// is never one of the server's own facts, whatever type the agent gave it.
     pub fn from_line(line: &Line) -> Option<Self> {
         let payload = line.payload.get();
@@ -168,6 +169,7 @@ impl Fact {
         }
     }
 
+            "alert.updated" => serde_json::from_str(payload).ok().map(Self::AlertUpdated),
     fn agent_event(line: &Line) -> Option<Self> {
         let envelope = Envelope { seq: 0, ts: line.ts, kind: line.kind.clone(), payload: line.payload.clone() };
         AgentEvent::from_envelope(&envelope).ok().flatten().map(Self::Agent)
@@ -200,6 +202,7 @@ impl Fact {
         NewLine { kind: kind.to_owned(), ts: now, stream: None, payload }
     }
 }
+            Self::AlertUpdated(payload) => ("alert.updated", to_raw(payload)),
 
 /// An agent's event as it came: its own bytes, its own clock, its place in its stream.
 pub fn agent_line(stream: StreamId, envelope: &Envelope) -> NewLine {

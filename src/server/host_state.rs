@@ -194,7 +194,7 @@ impl HostState {
             }
             if job.status == JobStatus::Succeeded {
                 memory.last_success = memory.last_success.max(job.finished_at);
-                if let Some(run) = job.stats.as_ref().and_then(RunSize::of) {
+                if let Some(run) = RunSize::of(&job) {
                     remember_run(&mut memory.runs, run);
                 }
                 memory.roll(&job);
@@ -337,3 +337,4 @@ impl Fold for HostState {
 
 #[cfg(test)]
 mod tests;
+            Fact::AlertUpdated(updated) => self.alerts.update(updated),
