@@ -51,6 +51,7 @@ pub mod servers;
 pub mod servers_loop;
 pub mod settle;
 pub mod slot;
+pub mod silence;
 pub mod state_dir;
 pub mod tree_marks;
 pub mod upkeep;

@@ -26,6 +26,7 @@ pub const OUT_OF_CONTACT: &str = "its agent, which is out of contact";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AgentContact {
     pub last_seen: Option<DateTime<Utc>>,
+    /// From when on its silence counts, where that is later, by `silence`.
     pub server_ready_at: DateTime<Utc>,
     pub now: DateTime<Utc>,
 }

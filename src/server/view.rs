@@ -20,17 +20,26 @@ pub struct Contact {
     pub clock_skew_ms: Option<i64>,
     /// Seconds that its last poll asked to wait.
     pub poll_wait_secs: u64,
-    /// Silence before this does not count.
-    pub server_ready_at: Option<DateTime<Utc>>,
+    /// From when on its silence counts, by `silence`; `None`: since it was heard.
+    pub silent_since: Option<DateTime<Utc>>,
 }
 
-/// protocol.md "offline": max(90 s, 2 x wait + 30 s) without any request, counted from the server's readiness at the earliest.
+impl Contact {
+    /// protocol.md "offline": max(90 s, 2 x wait + 30 s) without any request while a server was there to hear it.
+    fn patience(&self) -> TimeDelta {
+        TimeDelta::seconds(i64::try_from(90.max(2 * self.poll_wait_secs + 30)).unwrap_or(i64::MAX / 2000))
+    }
+
+    /// Until when the agent counts as online if it stays silent; `None`: it does not.
+    pub fn online_until(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let until = self.silent_since.or(self.last_seen)? + self.patience();
+        (self.last_seen.is_some() && now <= until).then_some(until)
+    }
+}
+
+/// Whether the agent was heard lately.
 pub fn is_online(contact: &Contact, now: DateTime<Utc>) -> bool {
-    let Some(seen) = contact.last_seen else { return false };
-    let patience =
-        TimeDelta::seconds(i64::try_from(90.max(2 * contact.poll_wait_secs + 30)).unwrap_or(i64::MAX / 2000));
-    let since = contact.server_ready_at.map_or(seen, |ready| seen.max(ready));
-    now - since <= patience
+    contact.online_until(now).is_some()
 }
 
 fn without_nulls(value: Value) -> Value {
@@ -236,10 +245,10 @@ mod tests {
     #[test]
     fn silence_counts_from_the_servers_readiness_and_by_the_agents_own_wait() {
         let at = |text: &str| text.parse::<DateTime<Utc>>().expect("an instant");
-        let contact = |seen, wait, ready| Contact {
-            last_seen: seen,
-            poll_wait_secs: wait,
-            server_ready_at: ready,
+        let contact = |last_seen, poll_wait_secs, silent_since| Contact {
+            last_seen,
+            poll_wait_secs,
+            silent_since,
             clock_skew_ms: None,
         };
         let seen = Some(at("2026-01-01T00:00:00Z"));
@@ -247,6 +256,9 @@ mod tests {
         assert!(is_online(&contact(seen, 30, None), at("2026-01-01T00:01:30Z")));
         assert!(!is_online(&contact(seen, 30, None), at("2026-01-01T00:01:31Z")));
         assert!(is_online(&contact(seen, 300, None), at("2026-01-01T00:10:30Z")));
-        assert!(is_online(&contact(seen, 30, Some(at("2026-01-01T01:00:00Z"))), at("2026-01-01T01:01:00Z")));
+        let since = Some(at("2026-01-01T01:00:00Z"));
+        assert!(is_online(&contact(seen, 30, since), at("2026-01-01T01:01:30Z")));
+        assert!(!is_online(&contact(seen, 30, since), at("2026-01-01T01:01:31Z")));
+        assert!(!is_online(&contact(None, 30, since), at("2026-01-01T01:00:01Z")), "it was never heard");
     }
 }

@@ -27,6 +27,7 @@ use crate::server::history::{self, JobFilter};
 use crate::server::host::{Host, append_facts};
 use crate::server::host_state::is_unsaid;
 use crate::server::{job_log, lease_loop, view};
+use crate::server::silence::silent_since;
 
 /// Longest `?wait=` of a job creation, in seconds.
 const LONGEST_JOB_WAIT_SECS: u64 = 300;
@@ -55,7 +56,7 @@ pub fn contact(app: &App, host: &Host) -> view::Contact {
         last_seen: host.last_seen(),
         clock_skew_ms: host.clock_skew_ms(),
         poll_wait_secs: host.poll_wait_secs(),
-        server_ready_at: Some(app.ready_at),
+        silent_since: Some(silent_since(host.last_seen(), app.outage)),
     }
 }
 
