@@ -36,6 +36,7 @@ pub mod host_state;
 pub mod http;
 pub mod in_flight;
 pub mod index_upkeep;
+pub mod job_endings;
 pub mod job_fold;
 pub mod job_index;
 pub mod job_log;

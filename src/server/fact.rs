@@ -73,6 +73,9 @@ pub struct JobQueued {
     /// One of the further jobs of a fire or request that makes several: the one that answers for all of them, which comes last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part_of: Option<JobId>,
+    /// Until when the agent may take it, where the request says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub take_by: Option<DateTime<Utc>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

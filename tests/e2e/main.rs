@@ -12,6 +12,7 @@ mod checker;
 mod clone;
 mod commits;
 mod connections;
+mod contact;
 mod copy;
 mod crash;
 mod credentials;

@@ -13,7 +13,16 @@ use crate::server::settle::decide_started;
 fn queue(job: JobId, schedule_id: Option<&str>, options: Option<Value>) -> Vec<Fact> {
     let kind = schedule_id.map_or_else(|| Some("prune".to_owned()), |_| None);
     let schedule_id = schedule_id.map(schedule);
-    let request = JobRequest { kind, schedule_id, options, actor: operator(), idempotency: None, new_id: job };
+    let request = JobRequest {
+        kind,
+        schedule_id,
+        options,
+        actor: operator(),
+        idempotency: None,
+        new_id: job,
+        queue_for: None,
+        is_offline: false,
+    };
     match decide_job(&HostState::default(), Some(&content()), &request, noon()) {
         Ok(JobDecision::New(_, facts)) => facts,
         other => unreachable!("a new job was expected: {other:?}"),

@@ -17,6 +17,7 @@ use crate::file_error::chain;
 use crate::id::{HostName, JobId, ScheduleId};
 use crate::job::{Actor, ActorKind, Job, JobStatus};
 use crate::protocol::job_options::JobKind;
+use crate::protocol::text::Span;
 use crate::server::access::{Operator, Role, sha256_hex};
 use crate::server::app::{App, blocking};
 use crate::server::audit::Action;
@@ -152,6 +153,8 @@ struct CreateJob {
     schedule_id: Option<ScheduleId>,
     #[serde(default)]
     options: Option<Value>,
+    #[serde(default)]
+    queue_for: Option<Span>,
 }
 
 /// `POST /v1/hosts/{host}/jobs`.
@@ -164,7 +167,8 @@ pub async fn create_job(app: &Arc<App>, mut request: Request, operator: Operator
             "unlock with remove_all needs an admin's token: it removes the locks of running jobs",
         ));
     }
-    start_job(app, &host, &request, &operator, (body.kind, body.schedule_id, body.options), &bytes).await
+    start_job(app, &host, &request, &operator, (body.kind, body.schedule_id, body.options, body.queue_for), &bytes)
+        .await
 }
 
 #[derive(Debug, Deserialize)]
@@ -183,6 +187,8 @@ struct RestoreRequest {
     confirm: Option<String>,
     #[serde(default)]
     overwrite: Option<String>,
+    #[serde(default)]
+    queue_for: Option<Span>,
 }
 
 /// `POST /v1/hosts/{host}/restore`: the restore job, with the restore's own words.
@@ -198,7 +204,8 @@ pub async fn restore(app: &Arc<App>, mut request: Request, operator: Operator) -
     if body.in_place {
         options["in_place"] = Value::Bool(true);
     }
-    start_job(app, &host, &request, &operator, (Some("restore".to_owned()), None, Some(options)), &bytes).await
+    let asked = (Some("restore".to_owned()), None, Some(options), body.queue_for);
+    start_job(app, &host, &request, &operator, asked, &bytes).await
 }
 
 async fn start_job(
@@ -206,7 +213,7 @@ async fn start_job(
     host: &Arc<Host>,
     request: &Request,
     operator: &Operator,
-    (kind, schedule_id, options): (Option<String>, Option<ScheduleId>, Option<Value>),
+    (kind, schedule_id, options, queue_for): (Option<String>, Option<ScheduleId>, Option<Value>, Option<Span>),
     body: &[u8],
 ) -> Result<Answer, Problem> {
     let is_restore = kind.as_deref() == Some("restore");
@@ -232,6 +239,8 @@ async fn start_job(
         actor: Actor { kind: ActorKind::Operator, name: operator.name.clone() },
         idempotency,
         new_id: JobId(uuid::Uuid::new_v4()),
+        queue_for,
+        is_offline: !is_online(app, host),
     };
     let wait = request.query::<u64>("wait")?.unwrap_or(0).min(LONGEST_JOB_WAIT_SECS);
     let content = host.content();
@@ -344,9 +353,10 @@ pub async fn cancel(app: &Arc<App>, request: Request, operator: Operator) -> Res
 pub async fn abandon(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {
     let (host, job) = job_of(app, &request, &operator).await?;
     let actor = Actor { kind: ActorKind::Operator, name: operator.name.clone() };
-    let in_contact = is_online(app, &host);
+    let enrolled = host.slot.durable().state.enrolled_at.is_some();
+    let online_until = contact(app, &host).online_until(clock::now()).filter(|_| enrolled);
     let decided = host.slot.write(move |batch| {
-        let fact = decide_abandon(batch.state(), job.id, actor, in_contact)?;
+        let fact = decide_abandon(batch.state(), job.id, actor, online_until)?;
         append_facts(batch, |_, _| fact.into_iter().collect());
         Ok::<_, Refusal>(())
     });

@@ -190,6 +190,8 @@ async fn begin(app: &Arc<App>, host: &Arc<Host>, operator: &Operator, question: 
         actor: Actor { kind: ActorKind::Operator, name: operator.name.clone() },
         idempotency: None,
         new_id: JobId(uuid::Uuid::new_v4()),
+        queue_for: None,
+        is_offline: false,
     };
     let content = host.content();
     let decided = host.slot.write(move |batch| {
