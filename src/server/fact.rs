@@ -14,7 +14,7 @@ use crate::protocol::Envelope;
 use crate::protocol::agent_event::{AgentEvent, Hello};
 use crate::protocol::command::FireResult;
 use crate::protocol::job_options::JobKind;
-use crate::repository_target::RepositoryTarget;
+use crate::repository_target::{KnownRepository, RepositoryTarget};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HostEnrolled {
@@ -117,6 +117,9 @@ pub struct Versioned {
     /// When the configuration that says so was adopted: a server that still has an older one leaves this alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopted_at: Option<DateTime<Utc>>,
+    /// Of settings: the repository that they are about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<KnownRepository>,
 }
 
 /// One line's meaning.
@@ -138,13 +141,13 @@ pub enum Fact {
     ScheduleVersioned(Versioned),
     ConfigVersioned(Versioned),
     AlertRaised(AlertRaised),
+    AlertUpdated(AlertUpdated),
     AlertResolved(AlertResolved),
     AlertAcknowledged(AlertAcknowledged),
 }
 
 impl Fact {
     /// Reads a line. `None`: a type of a later version, or a payload that is not its type's. A line that came from an agent
-    AlertUpdated(AlertUpdated),
     /// is never one of the server's own facts, whatever type the agent gave it.
     pub fn from_line(line: &Line) -> Option<Self> {
         let payload = line.payload.get();
@@ -166,13 +169,13 @@ impl Fact {
             "schedule.versioned" => serde_json::from_str(payload).ok().map(Self::ScheduleVersioned),
             "config.versioned" => serde_json::from_str(payload).ok().map(Self::ConfigVersioned),
             "alert.raised" => serde_json::from_str(payload).ok().map(Self::AlertRaised),
+            "alert.updated" => serde_json::from_str(payload).ok().map(Self::AlertUpdated),
             "alert.resolved" => serde_json::from_str(payload).ok().map(Self::AlertResolved),
             "alert.acknowledged" => serde_json::from_str(payload).ok().map(Self::AlertAcknowledged),
             _ => Self::agent_event(line),
         }
     }
 
-            "alert.updated" => serde_json::from_str(payload).ok().map(Self::AlertUpdated),
     fn agent_event(line: &Line) -> Option<Self> {
         let envelope = Envelope { seq: 0, ts: line.ts, kind: line.kind.clone(), payload: line.payload.clone() };
         AgentEvent::from_envelope(&envelope).ok().flatten().map(Self::Agent)
@@ -199,13 +202,13 @@ impl Fact {
             Self::ScheduleVersioned(payload) => ("schedule.versioned", to_raw(payload)),
             Self::ConfigVersioned(payload) => ("config.versioned", to_raw(payload)),
             Self::AlertRaised(payload) => ("alert.raised", to_raw(payload)),
+            Self::AlertUpdated(payload) => ("alert.updated", to_raw(payload)),
             Self::AlertResolved(payload) => ("alert.resolved", to_raw(payload)),
             Self::AlertAcknowledged(payload) => ("alert.acknowledged", to_raw(payload)),
         };
         NewLine { kind: kind.to_owned(), ts: now, stream: None, payload }
     }
 }
-            Self::AlertUpdated(payload) => ("alert.updated", to_raw(payload)),
 
 /// An agent's event as it came: its own bytes, its own clock, its place in its stream.
 pub fn agent_line(stream: StreamId, envelope: &Envelope) -> NewLine {

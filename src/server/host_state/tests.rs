@@ -197,6 +197,7 @@ fn an_agent_cannot_speak_as_the_server() {
             commit: None,
             dirty: None,
             adopted_at: None,
+            repository: None,
         }),
         queue(id(2), None, None).remove(0),
     ];
@@ -236,6 +237,7 @@ fn a_state_survives_its_carry() {
             commit: None,
             dirty: None,
             adopted_at: None,
+            repository: None,
         }),
         Fact::ConfigVersioned(Versioned {
             version: 2,
@@ -243,6 +245,7 @@ fn a_state_survives_its_carry() {
             commit: Some("abc".to_owned()),
             dirty: None,
             adopted_at: None,
+            repository: None,
         }),
     ]);
     folded.add(queue(id(1), Some("system"), None));

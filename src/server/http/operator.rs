@@ -27,8 +27,8 @@ use crate::server::find_job::find_job;
 use crate::server::history::{self, JobFilter};
 use crate::server::host::{Host, append_facts};
 use crate::server::host_state::is_unsaid;
-use crate::server::{job_log, lease_loop, view};
 use crate::server::silence::silent_since;
+use crate::server::{job_log, lease_loop, view};
 
 /// Longest `?wait=` of a job creation, in seconds.
 const LONGEST_JOB_WAIT_SECS: u64 = 300;
@@ -366,7 +366,7 @@ pub async fn abandon(app: &Arc<App>, request: Request, operator: Operator) -> Re
     Ok(json(StatusCode::ACCEPTED, &shown_job(app, &host, job.id).await?))
 }
 
-/// The host's snapshots by its last report, newest first.
+/// The host's snapshots by its last report, newest first. A report of another repository than the host has now is not shown as its own.
 pub(super) async fn snapshots_of(host: &Arc<Host>) -> Result<Answer, Problem> {
     let path = host.dir.join("snapshots.json");
     let file = blocking(move || read_snapshots(&path)).await.map_err(|error| {
@@ -376,8 +376,5 @@ pub(super) async fn snapshots_of(host: &Arc<Host>) -> Result<Answer, Problem> {
         // No Retry-After: nothing is gained by asking soon.
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "snapshots-unknown", detail)
     })?;
-    let mut list = file.map(|file| file.snapshots).unwrap_or_default();
-    list.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.time));
-    let values = list.iter().map(|s| serde_json::to_value(s).unwrap_or_default()).collect();
-    Ok(ok(&view::page("snapshots", values, None)))
+    Ok(ok(&view::snapshots_view(host.content().as_deref(), file)))
 }
