@@ -234,6 +234,10 @@ pub fn job_view(
         "progress": progress.filter(|_| job.status == JobStatus::Running),
         "stats": job.stats,
     }));
+    // Not every restic says so of every kind.
+    if let (Some(stats), Some(true)) = (view.get_mut("stats"), job.options.get("dry_run").and_then(Value::as_bool)) {
+        stats["dry_run"] = true.into();
+    }
     if let (Some(map), false) = (view.as_object_mut(), job.options.is_null()) {
         map.insert("options".to_owned(), job.options.clone());
     }

@@ -145,6 +145,19 @@ impl Request {
         }
     }
 
+    /// The body of a request that has nothing to say but itself: none, or `{}`. What is said and would be lost is refused.
+    pub async fn no_fields(&mut self) -> Result<(), Problem> {
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Nothing {}
+        let bytes = self.body().await?;
+        if bytes.trim_ascii().is_empty() {
+            return Ok(());
+        }
+        let parsed = serde_json::from_slice::<Nothing>(&bytes).map(|_| ());
+        parsed.map_err(|error| json_problem("the body, which has no fields here", &bytes, &error))
+    }
+
     /// The body as JSON. `content_type` asks for `application/json`, which a browser cannot forge from another site.
     pub async fn json<T: DeserializeOwned>(&mut self, content_type: ContentType) -> Result<(T, Bytes), Problem> {
         self.json_up_to(content_type, BODY_LIMIT_BYTES).await
