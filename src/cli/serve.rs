@@ -91,7 +91,7 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
     tokio::spawn(signals(Arc::clone(&app)));
     tracing::info!(%address, tls = has_tls, state = %state.display(), "ready");
     http::listener::serve(Arc::clone(&app), listener).await;
-    mark_alive(&app).await;
+    mark_alive(&app, true).await;
     tracing::info!("stopped");
     Ok(())
 }
@@ -110,8 +110,9 @@ fn absolute(path: &Path) -> PathBuf {
 /// Leaves a mark every few seconds, by which the next server knows since when there was none.
 async fn stay_alive(app: Arc<App>) {
     let mut stopping = app.stopping.subscribe();
+    let mut was_marked = true;
     loop {
-        mark_alive(&app).await;
+        was_marked = mark_alive(&app, was_marked).await;
         tokio::select! {
             () = stopped(&mut stopping) => return,
             () = tokio::time::sleep(Duration::from_secs(5)) => {}
@@ -119,11 +120,14 @@ async fn stay_alive(app: Arc<App>) {
     }
 }
 
-async fn mark_alive(app: &Arc<App>) {
+/// Whether it is there now. A failure after a success is told.
+async fn mark_alive(app: &Arc<App>, was_marked: bool) -> bool {
     let marked = Arc::clone(app);
-    if let Err(error) = blocking(move || marked.state_dir.mark_alive(clock::now())).await {
-        tracing::warn!("after a restart agents may count as online for longer: {}", chain(&error));
+    let result = blocking(move || marked.state_dir.mark_alive(clock::now())).await;
+    if let (Err(error), true) = (&result, was_marked) {
+        tracing::warn!("after a restart agents may count as online for longer: {}", chain(error));
     }
+    result.is_ok()
 }
 
 /// Ends jobs that nobody took in time, dispatches what a crash left undispatched, has leases looked at, and forgets expired tokens.

@@ -74,3 +74,6 @@ pub fn decide_tick(state: &HostState, now: DateTime<Utc>) -> Vec<Fact> {
     });
     due.collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -66,6 +66,15 @@ pub(super) fn is_online(app: &App, host: &Host) -> bool {
     host.slot.durable().state.enrolled_at.is_some() && view::is_online(&contact(app, host), clock::now())
 }
 
+/// Whether the agent is known to be away: neither heard lately, nor enrolled a moment ago and about to begin.
+fn is_away(app: &App, host: &Host) -> bool {
+    let enrolled_at = host.slot.durable().state.enrolled_at;
+    let mut contact = contact(app, host);
+    contact.last_seen = contact.last_seen.max(enrolled_at);
+    contact.silent_since = Some(silent_since(contact.last_seen, app.outage));
+    enrolled_at.is_none() || !view::is_online(&contact, clock::now())
+}
+
 pub(super) fn show_job(app: &App, host: &Host, job: &Job) -> Value {
     let progress = match job.status {
         JobStatus::Running => host.progress(job.id).or_else(|| job_log::newest_progress(&host.log_path(job.id))),
@@ -240,7 +249,7 @@ async fn start_job(
         idempotency,
         new_id: JobId(uuid::Uuid::new_v4()),
         queue_for,
-        is_offline: !is_online(app, host),
+        is_offline: is_away(app, host),
     };
     let wait = request.query::<u64>("wait")?.unwrap_or(0).min(LONGEST_JOB_WAIT_SECS);
     let content = host.content();
