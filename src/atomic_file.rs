@@ -4,6 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::SystemTime;
 
 use crate::file_error::FileError;
 
@@ -88,12 +89,19 @@ pub fn remove_dir(path: &Path) -> Result<(), FileError> {
 /// Writes a small file in place, making it when it is missing: its time is part of what it says. Not durable, and readers
 /// may meet it half written: for hints only.
 pub fn note(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
-    let noted = (|| {
-        let mut file = private_options().create(true).write(true).truncate(false).open(path)?;
-        file.write_all(bytes)?;
-        file.set_len(bytes.len() as u64)
-    })();
-    noted.map_err(FileError::of("note", path))
+    write_note(path, bytes).map(drop).map_err(FileError::of("note", path))
+}
+
+fn write_note(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    let mut file = private_options().create(true).write(true).truncate(false).open(path)?;
+    file.write_all(bytes)?;
+    file.set_len(bytes.len() as u64)?;
+    Ok(file)
+}
+
+/// As `note`, of this time.
+pub fn note_at(path: &Path, bytes: &[u8], at: SystemTime) -> Result<(), FileError> {
+    write_note(path, bytes).and_then(|file| file.set_modified(at)).map_err(FileError::of("note", path))
 }
 
 /// Opens a file to write to its places, makes it if it is missing.

@@ -112,6 +112,9 @@ pub struct Job {
     /// Whose lease it needs before it is dispatched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository: Option<RepositoryTarget>,
+    /// Until when the agent may take it, where the request says so; absent: so long after it may, as its kind and actor say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub take_by: Option<DateTime<Utc>>,
     /// What it waits for, as the agent is told, while it is no command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<String>,

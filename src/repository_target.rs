@@ -50,6 +50,14 @@ impl From<RepositoryTarget> for String {
     }
 }
 
+/// A repository as something was told of it: under the same name it may be at another place later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownRepository {
+    pub name: RepositoryTarget,
+    /// SHA-256 of the url, in hex.
+    pub url_sha256: String,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::text::is_default;
 
-/// Which snapshots `forget` keeps. Counts of 0 keep nothing by that rule; "-1 = all" is not offered.
+/// Which snapshots `forget` keeps. Counts of 0 and spans of no length keep nothing by that rule; "-1 = all" is not offered.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetentionPolicy {
@@ -44,6 +44,11 @@ impl RetentionPolicy {
         self.arguments().is_empty()
     }
 
+    /// Whether every snapshot without one of the tags goes, however new it is.
+    pub fn is_by_tags_alone(&self) -> bool {
+        !self.keep_tags.is_empty() && Self { keep_tags: Vec::new(), ..self.clone() }.is_empty()
+    }
+
     /// The rules as restic's flags and values, in a fixed order.
     pub fn arguments(&self) -> Vec<(&'static str, String)> {
         let counts = [
@@ -64,7 +69,9 @@ impl RetentionPolicy {
         ];
         let mut arguments = Vec::new();
         arguments.extend(counts.iter().filter(|(_, n)| *n > 0).map(|(flag, n)| (*flag, n.to_string())));
-        arguments.extend(spans.iter().filter_map(|(flag, span)| Some((*flag, (*span).clone()?))));
+        // restic 0.14 takes "0d" for a rule that keeps nothing; later ones refuse it.
+        let told = spans.iter().filter_map(|(flag, span)| Some((*flag, (*span).clone()?)));
+        arguments.extend(told.filter(|(_, span)| !is_no_time(span)));
         arguments.extend(self.keep_tags.iter().map(|tag| ("--keep-tag", tag.clone())));
         arguments
     }
@@ -104,6 +111,11 @@ fn is_restic_span(text: &str) -> bool {
     !text.is_empty()
 }
 
+/// A span of no length, which is no rule as a count of 0 is none.
+fn is_no_time(span: &str) -> bool {
+    is_restic_span(span) && !span.bytes().any(|byte| matches!(byte, b'1'..=b'9'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,7 +124,13 @@ mod tests {
     fn a_policy_without_rules_is_empty_also_with_zeros() {
         assert!(RetentionPolicy::default().is_empty());
         assert!(RetentionPolicy { keep_last: 0, ..Default::default() }.is_empty());
-        assert!(!RetentionPolicy { keep_tags: vec!["x".into()], ..Default::default() }.is_empty());
+        for span in ["0d", "0y00m0h"] {
+            assert!(RetentionPolicy { keep_within: Some(span.into()), ..Default::default() }.is_empty(), "{span}");
+        }
+        let tags = RetentionPolicy { keep_tags: vec!["x".into()], ..Default::default() };
+        assert!(!tags.is_empty() && tags.is_by_tags_alone());
+        assert!(!RetentionPolicy { keep_last: 1, ..tags }.is_by_tags_alone());
+        assert!(!RetentionPolicy::default().is_by_tags_alone());
     }
 
     #[test]

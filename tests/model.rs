@@ -407,6 +407,8 @@ fn take_step(server: &mut Server, agent: &mut Agent, number: u64, step: &Step) {
                 options: None,
                 actor: Actor { kind: ActorKind::Operator, name: "alice".to_owned() },
                 idempotency: None,
+                queue_for: None,
+                is_offline: false,
                 new_id: JobId(Uuid::from_u64_pair(4, number)),
             };
             // The operator's answer is lost with the server, the job may be there or not: both are right.

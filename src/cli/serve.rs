@@ -82,6 +82,7 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
     let watched = Arc::clone(&app);
     tokio::spawn(fleet_loop::run(watched, started));
     tokio::spawn(tick(Arc::clone(&app)));
+    tokio::spawn(stay_alive(Arc::clone(&app)));
     tokio::spawn(lease_loop::run(Arc::clone(&app)));
     if has_tls {
         tokio::spawn(served_tls::run(Arc::clone(&app)));
@@ -93,7 +94,8 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
     tokio::spawn(index_upkeep::run(Arc::clone(&app)));
     tokio::spawn(signals(Arc::clone(&app)));
     tracing::info!(%address, tls = has_tls, state = %state.display(), "ready");
-    http::listener::serve(app, listener).await;
+    http::listener::serve(Arc::clone(&app), listener).await;
+    mark_alive(&app, true).await;
     tracing::info!("stopped");
     Ok(())
 }
@@ -107,6 +109,29 @@ fn state_of(config: &Path) -> String {
 fn absolute(path: &Path) -> PathBuf {
     // Not canonical: a swapped symlink must stay one.
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Leaves a mark every few seconds, by which the next server knows since when there was none.
+async fn stay_alive(app: Arc<App>) {
+    let mut stopping = app.stopping.subscribe();
+    let mut was_marked = true;
+    loop {
+        was_marked = mark_alive(&app, was_marked).await;
+        tokio::select! {
+            () = stopped(&mut stopping) => return,
+            () = tokio::time::sleep(Duration::from_secs(5)) => {}
+        }
+    }
+}
+
+/// Whether it is there now. A failure after a success is told.
+async fn mark_alive(app: &Arc<App>, was_marked: bool) -> bool {
+    let marked = Arc::clone(app);
+    let result = blocking(move || marked.state_dir.mark_alive(clock::now())).await;
+    if let (Err(error), true) = (&result, was_marked) {
+        tracing::warn!("after a restart agents may count as online for longer: {}", chain(error));
+    }
+    result.is_ok()
 }
 
 /// Ends jobs that nobody took in time, dispatches what a crash left undispatched, has leases looked at, and forgets expired tokens.

@@ -388,5 +388,7 @@ mod tests {
         assert!(JobSpec::parse("bakcup", None).expect_err("no such kind").contains("backup, init"));
         let error = JobSpec::parse("prune", Some(json!({"dryrun": true}))).expect_err("misspelled");
         assert!(error.contains("dryrun") && error.contains("dry_run"), "{error}");
+        let error = JobSpec::parse("find", Some(json!({"pattern": "x", "since": "yesterday"}))).expect_err("no time");
+        assert!(error.contains("`since`: \"yesterday\" is not a time, such as 2026"), "{error}");
     }
 }

@@ -2,7 +2,8 @@
 //! in the job's log. Does not know where a restore may go: the agent's policy does.
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::text::is_default;
 use crate::id::ScheduleId;
@@ -94,16 +95,30 @@ pub struct FindOptions {
     #[serde(skip_serializing_if = "is_default")]
     pub snapshot: Option<String>,
     /// Snapshots of this time or later.
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(skip_serializing_if = "is_default", deserialize_with = "since")]
     pub since: Option<DateTime<Utc>>,
     /// Snapshots before this time.
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(skip_serializing_if = "is_default", deserialize_with = "until")]
     pub until: Option<DateTime<Utc>>,
     #[serde(skip_serializing_if = "is_default")]
     pub ignore_case: bool,
     /// Entries at most, to `MOST_ENTRIES`; absent: `DEFAULT_ENTRIES`.
     #[serde(skip_serializing_if = "is_default")]
     pub limit: Option<u32>,
+}
+
+fn since<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
+    time("since", deserializer)
+}
+
+fn until<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
+    time("until", deserializer)
+}
+
+fn time<'de, D: Deserializer<'de>>(name: &str, deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+    let read = text.parse().map(Some);
+    read.map_err(|_| D::Error::custom(format!("`{name}`: {text:?} is not a time, such as 2026-01-31T12:00:00Z")))
 }
 
 /// `restic diff`.

@@ -125,6 +125,18 @@ pub struct AlertRaised {
     pub text: String,
 }
 
+/// It goes on, and what is to be said of it is another thing now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlertUpdated {
+    pub alert_id: AlertId,
+    pub kind: AlertKind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule_id: Option<ScheduleId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<JobId>,
+    pub text: String,
+}
+
 /// The cause has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AlertResolved {
@@ -171,6 +183,13 @@ impl OpenAlerts {
                 acknowledged_by: None,
                 told: BTreeMap::new(),
             });
+        }
+    }
+
+    /// The same alert, with its newest words: who has seen to it, and since when it is open, stays.
+    pub fn update(&mut self, updated: &AlertUpdated) {
+        if let Some(alert) = self.0.iter_mut().find(|alert| alert.id == updated.alert_id) {
+            (alert.job_id, alert.text) = (updated.job_id, updated.text.clone());
         }
     }
 

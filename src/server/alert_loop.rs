@@ -9,6 +9,7 @@ use super::alert_rules::{Moment, decide_alerts};
 use super::app::{App, blocking, stopped};
 use super::fact::Fact;
 use super::host::Host;
+use super::silence::silent_since;
 use super::slot::WriteError;
 use crate::atomic_file;
 use crate::clock;
@@ -65,9 +66,8 @@ async fn look(app: &Arc<App>) -> Result<(), FileError> {
 
 fn moment(app: &App, host: &Host) -> Moment {
     let now = clock::now();
-    // Never heard: silent since this server could have heard it.
-    let since = host.last_seen().map_or(app.ready_at, |seen| seen.max(app.ready_at));
-    Moment { now, silence: Some(now - since), heard_for: host.heard_for(now, app.ready_at) }
+    let silence = Some(now - silent_since(host.last_seen(), app.outage));
+    Moment { now, silence, heard_for: host.heard_for(now, app.outage.ready_at) }
 }
 
 /// The host that has this alert open, and the alert.

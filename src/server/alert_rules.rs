@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::alert::{AlertKind, AlertRaised, AlertResolved};
+use super::alert::{AlertKind, AlertRaised, AlertResolved, AlertUpdated};
 use super::fact::Fact;
 use super::host_content::HostContent;
 use super::host_state::{HostState, ScheduleMemory};
@@ -115,6 +115,9 @@ impl LastEnd {
 /// What one backup was about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunSize {
+    /// Absent: of a server before this was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<JobId>,
     pub bytes: u64,
     pub files: u64,
     /// Files that were new or had changed.
@@ -123,9 +126,11 @@ pub struct RunSize {
 
 impl RunSize {
     /// From restic's summary of a backup.
-    pub fn of(stats: &Map<String, Value>) -> Option<Self> {
+    pub fn of(job: &Job) -> Option<Self> {
+        let stats = job.stats.as_ref()?;
         let number = |name: &str| stats.get(name).and_then(Value::as_u64);
         Some(Self {
+            job_id: Some(job.id),
             bytes: number("total_bytes_processed")?,
             files: number("total_files_processed")?,
             changed: number("files_new")? + number("files_changed")?,
@@ -161,13 +166,12 @@ impl Moment {
 /// The facts by which the open alerts become those that should be open.
 pub fn decide_alerts(host: &HostName, state: &HostState, content: Option<&HostContent>, moment: Moment) -> Vec<Fact> {
     let due = due_alerts(state, content, moment);
-    let is_open =
-        |due: &Due| state.alerts.iter().any(|open| (open.kind, &open.schedule_id) == (due.kind, &due.schedule_id));
+    let open_of =
+        |due: &Due| state.alerts.iter().find(|open| (open.kind, &open.schedule_id) == (due.kind, &due.schedule_id));
     let is_unknown = |kind: AlertKind| kind == AlertKind::AgentOffline && moment.silence.is_none();
     // Whether it still is comes out when the host has had its time.
     let is_away = content.is_some_and(|content| content.absence.often_away) && moment.heard_for < BACK;
     let has_time = |due: &Due| is_away && due.kind == AlertKind::StaleSchedule;
-    let is_told = |due: &Due| !is_open(due) && !has_time(due);
     let ended = state.alerts.iter().filter(|open| {
         !is_unknown(open.kind) && !due.iter().any(|due| (open.kind, &open.schedule_id) == (due.kind, &due.schedule_id))
     });
@@ -177,10 +181,18 @@ pub fn decide_alerts(host: &HostName, state: &HostState, content: Option<&HostCo
             Fact::AlertResolved(AlertResolved { alert_id: open.id, kind: open.kind, schedule_id })
         })
         .collect();
-    facts.extend(due.iter().filter(|due| is_told(due)).map(|due| {
+    facts.extend(due.iter().filter_map(|due| {
         let Due { kind, schedule_id, job_id, text } = due.clone();
+        if let Some(open) = open_of(due) {
+            let updated = AlertUpdated { alert_id: open.id, kind, schedule_id, job_id, text };
+            return (updated.text != open.text).then_some(Fact::AlertUpdated(updated));
+        }
+        if has_time(due) {
+            return None;
+        }
         let what = format!("{kind:?}/{}", schedule_id.as_ref().map_or("", |id| id.as_str()));
-        Fact::AlertRaised(AlertRaised { alert_id: alert_id(host, &what, moment.now), kind, schedule_id, job_id, text })
+        let alert_id = alert_id(host, &what, moment.now);
+        Some(Fact::AlertRaised(AlertRaised { alert_id, kind, schedule_id, job_id, text }))
     }));
     facts
 }
@@ -230,14 +242,15 @@ fn due_alerts(state: &HostState, content: Option<&HostContent>, moment: Moment) 
             add(AlertKind::StaleSchedule, None, format!("schedule {} had no success for {age}", schedule.id));
         }
         let Some(memory) = memory else { continue };
-        if let Some(last) = &memory.last_end {
-            if let Some((kind, text)) = of_last_end(last) {
-                add(kind, Some(last.job_id), text);
-            }
-            if last.succeeded && schedule.kind == JobKind::Backup {
-                for (kind, text) in of_sizes(memory, alarms) {
-                    add(kind, Some(last.job_id), text);
-                }
+        if let Some(last) = &memory.last_end
+            && let Some((kind, text)) = of_last_end(last)
+        {
+            add(kind, Some(last.job_id), text);
+        }
+        // A failure says nothing of what the newest snapshot holds.
+        if let Some(newest) = memory.runs.back().filter(|_| schedule.kind == JobKind::Backup) {
+            for (kind, text) in of_sizes(memory, alarms) {
+                add(kind, newest.job_id, text);
             }
         }
     }

@@ -22,6 +22,7 @@ use super::keep::KeepRules;
 use super::lease_desk::LeaseDesk;
 use super::served_tls::ServedTls;
 use super::servers::Servers;
+use super::silence::Outage;
 use super::slot::{Shared, Slot};
 use super::state_dir::{StateDir, StateDirError};
 use super::traffic::Traffic;
@@ -67,8 +68,9 @@ pub struct App {
     pub leases: LeaseDesk,
     /// True from the moment on at which the server is to stop.
     pub stopping: watch::Sender<bool>,
-    /// Nobody counts as offline by silence from before this.
     pub ready_at: DateTime<Utc>,
+    /// When there was no server before this one: silence of then does not count.
+    pub outage: Outage,
     hosts: RwLock<BTreeMap<HostName, Arc<Host>>>,
     tokens: RwLock<Arc<Vec<OperatorToken>>>,
     keep_rules: RwLock<KeepRules>,
@@ -101,6 +103,8 @@ impl App {
         let is_synced = state_dir.sync_file_system();
         let fleet = Slot::open(FLEET, &state_dir.fleet_dir(), Arc::clone(&shared))?;
         let leases = LeaseDesk::open(&state_dir.repositories_dir(), Arc::clone(&shared))?;
+        let ready_at = clock::now();
+        let outage = Outage { from: state_dir.last_alive(), ready_at };
         let app = Arc::new(Self {
             leases,
             state_dir,
@@ -108,7 +112,8 @@ impl App {
             shared,
             traffic: Traffic::default(),
             stopping: watch::Sender::new(false),
-            ready_at: clock::now(),
+            ready_at,
+            outage,
             hosts: RwLock::default(),
             tokens: RwLock::default(),
             keep_rules: RwLock::new(ServerSettings::default().keep_rules()),

@@ -4,10 +4,12 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 
-use super::fact::{Fact, HostEnrolled, Idempotency, JobAndActor, JobDispatched, JobExpired, JobQueued};
+use super::fact::{Fact, HostEnrolled, Idempotency, JobQueued};
 use super::fire_jobs::{queued_jobs, specs_of};
 use super::host_content::HostContent;
 use super::host_state::HostState;
+pub use super::job_endings::{decide_abandon, decide_cancel, decide_tick};
+use super::job_endings::{dispatched_by, lifetime};
 use super::leases::needed_lease;
 use crate::id::{
     HostName, JobId, RepositoryName, ScheduleId, job_id_of_fire, job_id_of_fire_part, job_id_of_request_part,
@@ -17,12 +19,8 @@ use crate::protocol::agent_event::ScheduleFire;
 use crate::protocol::command::{FireOutcome, FireResult};
 use crate::protocol::job_options::{ForgetOptions, JobKind, JobSpec, RestoreOptions};
 use crate::protocol::schedule::Schedule;
+use crate::protocol::text::Span;
 use crate::repository_target::RepositoryTarget;
-
-/// How long an agent may take to pick a command up.
-pub const COMMAND_LIFETIME: TimeDelta = TimeDelta::hours(24);
-/// The same of a query: nobody waits longer for an answer.
-pub const QUERY_LIFETIME: TimeDelta = TimeDelta::minutes(5);
 
 /// A request that cannot be done, for the operator or agent who made it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +31,8 @@ pub enum Refusal {
     Invalid(String),
     /// The Idempotency-Key was used with another body.
     KeyReused,
+    /// The agent is out of contact, and the job is not to wait for it.
+    AgentOffline,
     /// The enrollment token was used, by another agent.
     TokenUsed,
     /// What was asked cannot be done in the present state.
@@ -101,6 +101,7 @@ pub fn decide_fire(
         idempotency: None,
         repository: None,
         part_of: None,
+        take_by: None,
     };
     let id_of = |n| job_id_of_fire_part(host, &fire.schedule_id, fire.scheduled_at, n);
     queued_jobs(state, specs, &first, id_of).into_iter().flat_map(|queued| queue(queued, content, now)).collect()
@@ -109,13 +110,9 @@ pub fn decide_fire(
 /// A new job, and that the agent may take it: at once where it needs no lease, else when it has one.
 fn queue(mut queued: JobQueued, content: Option<&HostContent>, now: DateTime<Utc>) -> Vec<Fact> {
     queued.repository = needed_lease(queued.kind, &queued.options, content).map(|(target, _)| target);
-    let at_once = queued.repository.is_none().then(|| dispatched(queued.job_id, queued.kind, now));
+    let by = queued.take_by.unwrap_or(now + lifetime(queued.kind, queued.actor.kind));
+    let at_once = queued.repository.is_none().then(|| dispatched_by(queued.job_id, by));
     std::iter::once(Fact::JobQueued(queued)).chain(at_once).collect()
-}
-
-pub(super) fn dispatched(job_id: JobId, kind: JobKind, now: DateTime<Utc>) -> Fact {
-    let lifetime = if kind.is_query() { QUERY_LIFETIME } else { COMMAND_LIFETIME };
-    Fact::JobDispatched(JobDispatched { job_id, expires_at: now + lifetime })
 }
 
 /// What an operator asks to be run.
@@ -128,6 +125,17 @@ pub struct JobRequest {
     pub idempotency: Option<Idempotency>,
     /// The id it gets if it becomes a job.
     pub new_id: JobId,
+    /// How long it may wait for the agent to take it; absent: as `lifetime` says.
+    pub queue_for: Option<Span>,
+    /// Whether the agent is out of contact. Only a backup, which does no harm at whatever time, waits for it unasked.
+    pub is_offline: bool,
+}
+
+/// The longest `queue_for`.
+const LONGEST_QUEUE: Span = Span::from_secs(7 * 86_400);
+
+fn time_delta(span: Span) -> TimeDelta {
+    TimeDelta::seconds(i64::try_from(span.as_secs()).unwrap_or(i64::MAX / 2000))
 }
 
 /// A job that exists already (the same key and body), or the facts that make a new one.
@@ -179,6 +187,12 @@ pub fn decide_job(
     }
     // All of one kind.
     let kind = specs.first().map(JobSpec::kind);
+    if request.queue_for.is_some_and(|span| span.is_zero() || span > LONGEST_QUEUE) {
+        return Err(Refusal::Invalid(format!("`queue_for` is between 1s and {LONGEST_QUEUE}")));
+    }
+    if request.is_offline && request.queue_for.is_none() && kind != Some(JobKind::Backup) {
+        return Err(Refusal::AgentOffline);
+    }
     let first = JobQueued {
         job_id: request.new_id,
         kind: kind.ok_or_else(|| Refusal::Invalid("there is nothing to do".to_owned()))?,
@@ -192,6 +206,7 @@ pub fn decide_job(
         idempotency: request.idempotency.clone(),
         repository: None,
         part_of: None,
+        take_by: request.queue_for.map(|span| now + time_delta(span)),
     };
     let jobs = queued_jobs(state, specs, &first, |n| job_id_of_request_part(request.new_id, n));
     let facts = jobs.into_iter().flat_map(|queued| queue(queued, content, now)).collect();
@@ -239,9 +254,10 @@ fn check_target(content: Option<&HostContent>, target: &RepositoryTarget) -> Res
     }
     let fleet = content.and_then(|content| content.maintains.as_ref());
     let is_elected = fleet.is_some_and(|fleet| fleet.repositories.contains_key(&target.repository));
-    let has_parts = maintained.is_some_and(|all| all.keys().any(|other| other.repository == target.repository));
-    Err(Refusal::Invalid(if is_elected && has_parts && target.host.is_none() {
-        format!("repository {target} is one for each host: name one of them, for example \"{target}/web-1\"")
+    let parts = maintained.into_iter().flat_map(|all| all.keys());
+    let part = parts.filter(|other| other.repository == target.repository).find(|other| other.host.is_some());
+    Err(Refusal::Invalid(if let (true, Some(part), None) = (is_elected, part, &target.host) {
+        format!("repository {target} is one for each host: name one of them, for example \"{part}\"")
     } else if is_elected {
         format!(
             "the host has no access to repository {target}: is there such a one, and can its secrets be read? see GET /v1/config"
@@ -347,45 +363,14 @@ fn check_restore(options: &RestoreOptions) -> Result<(), &'static str> {
         (true, None) if options.confirm.is_none() => {
             Err("`in_place` writes over what is there: confirm it by repeating the host's name as `confirm`")
         }
+        (false, _) if options.confirm.is_some() => Err(
+            "`confirm` is for `in_place`, which writes over what is there: say \"in_place\": true too, or leave `confirm` out to restore beside",
+        ),
         (false, _) if options.overwrite.is_some() => {
             Err("`overwrite` is for `in_place`: in a new directory there is nothing to write over")
         }
         _ => Ok(()),
     }
-}
-
-/// A cancel that changes something: nothing when the job has ended or was asked to end before. One that is no command ends here.
-pub fn decide_cancel(state: &HostState, job_id: JobId, actor: Actor) -> Vec<Fact> {
-    let Some(job) = state.jobs.get(&job_id).filter(|job| job.cancel_seq.is_none()) else { return Vec::new() };
-    let ends = job.is_undispatched().then_some(Fact::JobExpired(JobExpired { job_id }));
-    std::iter::once(Fact::JobCancelRequested(JobAndActor { job_id, actor })).chain(ends).collect()
-}
-
-/// Ends a job whose agent is out of contact.
-pub fn decide_abandon(
-    state: &HostState,
-    job_id: JobId,
-    actor: Actor,
-    in_contact: bool,
-) -> Result<Option<Fact>, Refusal> {
-    if !state.jobs.contains_key(&job_id) {
-        return Ok(None);
-    }
-    if in_contact {
-        return Err(Refusal::Conflict("the agent is in contact: cancel the job instead".to_owned()));
-    }
-    Ok(Some(Fact::JobAbandoned(JobAndActor { job_id, actor })))
-}
-
-/// Jobs that nobody took in time end; queued ones that need no lease and are no command yet become one, and cancelled ones end
-/// (power loss may keep the line that queued or cancelled a job without the next one).
-pub fn decide_tick(state: &HostState, now: DateTime<Utc>) -> Vec<Fact> {
-    let due = state.jobs.values().filter(|job| !job.accepted).filter_map(|job| match &job.dispatch {
-        Some(dispatch) => (dispatch.expires_at < now).then_some(Fact::JobExpired(JobExpired { job_id: job.id })),
-        None if job.cancel_seq.is_some() => Some(Fact::JobExpired(JobExpired { job_id: job.id })),
-        None => job.repository.is_none().then(|| dispatched(job.id, job.kind, now)),
-    });
-    due.collect()
 }
 
 /// Enrolls the host with a token that was found good. The same agent asking again is told the same, while what it enrolled is

@@ -23,6 +23,7 @@ use crate::id::{JobId, ReportId, StreamId};
 use crate::journal::Batch;
 use crate::protocol::Envelope;
 use crate::protocol::agent_event::{AgentEvent, Snapshot, SnapshotsReport};
+use crate::repository_target::KnownRepository;
 
 /// Whose events they are, and what they are looked at with.
 pub struct Source<'a> {
@@ -98,7 +99,8 @@ fn take_one(
             append_facts(batch, |state, _| decide_finished(state, finished, known).into_iter().collect());
         }
         Some(AgentEvent::SnapshotsReport(report)) => {
-            keep_page(&host.dir, report, SNAPSHOTS_LIMIT_BYTES)?;
+            let of = batch.state().config_applied_repository.as_ref();
+            keep_page(&host.dir, report, of, clock::now(), SNAPSHOTS_LIMIT_BYTES)?;
             // The list itself is in snapshots.json; the history says that it came, and not that it is empty.
             let (report_id, page, pages) = (report.report_id, report.page, report.pages);
             let count = report.snapshots.len();
@@ -134,6 +136,12 @@ pub struct SnapshotsFile {
     pub pages: u32,
     /// Pages that are in `snapshots`.
     pub have: u32,
+    /// When the last page came. Absent: of a server before this was kept, as the next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reported_at: Option<DateTime<Utc>>,
+    /// The repository that they are in, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<KnownRepository>,
     pub snapshots: Vec<Snapshot>,
 }
 
@@ -143,17 +151,30 @@ const SNAPSHOTS_LIMIT_BYTES: usize = 16 * 1024 * 1024;
 
 /// Adds a page; the last one makes the report the host's present one. A page that came before changes nothing, nor do those of
 /// a list that is too long.
-fn keep_page(host_dir: &Path, report: &SnapshotsReport, limit: usize) -> Result<(), FileError> {
+fn keep_page(
+    host_dir: &Path,
+    report: &SnapshotsReport,
+    of: Option<&KnownRepository>,
+    now: DateTime<Utc>,
+    limit: usize,
+) -> Result<(), FileError> {
     let next = host_dir.join("snapshots.next.json");
     // Damaged pages are as good as none: the next report begins anew.
     let mut file = match read_snapshots(&next).unwrap_or(None) {
         Some(file) if file.report_id == report.report_id => file,
-        _ => SnapshotsFile { report_id: report.report_id, pages: report.pages, have: 0, snapshots: Vec::new() },
+        _ => SnapshotsFile {
+            report_id: report.report_id,
+            pages: report.pages,
+            have: 0,
+            reported_at: None,
+            repository: of.cloned(),
+            snapshots: Vec::new(),
+        },
     };
     if report.page != file.have + 1 {
         return Ok(());
     }
-    file.have = report.page;
+    (file.have, file.reported_at) = (report.page, Some(now));
     file.snapshots.extend(report.snapshots.iter().cloned());
     let bytes = serde_json::to_vec(&file).unwrap_or_default();
     if bytes.len() > limit {
@@ -183,6 +204,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::server::folded::noon;
 
     #[test]
     fn a_damaged_list_of_snapshots_is_told_as_damaged_and_the_next_report_replaces_it() {
@@ -197,8 +219,8 @@ mod tests {
             let id = "00000000-0000-4000-8000-000000000001";
             serde_json::from_value(json!({"report_id": id, "page": page, "pages": 2, "snapshots": []})).expect("a page")
         };
-        keep_page(dir.path(), &page(1), 1000).expect("kept");
-        keep_page(dir.path(), &page(2), 1000).expect("kept");
+        keep_page(dir.path(), &page(1), None, noon(), 1000).expect("kept");
+        keep_page(dir.path(), &page(2), None, noon(), 1000).expect("kept");
         assert_eq!(read_snapshots(&path).expect("whole").expect("there").have, 2);
     }
 
@@ -211,14 +233,14 @@ mod tests {
             serde_json::from_value(json!({"report_id": id, "page": page, "pages": pages, "snapshots": [one]}))
                 .expect("a page")
         };
-        keep_page(dir.path(), &page(1, 1, 1), 1000).expect("kept");
+        keep_page(dir.path(), &page(1, 1, 1), None, noon(), 1000).expect("kept");
         for number in (1..=1_000).chain([u32::MAX, 0]) {
-            keep_page(dir.path(), &page(2, number, 1_000_000), 1000).expect("kept or not");
+            keep_page(dir.path(), &page(2, number, 1_000_000), None, noon(), 1000).expect("kept or not");
             let next = std::fs::metadata(dir.path().join("snapshots.next.json")).map_or(0, |metadata| metadata.len());
             assert!(next <= 1000, "{next} bytes at page {number}");
         }
         let kept = read_snapshots(&dir.path().join("snapshots.json")).expect("whole").expect("there");
         assert_eq!((kept.have, kept.snapshots.len()), (1, 1));
-        keep_page(dir.path(), &page(3, 1, 1), 1000).expect("the next one is kept again");
+        keep_page(dir.path(), &page(3, 1, 1), None, noon(), 1000).expect("the next one is kept again");
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::alert::{AlertAcknowledged, AlertRaised, AlertResolved};
+use super::alert::{AlertAcknowledged, AlertRaised, AlertResolved, AlertUpdated};
 use super::alert_told::AlertSent;
 use super::ping_rules::PingSent;
 use crate::id::{EnrollmentId, JobId, ScheduleId, StreamId};
@@ -16,7 +16,7 @@ use crate::protocol::Envelope;
 use crate::protocol::agent_event::{AgentEvent, Hello};
 use crate::protocol::command::FireResult;
 use crate::protocol::job_options::JobKind;
-use crate::repository_target::RepositoryTarget;
+use crate::repository_target::{KnownRepository, RepositoryTarget};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HostEnrolled {
@@ -75,6 +75,9 @@ pub struct JobQueued {
     /// One of the further jobs of a fire or request that makes several: the one that answers for all of them, which comes last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part_of: Option<JobId>,
+    /// Until when the agent may take it, where the request says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub take_by: Option<DateTime<Utc>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -116,6 +119,9 @@ pub struct Versioned {
     /// When the configuration that says so was adopted: a server that still has an older one leaves this alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopted_at: Option<DateTime<Utc>>,
+    /// Of settings: the repository that they are about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<KnownRepository>,
 }
 
 /// One line's meaning.
@@ -137,6 +143,7 @@ pub enum Fact {
     ScheduleVersioned(Versioned),
     ConfigVersioned(Versioned),
     AlertRaised(AlertRaised),
+    AlertUpdated(AlertUpdated),
     AlertResolved(AlertResolved),
     AlertAcknowledged(AlertAcknowledged),
     AlertSent(AlertSent),
@@ -166,6 +173,7 @@ impl Fact {
             "schedule.versioned" => serde_json::from_str(payload).ok().map(Self::ScheduleVersioned),
             "config.versioned" => serde_json::from_str(payload).ok().map(Self::ConfigVersioned),
             "alert.raised" => serde_json::from_str(payload).ok().map(Self::AlertRaised),
+            "alert.updated" => serde_json::from_str(payload).ok().map(Self::AlertUpdated),
             "alert.resolved" => serde_json::from_str(payload).ok().map(Self::AlertResolved),
             "alert.acknowledged" => serde_json::from_str(payload).ok().map(Self::AlertAcknowledged),
             AlertSent::TYPE => serde_json::from_str(payload).ok().map(Self::AlertSent),
@@ -200,6 +208,7 @@ impl Fact {
             Self::ScheduleVersioned(payload) => ("schedule.versioned", to_raw(payload)),
             Self::ConfigVersioned(payload) => ("config.versioned", to_raw(payload)),
             Self::AlertRaised(payload) => ("alert.raised", to_raw(payload)),
+            Self::AlertUpdated(payload) => ("alert.updated", to_raw(payload)),
             Self::AlertResolved(payload) => ("alert.resolved", to_raw(payload)),
             Self::AlertAcknowledged(payload) => ("alert.acknowledged", to_raw(payload)),
             Self::AlertSent(payload) => (AlertSent::TYPE, to_raw(payload)),

@@ -156,8 +156,16 @@ mod tests {
     fn an_operator_has_done_what_a_fire_does_or_one_thing_and_nothing_that_is_another_hosts() {
         let ask = |kind: Option<&str>, schedule_id: Option<&str>, options: Option<serde_json::Value>| {
             let (kind, schedule_id) = (kind.map(str::to_owned), schedule_id.map(schedule));
-            let request =
-                JobRequest { kind, schedule_id, options, actor: operator(), idempotency: None, new_id: id(7) };
+            let request = JobRequest {
+                kind,
+                schedule_id,
+                options,
+                actor: operator(),
+                idempotency: None,
+                new_id: id(7),
+                queue_for: None,
+                is_offline: false,
+            };
             decide_job(&HostState::default(), Some(&elected()), &request, noon())
         };
         let Ok(JobDecision::New(first, facts)) = ask(None, Some("maintenance:main:check"), None) else {

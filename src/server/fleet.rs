@@ -27,6 +27,7 @@ mod raw;
 mod raw_schedule;
 pub mod read_tree;
 pub mod remembered;
+mod retention_checks;
 mod rules;
 pub mod schedule_set;
 pub mod secret_commands;

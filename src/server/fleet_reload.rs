@@ -199,9 +199,11 @@ async fn commit(app: &App, tree: &Tree) -> Result<(), StartError> {
 
 async fn reject(app: &App, tree: &Tree) -> Result<(), StartError> {
     let (errors, warnings): (Vec<_>, Vec<_>) = tree.problems.iter().partition(|p| p.severity == Severity::Error);
+    let error_count = errors.len();
     let problems = errors.into_iter().chain(warnings).take(PROBLEMS_LIMIT).map(entry).collect();
     let count = tree.problems.len();
-    let rejected = ConfigRejected { hash: tree.hash.clone(), commit: tree.commit.clone(), problems, count };
+    let rejected =
+        ConfigRejected { hash: tree.hash.clone(), commit: tree.commit.clone(), problems, count, errors: error_count };
     Ok(append_fleet(app, ConfigRejected::TYPE, rejected).await?)
 }
 

@@ -57,6 +57,9 @@ pub struct ConfigRejected {
     /// How many there are.
     #[serde(default)]
     pub count: usize,
+    /// How many of them are errors, for which it was refused.
+    #[serde(default)]
+    pub errors: usize,
 }
 
 /// Problems that are written down of one refusal; a broken group may be one in each of ten thousand hosts.
@@ -94,6 +97,8 @@ pub struct FleetState {
     /// Its commit, and how many problems it has.
     pub rejected_commit: Option<String>,
     pub rejected_count: usize,
+    #[serde(default)]
+    pub rejected_errors: usize,
     /// The operator who has seen to it.
     pub rejection_acknowledged_by: Option<String>,
     /// When each channel was told, of it or of one that it followed on.
@@ -111,10 +116,16 @@ pub fn rejection_alert(state: &FleetState) -> Option<Alert> {
         kind: AlertKind::ConfigRejected,
         schedule_id: None,
         job_id: None,
-        text: format!(
-            "the configuration was refused for {} problems, and the last good one runs: see GET /v1/config",
-            state.rejected_count
-        ),
+        text: match state.rejected_errors {
+            1 => "the configuration was refused for 1 error, and the last good one runs: see GET /v1/config".to_owned(),
+            // Of a server that did not count them by themselves.
+            0 => "the configuration was refused, and the last good one runs: see GET /v1/config".to_owned(),
+            errors => {
+                format!(
+                    "the configuration was refused for {errors} errors, and the last good one runs: see GET /v1/config"
+                )
+            }
+        },
         raised_at,
         acknowledged_by: state.rejection_acknowledged_by.clone(),
         told: state.rejection_told.clone(),
@@ -161,6 +172,7 @@ impl Fold for FleetState {
                     (self.rejected_at, self.rejected_commit) = (Some(line.received_at), rejected.commit);
                     // Lines of earlier versions have no count, and all problems.
                     self.rejected_count = rejected.count.max(rejected.problems.len());
+                    self.rejected_errors = rejected.errors;
                 }
             }
             AlertAcknowledged::TYPE => {

@@ -69,6 +69,7 @@ pub(crate) fn queued(job_id: JobId) -> Fact {
         idempotency: None,
         repository: None,
         part_of: None,
+        take_by: None,
     })
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
@@ -113,15 +113,16 @@ impl Host {
 
     /// Writes the file of the sign of life. Blocks.
     pub fn keep_seen(&self) -> Result<(), FileError> {
-        let seen = {
+        let (seen, at) = {
             let transient = self.transient();
+            let Some(at) = transient.last_seen else { return Ok(()) };
             let Transient { clock_skew_ms, poll_wait_secs, spool_bytes, .. } = &*transient;
-            Seen { clock_skew_ms: *clock_skew_ms, poll_wait_secs: *poll_wait_secs, spool_bytes: *spool_bytes }
+            (Seen { clock_skew_ms: *clock_skew_ms, poll_wait_secs: *poll_wait_secs, spool_bytes: *spool_bytes }, at)
         };
         // A struct of numbers always has a JSON form.
         let mut bytes = serde_json::to_vec(&seen).unwrap_or_default();
         bytes.push(b'\n');
-        atomic_file::note(&self.dir.join("seen"), &bytes)
+        atomic_file::note_at(&self.dir.join("seen"), &bytes, at.into())
     }
 
     /// The journal's directory, for readers of history.
@@ -174,18 +175,22 @@ impl Host {
         self.transient().spool_bytes = Some(bytes);
     }
 
-    /// The agent was heard. Returns whether the file that tells other servers is due for a touch.
+    /// The agent was heard. What is known of that changes with the file that tells it to other servers, and to this one after a
+    /// restart: at most every ten seconds, but for what is new. Returns whether the file is due.
     pub fn heard(&self, now: DateTime<Utc>, sent_at: Option<DateTime<Utc>>, wait_secs: Option<u64>) -> bool {
         let mut transient = self.transient();
-        let touch = transient.last_seen.is_none_or(|seen| (now - seen).num_seconds().abs() >= 10);
-        transient.see(now);
-        if let Some(sent_at) = sent_at {
-            transient.clock_skew_ms = Some((sent_at - now).num_milliseconds());
+        let is_due = transient.last_seen.is_none_or(|seen| (now - seen).num_seconds().abs() >= 10)
+            || (sent_at.is_some() && transient.clock_skew_ms.is_none())
+            || (wait_secs.is_some() && transient.poll_wait_secs != wait_secs);
+        if is_due {
+            // No file system's times are coarser, of those that hold a state.
+            transient.see(now.trunc_subsecs(3));
+            if let Some(sent_at) = sent_at {
+                transient.clock_skew_ms = Some((sent_at - now).num_milliseconds());
+            }
+            transient.poll_wait_secs = wait_secs.or(transient.poll_wait_secs);
         }
-        if wait_secs.is_some() {
-            transient.poll_wait_secs = wait_secs;
-        }
-        touch
+        is_due
     }
 
     /// Whether the credential with this SHA-256 was found valid a moment ago: its file need not be read for each request.

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+use super::access::sha256_hex;
 use super::alert_rules::{Absence, Alarms};
 use super::fleet::Fleet;
 use super::fleet::secret_text::SecretText;
 use crate::id::ScheduleId;
 use crate::protocol::command::ConfigUpdate;
 use crate::protocol::schedule::Schedule;
-use crate::repository_target::RepositoryTarget;
+use crate::repository_target::{KnownRepository, RepositoryTarget};
 
 /// One host's desired state. What is large is shared by those of several configurations.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +48,19 @@ impl HostContent {
     /// Whether an agent would be told the same by both.
     pub fn says_the_same(&self, other: &Self) -> bool {
         (&self.schedule_hash, &self.config_hash) == (&other.schedule_hash, &other.config_hash)
+    }
+
+    /// The repository and its place; `None`: there is none, or its settings cannot be known at the moment.
+    pub fn known_repository(&self) -> Option<KnownRepository> {
+        let name = self.repository.clone().filter(|_| !self.config_hash.is_empty())?;
+        let url = self.config.repo_url.as_deref().unwrap_or_default();
+        Some(KnownRepository { name, url_sha256: sha256_hex(url.as_bytes()) })
+    }
+
+    /// Whether what was told of this repository is of the one that the host has now, as far as both are known.
+    pub fn has_still(&self, told_of: Option<&KnownRepository>) -> bool {
+        let now = self.known_repository();
+        told_of.is_none_or(|told| now.is_none_or(|now| now == *told))
     }
 
     pub fn schedule(&self, id: &ScheduleId) -> Option<&Schedule> {

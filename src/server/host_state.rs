@@ -23,6 +23,7 @@ use crate::protocol::agent_event::{AgentEvent, Hello, RepoStats};
 use crate::protocol::command::{FireOutcome, FireResult};
 use crate::protocol::job_options::JobKind;
 use crate::protocol::text::is_default;
+use crate::repository_target::KnownRepository;
 
 /// Finished jobs kept at hand for the requests that ask just after the end.
 const RECENT_JOBS: usize = 4;
@@ -126,6 +127,9 @@ pub struct HostState {
     pub schedule_applied_commit: Option<String>,
     pub config_wanted: Option<Versioned>,
     pub config_applied: u64,
+    /// The repository that the agent works with, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config_applied_repository: Option<KnownRepository>,
     pub streams: BTreeMap<StreamId, StreamMark>,
     /// Queued and running jobs.
     pub jobs: BTreeMap<JobId, Job>,
@@ -143,6 +147,11 @@ pub struct HostState {
     /// What the agent said last of its repository.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repository: Option<RepoStats>,
+    /// When that was, and of which one, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repository_as_of: Option<DateTime<Utc>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repository_told_of: Option<KnownRepository>,
     /// Checksums of the newest lines, oldest first. Not carried: a cursor from before starts over, which is harmless.
     #[serde(skip)]
     pub lines: VecDeque<(u64, u32)>,
@@ -180,6 +189,14 @@ impl HostState {
             self.schedule_applied_commit = wanted.and_then(|wanted| wanted.commit.clone());
         }
         self.schedule_applied = version;
+    }
+
+    fn apply_config(&mut self, version: u64) {
+        if version != self.config_applied {
+            let wanted = self.config_wanted.as_ref().filter(|wanted| wanted.version == version);
+            self.config_applied_repository = wanted.and_then(|wanted| wanted.repository.clone());
+        }
+        self.config_applied = version;
     }
 
     fn change_job(&mut self, id: JobId, fact: &Fact, line: &Line) {
@@ -223,7 +240,7 @@ impl HostState {
                 if finished_at >= memory.last_success {
                     (memory.last_success, memory.cost) = (finished_at, SuccessCost::of(&job));
                 }
-                if let Some(run) = job.stats.as_ref().and_then(RunSize::of) {
+                if let Some(run) = RunSize::of(&job) {
                     remember_run(&mut memory.runs, run);
                 }
                 memory.roll(&job);
@@ -347,13 +364,18 @@ impl Fold for HostState {
             Fact::CredentialRotated(CredentialRotated { stage: RotationStage::Used, .. }) => self.credentials_used += 1,
             Fact::Hello(hello) => self.greet(hello, line),
             Fact::Agent(AgentEvent::ScheduleAck(ack)) => self.apply_schedule(ack.version),
-            Fact::Agent(AgentEvent::ConfigAck(ack)) => self.config_applied = ack.version,
-            Fact::Agent(AgentEvent::RepoStats(stats)) => self.repository = Some(stats.clone()),
+            Fact::Agent(AgentEvent::ConfigAck(ack)) => self.apply_config(ack.version),
+            Fact::Agent(AgentEvent::RepoStats(stats)) => {
+                self.repository = Some(stats.clone());
+                self.repository_as_of = Some(line.received_at);
+                self.repository_told_of.clone_from(&self.config_applied_repository);
+            }
             Fact::JobQueued(queued) => self.queue(queued, line),
             Fact::ScheduleSkipped(result) => self.remember_fire(result.clone(), line),
             Fact::ScheduleVersioned(wanted) => self.schedule_wanted = Some(wanted.clone()),
             Fact::ConfigVersioned(wanted) => self.config_wanted = Some(wanted.clone()),
             Fact::AlertRaised(raised) => self.alerts.raise(raised, line.received_at),
+            Fact::AlertUpdated(updated) => self.alerts.update(updated),
             Fact::AlertResolved(resolved) => {
                 let ended = self.alerts.resolve(resolved.alert_id);
                 self.ended_alerts.extend(ended, line.received_at);

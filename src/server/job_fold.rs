@@ -33,6 +33,7 @@ pub fn queued_job(queued: &JobQueued, line: &Line) -> Job {
         last_log_seq: None,
         dispatch: None,
         repository: queued.repository.clone(),
+        take_by: queued.take_by,
         waiting_for: None,
         accepted: false,
         told_again: false,
@@ -95,7 +96,10 @@ pub fn apply_to_job(job: &mut Job, fact: &Fact, line: &Line) {
             job.end(JobStatus::Cancelled, line.received_at, "cancelled before the agent took it");
         }
         Fact::JobExpired(_) => {
-            job.end(JobStatus::Failed, line.received_at, "expired: the agent did not take it in time");
+            let by = job.dispatch.as_ref().map(|dispatch| dispatch.expires_at).or(job.take_by);
+            let by = by.map_or(String::new(), |at| format!(", by {}", at.format("%Y-%m-%dT%H:%M:%SZ")));
+            let why = format!("expired: the agent did not take it in time{by}; it was not run and will not be");
+            job.end(JobStatus::Failed, line.received_at, &why);
         }
         Fact::Agent(AgentEvent::CommandResult(CommandResult { accepted: true, .. })) => job.accepted |= !has_ended,
         Fact::Agent(AgentEvent::CommandResult(CommandResult { error, .. })) => {

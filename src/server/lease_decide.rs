@@ -4,10 +4,10 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::decide::{COMMAND_LIFETIME, dispatched};
 use super::fact::{Fact, JobExpired, JobWaiting};
 use super::host_content::HostContent;
 use super::host_state::HostState;
+use super::job_endings::{dispatched, lifetime};
 use super::lease_grants::its_own_agent_runs;
 use super::leases::{
     Lease, LeaseClaim, LeaseFact, LeaseMode, LeaseReleased, LeaseState, ReleaseReason, mode_of, needed_lease,
@@ -26,6 +26,7 @@ pub const OUT_OF_CONTACT: &str = "its agent, which is out of contact";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AgentContact {
     pub last_seen: Option<DateTime<Utc>>,
+    /// From when on its silence counts, where that is later, by `silence`.
     pub server_ready_at: DateTime<Utc>,
     pub now: DateTime<Utc>,
 }
@@ -145,7 +146,7 @@ pub struct LeaseNews {
 /// What is to be written of it into the host's journal.
 pub fn decide_news(state: &HostState, news: &LeaseNews, now: DateTime<Utc>) -> Vec<Fact> {
     let undispatched = |id: &JobId| state.jobs.get(id).filter(|job| job.is_undispatched() && job.cancel_seq.is_none());
-    let granted = news.granted.iter().filter_map(undispatched).map(|job| dispatched(job.id, job.kind, now));
+    let granted = news.granted.iter().filter_map(undispatched).map(|job| dispatched(job, now));
     let waiting = news.waiting.iter().filter_map(|(id, text)| {
         let job = undispatched(id).filter(|job| job.waiting_for.is_none())?;
         Some(Fact::JobWaiting(JobWaiting { job_id: job.id, waiting_for: text.clone() }))
@@ -154,7 +155,7 @@ pub fn decide_news(state: &HostState, news: &LeaseNews, now: DateTime<Utc>) -> V
 }
 
 /// What is to be written into the host's journal whoever has a lease: jobs that need none are dispatched. Of an agent that is lost,
-/// commands that it has not taken are withdrawn until it is back, and what it did not take for a day ends as commands do.
+/// commands that it has not taken are withdrawn until it is back, and what it did not take in time ends as commands do.
 pub fn decide_without_lease(tenant: Tenant<'_>) -> Vec<Fact> {
     let now = tenant.contact.now;
     let is_lost = tenant.contact.is_lost();
@@ -163,7 +164,7 @@ pub fn decide_without_lease(tenant: Tenant<'_>) -> Vec<Fact> {
     let jobs = tenant.state.jobs.values().filter(|job| job.cancel_seq.is_none());
     let of_job = |job: &Job| {
         let Some((target, _)) = tenant.needs(job) else {
-            return job.is_undispatched().then(|| dispatched(job.id, job.kind, now));
+            return job.is_undispatched().then(|| dispatched(job, now));
         };
         if let Some(dispatch) = job.dispatch.as_ref().filter(|_| !job.accepted && !job.told_again) {
             let is_withdrawn = is_lost && now - dispatch.issued_at > LAPSES_AFTER;
@@ -172,7 +173,8 @@ pub fn decide_without_lease(tenant: Tenant<'_>) -> Vec<Fact> {
         if !job.is_undispatched() {
             return None;
         }
-        if is_lost && now - job.queued_at > COMMAND_LIFETIME {
+        let by = job.take_by.unwrap_or(job.queued_at + lifetime(job.kind, job.actor.kind));
+        if is_lost && now > by {
             return Some(Fact::JobExpired(JobExpired { job_id: job.id }));
         }
         if job.waiting_for.is_some() {

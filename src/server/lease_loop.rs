@@ -19,6 +19,7 @@ use super::lease_decide::{
 };
 use super::lease_grants::{LeaseRules, grants, waits_for_each};
 use super::leases::{LeaseFact, LeaseGranted, LeaseState};
+use super::silence::silent_since;
 use super::slot::{WriteError, line_time};
 use crate::clock;
 use crate::id::{HostName, JobId, RepositoryName};
@@ -114,7 +115,8 @@ impl Seen {
 }
 
 fn contact_of(app: &App, host: Option<&Host>) -> AgentContact {
-    AgentContact { last_seen: host.and_then(Host::last_seen), server_ready_at: app.ready_at, now: clock::now() }
+    let last_seen = host.and_then(Host::last_seen);
+    AgentContact { last_seen, server_ready_at: silent_since(last_seen, app.outage), now: clock::now() }
 }
 
 /// What a job that is queued waits for, for people. `None`: for nothing.

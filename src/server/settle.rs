@@ -6,9 +6,9 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use super::decide::dispatched;
 use super::fact::{Fact, JobAndActor, JobQueued};
 use super::host_state::HostState;
+use super::job_endings::{COMMAND_LIFETIME, dispatched_by};
 use crate::id::{JobId, ScheduleId};
 use crate::job::{Actor, ActorKind};
 use crate::protocol::agent_event::{Hello, JobFinished, JobStarted};
@@ -33,7 +33,7 @@ pub fn decide_hello(state: &HostState, hello: &Hello, now: DateTime<Utc>) -> Vec
     let known: HashSet<&JobId> = hello.running_jobs.iter().collect();
     for job in state.jobs.values().filter(|job| !known.contains(&job.id)) {
         if hello.ended_jobs.contains(&job.id) {
-            facts.push(dispatched(job.id, job.kind, now));
+            facts.push(dispatched_by(job.id, now + COMMAND_LIFETIME));
         } else if job.accepted {
             let actor = Actor { kind: ActorKind::System, name: "the agent, which no longer knows it".to_owned() };
             facts.push(Fact::JobAbandoned(JobAndActor { job_id: job.id, actor }));
@@ -76,6 +76,7 @@ fn told_by_the_agent(
         idempotency: None,
         repository: None,
         part_of: None,
+        take_by: None,
     })
 }
 
@@ -100,8 +101,9 @@ mod tests {
             idempotency: None,
             repository: None,
             part_of: None,
+            take_by: None,
         };
-        vec![Fact::JobQueued(queued), dispatched(job, JobKind::Prune, noon())]
+        vec![Fact::JobQueued(queued), dispatched_by(job, noon() + COMMAND_LIFETIME)]
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use chrono::{DateTime, Utc};
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 
 use crate::atomic_file;
@@ -85,6 +86,16 @@ impl StateDir {
         }
         #[cfg(not(target_os = "linux"))]
         false
+    }
+
+    /// When a server of this state was there last, as far as its mark says.
+    pub fn last_alive(&self) -> Option<DateTime<Utc>> {
+        std::fs::metadata(self.path.join("alive")).and_then(|metadata| metadata.modified()).ok().map(Into::into)
+    }
+
+    /// Leaves that mark: a server was there at this time.
+    pub fn mark_alive(&self, now: DateTime<Utc>) -> Result<(), FileError> {
+        atomic_file::note_at(&self.path.join("alive"), b"", now.into())
     }
 
     pub fn host_dir(&self, host: &HostName) -> PathBuf {

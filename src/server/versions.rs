@@ -44,8 +44,12 @@ fn versioned(content: &HostContent, config: Option<u64>, schedule: Option<u64>) 
         commit: content.commit.clone(),
         dirty: content.dirty,
         adopted_at: content.adopted_at,
+        repository: None,
     };
-    let config = config.map(|version| Fact::ConfigVersioned(versioned(version, &content.config_hash)));
+    let config = config.map(|version| {
+        let repository = content.known_repository();
+        Fact::ConfigVersioned(Versioned { repository, ..versioned(version, &content.config_hash) })
+    });
     let schedule = schedule.map(|version| Fact::ScheduleVersioned(versioned(version, &content.schedule_hash)));
     config.into_iter().chain(schedule).collect()
 }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::alert::alert_view;
 use super::alert_rules::is_stale;
+use super::events_in::SnapshotsFile;
 use super::host_content::HostContent;
 use super::host_state::HostState;
 use crate::cron_time::CronExpression;
@@ -21,17 +22,26 @@ pub struct Contact {
     pub clock_skew_ms: Option<i64>,
     /// Seconds that its last poll asked to wait.
     pub poll_wait_secs: u64,
-    /// Silence before this does not count.
-    pub server_ready_at: Option<DateTime<Utc>>,
+    /// From when on its silence counts, by `silence`; `None`: since it was heard.
+    pub silent_since: Option<DateTime<Utc>>,
 }
 
-/// protocol.md "offline": max(90 s, 2 x wait + 30 s) without any request, counted from the server's readiness at the earliest.
+impl Contact {
+    /// protocol.md "offline": max(90 s, 2 x wait + 30 s) without any request while a server was there to hear it.
+    fn patience(&self) -> TimeDelta {
+        TimeDelta::seconds(i64::try_from(90.max(2 * self.poll_wait_secs + 30)).unwrap_or(i64::MAX / 2000))
+    }
+
+    /// Until when the agent counts as online if it stays silent; `None`: it does not.
+    pub fn online_until(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let until = self.silent_since.or(self.last_seen)? + self.patience();
+        (self.last_seen.is_some() && now <= until).then_some(until)
+    }
+}
+
+/// Whether the agent was heard lately.
 pub fn is_online(contact: &Contact, now: DateTime<Utc>) -> bool {
-    let Some(seen) = contact.last_seen else { return false };
-    let patience =
-        TimeDelta::seconds(i64::try_from(90.max(2 * contact.poll_wait_secs + 30)).unwrap_or(i64::MAX / 2000));
-    let since = contact.server_ready_at.map_or(seen, |ready| seen.max(ready));
-    now - since <= patience
+    contact.online_until(now).is_some()
 }
 
 fn without_nulls(value: Value) -> Value {
@@ -97,9 +107,50 @@ pub fn host_view(
         "running": of_status(JobStatus::Running),
         "queued": of_status(JobStatus::Queued),
         "schedules": schedules,
-        "repository": state.repository,
+        "repository": repository_view(state, content),
         "alerts": state.alerts.iter().map(|alert| alert_view(Some(name), alert)).collect::<Vec<_>>(),
     }))
+}
+
+/// Which repository the host has, and what its agent said of that one, and when. `None`: nothing is known.
+fn repository_view(state: &HostState, content: Option<&HostContent>) -> Option<Value> {
+    let is_of_it = content.is_none_or(|content| content.has_still(state.repository_told_of.as_ref()));
+    // A struct of numbers and text always has a JSON form.
+    let told = state.repository.as_ref().filter(|_| is_of_it);
+    let mut view = told.map_or_else(|| json!({}), |stats| serde_json::to_value(stats).unwrap_or_default());
+    if let Some(at) = state.repository_as_of.filter(|_| is_of_it) {
+        view["as_of"] = json!(at);
+    }
+    if let Some(name) = content.and_then(|content| content.repository.as_ref()) {
+        view["name"] = json!(name);
+    }
+    view.as_object().is_some_and(|view| !view.is_empty()).then_some(view)
+}
+
+/// The host's snapshots by the last report, newest first, with the repository and when that was. Empty, with words, where the report
+/// is of another repository than the host has now.
+pub fn snapshots_view(content: Option<&HostContent>, file: Option<SnapshotsFile>) -> Value {
+    let name = content.and_then(|content| content.repository.as_ref());
+    let told_of = file.as_ref().and_then(|file| file.repository.clone());
+    let is_of_it = content.is_none_or(|content| content.has_still(told_of.as_ref()));
+    let reported_at = file.as_ref().and_then(|file| file.reported_at);
+    let mut list = file.filter(|_| is_of_it).map(|file| file.snapshots).unwrap_or_default();
+    list.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.time));
+    let list = list.iter().map(|snapshot| serde_json::to_value(snapshot).unwrap_or_default()).collect();
+    let mut view = page("snapshots", list, None);
+    if let Some(name) = name {
+        view["repository"] = json!(name);
+    }
+    if let Some(at) = reported_at.filter(|_| is_of_it) {
+        view["reported_at"] = json!(at);
+    }
+    if let (false, Some(told_of)) = (is_of_it, told_of) {
+        view["note"] = json!(format!(
+            "the agent's last report is of repository {} as it was before the host's configuration changed: the next one, or a request with refresh=1, is of the present one",
+            told_of.name
+        ));
+    }
+    view
 }
 
 /// The versions of the schedule set, and the commits that they come from: where the two differ, the host has not caught up.
@@ -184,6 +235,10 @@ pub fn job_view(
         "progress": progress.filter(|_| job.status == JobStatus::Running),
         "stats": job.stats,
     }));
+    // Not every restic says so of every kind.
+    if let (Some(stats), Some(true)) = (view.get_mut("stats"), job.options.get("dry_run").and_then(Value::as_bool)) {
+        stats["dry_run"] = true.into();
+    }
     if let (Some(map), false) = (view.as_object_mut(), job.options.is_null()) {
         map.insert("options".to_owned(), job.options.clone());
     }
@@ -235,12 +290,77 @@ mod tests {
     }
 
     #[test]
-    fn silence_counts_from_the_servers_readiness_and_by_the_agents_own_wait() {
+    fn what_was_told_of_another_repository_is_not_shown_as_the_present_ones() {
+        let of = |name: &str, url: &str, hash: &str| HostContent {
+            repository: Some(name.parse().expect("a name")),
+            config: crate::protocol::command::ConfigUpdate { repo_url: Some(url.to_owned()), ..Default::default() }
+                .into(),
+            config_hash: hash.to_owned(),
+            ..content()
+        };
+        let ack =
+            |version: u64| event("config.ack", &json!({"version": version, "applied_at": "2026-11-23T12:00:05Z"}));
+        let stats = || event("repo.stats", &json!({"size_bytes": 5, "snapshot_count": 1, "lock_state": "unlocked"}));
+        let (one, two, moved) = (of("a", "/srv/a", "1"), of("b", "/srv/b", "2"), of("b", "/srv/c", "3"));
+        let mut folded = Folded::default();
+        folded.add(decide_versions(&folded.state, &one));
+        folded.add([ack(1), stats()]);
+        let whole = json!({"name": "a", "as_of": "2026-11-23T12:00:03Z", "size_bytes": 5, "snapshot_count": 1, "lock_state": "unlocked"});
+        assert_eq!(repository_view(&folded.state, Some(&one)), Some(whole));
+        let file = |state: &HostState| {
+            let snapshot =
+                json!({"id": "a", "short_id": "a", "time": noon(), "hostname": "h", "paths": [], "tags": []});
+            let mut file = json!({"report_id": "00000000-0000-4000-8000-000000000001", "pages": 1, "have": 1,
+                "reported_at": noon(), "snapshots": [snapshot]});
+            file["repository"] = json!(state.config_applied_repository);
+            serde_json::from_value::<SnapshotsFile>(file).expect("a file")
+        };
+        let reported = file(&folded.state);
+        let list = snapshots_view(Some(&one), Some(reported.clone()));
+        assert_eq!((&list["repository"], &list["reported_at"]), (&json!("a"), &json!(noon())));
+        assert_eq!((list["snapshots"].as_array().map(Vec::len), list.get("note")), (Some(1), None));
+        folded.add(decide_versions(&folded.state, &two));
+        // The agent has not applied it yet: what it says is still of the first one.
+        folded.add([stats()]);
+        for content in [&two, &moved] {
+            assert_eq!(repository_view(&folded.state, Some(content)), Some(json!({"name": "b"})));
+            let list = snapshots_view(Some(content), Some(reported.clone()));
+            assert_eq!(
+                (&list["repository"], &list["snapshots"], list.get("reported_at")),
+                (&json!("b"), &json!([]), None)
+            );
+            assert!(list["note"].as_str().is_some_and(|note| note.contains("repository a ")), "{list}");
+        }
+        folded.add([ack(2), stats()]);
+        assert_eq!(repository_view(&folded.state, Some(&two)).expect("known")["size_bytes"], 5);
+        assert_eq!(repository_view(&folded.state, Some(&moved)), Some(json!({"name": "b"})), "the same name elsewhere");
+        let list = snapshots_view(Some(&two), Some(file(&folded.state)));
+        assert_eq!(list["snapshots"].as_array().map(Vec::len), Some(1));
+        // Of a server before all this was kept.
+        let old = SnapshotsFile { repository: None, reported_at: None, ..reported };
+        assert_eq!(snapshots_view(Some(&two), Some(old))["snapshots"].as_array().map(Vec::len), Some(1));
+    }
+
+    #[test]
+    fn a_previews_stats_say_that_it_was_one_whatever_restic_says() {
+        let options = json!({"schedule": "system", "retention_policy": {"keep_last": 1}, "dry_run": true});
+        let queued =
+            json!({"job_id": id::<crate::id::JobId>(1), "kind": "forget", "options": options, "actor": operator()});
+        let mut folded =
+            Folded::of([crate::server::fact::Fact::JobQueued(serde_json::from_value(queued).expect("a job"))]);
+        let end = json!({"job_id": id::<crate::id::JobId>(1), "status": "succeeded", "finished_at": noon(), "stats": {"kept": []}});
+        folded.add([event("job.finished", &end)]);
+        let view = job_view(&host(), folded.state.job(id(1)).expect("the job"), None, true, None);
+        assert_eq!(view["stats"], json!({"kept": [], "dry_run": true}));
+    }
+
+    #[test]
+    fn silence_counts_by_the_agents_own_wait_and_from_where_it_is_said_to_begin() {
         let at = |text: &str| text.parse::<DateTime<Utc>>().expect("an instant");
-        let contact = |seen, wait, ready| Contact {
-            last_seen: seen,
-            poll_wait_secs: wait,
-            server_ready_at: ready,
+        let contact = |last_seen, poll_wait_secs, silent_since| Contact {
+            last_seen,
+            poll_wait_secs,
+            silent_since,
             clock_skew_ms: None,
         };
         let seen = Some(at("2026-01-01T00:00:00Z"));
@@ -248,6 +368,9 @@ mod tests {
         assert!(is_online(&contact(seen, 30, None), at("2026-01-01T00:01:30Z")));
         assert!(!is_online(&contact(seen, 30, None), at("2026-01-01T00:01:31Z")));
         assert!(is_online(&contact(seen, 300, None), at("2026-01-01T00:10:30Z")));
-        assert!(is_online(&contact(seen, 30, Some(at("2026-01-01T01:00:00Z"))), at("2026-01-01T01:01:00Z")));
+        let since = Some(at("2026-01-01T01:00:00Z"));
+        assert!(is_online(&contact(seen, 30, since), at("2026-01-01T01:01:30Z")));
+        assert!(!is_online(&contact(seen, 30, since), at("2026-01-01T01:01:31Z")));
+        assert!(!is_online(&contact(None, 30, since), at("2026-01-01T01:00:01Z")), "it was never heard");
     }
 }

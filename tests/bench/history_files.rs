@@ -77,6 +77,7 @@ fn server_fact(number: u64, now: DateTime<Utc>, schedules: &[&str]) -> Outcome<O
             idempotency: None,
             repository: None,
             part_of: None,
+            take_by: None,
         })),
         1 => Some(Fact::JobDispatched(JobDispatched { job_id, expires_at: now + TimeDelta::hours(1) })),
         _ => None,

@@ -30,8 +30,8 @@ fn request(operation: &Operation) -> Option<(&'static str, Option<Value>)> {
         ("GET", "/v1/hosts/{host}") => ("", None),
         ("GET", "/v1/hosts/{host}/schedules") => ("", None),
         ("GET", "/v1/hosts/{host}/jobs") => ("?limit=10", None),
-        ("POST", "/v1/hosts/{host}/jobs") => ("", Some(json!({"kind": "check"}))),
-        ("POST", "/v1/hosts/{host}/restore") => ("", Some(json!({"snapshot": "latest"}))),
+        ("POST", "/v1/hosts/{host}/jobs") => ("", Some(json!({"kind": "check", "queue_for": "1h"}))),
+        ("POST", "/v1/hosts/{host}/restore") => ("", Some(json!({"snapshot": "latest", "queue_for": "1h"}))),
         ("GET", "/v1/hosts/{host}/snapshots") => ("", None),
         ("GET", "/v1/hosts/{host}/snapshots/{snapshot}/ls") => ("?wait=0", None),
         ("GET", "/v1/hosts/{host}/snapshots/{snapshot}/diff/{other}") => ("?wait=0", None),
@@ -178,7 +178,10 @@ impl Matrix {
         eventually("the tokens are loaded", Duration::from_secs(10), || {
             (fleet.ask(&viewer, &["/v1/hosts"]).expect("an answer").code == 200).then_some(())
         });
-        let job = fleet.post("/v1/hosts/web-1/jobs", r#"{"kind":"init"}"#)["id"].as_str().expect("an id").to_owned();
+        let job = fleet.post("/v1/hosts/web-1/jobs", r#"{"kind":"init","queue_for":"1h"}"#)["id"]
+            .as_str()
+            .expect("an id")
+            .to_owned();
         let mut matrix = Self { fleet, enrollment_token: String::new(), job, _receiver: receiver };
         matrix.enroll("web-2", FOREIGN);
         matrix.enroll("web-1", REVOKED);

@@ -59,10 +59,10 @@ fn every_change_is_in_the_log_with_whom_what_and_from_where() {
         json!({"credential_sha256": data_encoding::HEXLOWER.encode(&sha2::Sha256::digest("rma_two"))}).to_string();
     by("rma_one", &["-d", &next, "/v1/agents/web-1/credential"]);
     by("rma_two", &["-d", &hello(INSTANCE, STREAM).to_string(), "/v1/agents/web-1/hello"]);
-    let once = ["-H", "Idempotency-Key: k", "-d", r#"{"kind":"check"}"#, jobs];
+    let once = ["-H", "Idempotency-Key: k", "-d", r#"{"kind":"check","queue_for":"1h"}"#, jobs];
     let job = by("ops", &once);
     assert_eq!(by("ops", &once)["id"], job["id"], "no job of its own");
-    by("ops", &["-d", r#"{"snapshot":"latest"}"#, "/v1/hosts/web-1/restore"]);
+    by("ops", &["-d", r#"{"snapshot":"latest","queue_for":"1h"}"#, "/v1/hosts/web-1/restore"]);
     by("ops", &["-X", "POST", &format!("/v1/jobs/{}/cancel", job["id"].as_str().expect("an id"))]);
     by("ops", &["-X", "POST", "/v1/config/reload"]);
     by("boss", &["-X", "DELETE", "/v1/hosts/web-1/credential"]);
@@ -109,7 +109,7 @@ fn every_change_is_in_the_log_with_whom_what_and_from_where() {
 fn the_log_is_paged_newest_first_and_read_by_admins_of_all_hosts_only() {
     let fleet = started();
     for number in 0..5 {
-        let body = json!({"kind": "check", "options": {}}).to_string();
+        let body = json!({"kind": "check", "options": {}, "queue_for": "1h"}).to_string();
         let key = format!("Idempotency-Key: {number}");
         let arguments = ["-H", JSON, "-H", &key, "-d", &body, "/v1/hosts/web-1/jobs"];
         assert_eq!(fleet.ask(&bearer("ops"), &arguments).expect("an answer").code, 201);
@@ -159,7 +159,7 @@ fn two_servers_of_one_state_directory_have_one_log() {
     });
     let _agent = enrolled_with_curl(&fleet, "web-1");
     assert_eq!(ask(&["-X", "POST", "/v1/config/reload"]).code, 200);
-    fleet.post("/v1/hosts/web-1/jobs", r#"{"kind":"check"}"#);
+    fleet.post("/v1/hosts/web-1/jobs", r#"{"kind":"check","queue_for":"1h"}"#);
     let at_the_second = ask(&["/v1/audit"]).json();
     assert_eq!(at_the_second, fleet.get("/v1/audit"));
     let actions: Vec<&str> =

@@ -189,7 +189,7 @@ fn tokens_open_only_what_they_are_for() {
     fleet.start_server();
     let [boss, ops, eyes] = ["boss", "ops", "eyes"].map(|name| format!("Authorization: Bearer {name}"));
     let jobs = "/v1/hosts/web-1/jobs";
-    let init = ["-H", JSON, "-d", r#"{"kind":"init"}"#, jobs];
+    let init = ["-H", JSON, "-d", r#"{"kind":"init","queue_for":"1h"}"#, jobs];
     eventually("the tokens are loaded", Duration::from_secs(10), || {
         (fleet.ask(&eyes, &[jobs]).expect("an answer").code == 200).then_some(())
     });

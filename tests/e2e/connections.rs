@@ -67,7 +67,7 @@ fn a_server_out_of_descriptors_says_so_once_and_serves_again_when_some_are_free(
     });
     assert!(lines.len() > 30, "{}", lines.len());
     // Who is there goes on, with all the files that it takes.
-    let body = r#"{"kind":"check"}"#;
+    let body = r#"{"kind":"check","queue_for":"1h"}"#;
     let post = format!(
         "POST /v1/hosts/web-1/jobs HTTP/1.1\r\nhost: x\r\n{}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         fleet.bearer(),
@@ -147,7 +147,7 @@ fn a_server_that_stops_is_not_ready_takes_nobody_and_answers_what_has_begun() {
         let mut asks = scene.connect();
         asks.send("GET /readyz HTTP/1.1\r\nhost: x\r\n");
         let mut waits = scene.connect();
-        let (bearer, body) = (scene.fleet.bearer(), r#"{"kind":"check"}"#);
+        let (bearer, body) = (scene.fleet.bearer(), r#"{"kind":"check","queue_for":"1h"}"#);
         waits.send(&format!(
             "POST /v1/hosts/web-1/jobs?wait=60 HTTP/1.1\r\nhost: x\r\n{bearer}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()

@@ -18,7 +18,13 @@ fn a_request_that_waits_ends_within_a_second_of_its_token() {
     let job = fleet
         .ask(
             "Authorization: Bearer boss",
-            &["-H", "Content-Type: application/json", "-d", r#"{"kind":"init"}"#, "/v1/hosts/web-1/jobs"],
+            &[
+                "-H",
+                "Content-Type: application/json",
+                "-d",
+                r#"{"kind":"init","queue_for":"1h"}"#,
+                "/v1/hosts/web-1/jobs",
+            ],
         )
         .expect("an answer")
         .json();

@@ -14,6 +14,7 @@ mod cli;
 mod clone;
 mod commits;
 mod connections;
+mod contact;
 mod copy;
 mod crash;
 mod credentials;

@@ -68,6 +68,11 @@ fn ask_everything(restic: &str) {
     let found = fleet.get(&format!("{base}/find?pattern=FILE-*&ignore_case=1&since={since}"));
     assert_eq!(found["matches"].as_array().map(Vec::len), Some(19), "{restic}");
     assert_eq!(found["snapshots_searched"], 1, "{restic}");
+    // As curl -G --data-urlencode and forms send a space; and a zone's plus as it stands.
+    let found = fleet.get(&format!("{base}/find?pattern=new+*&until=2099-01-01T00:00:00+01:00"));
+    assert_eq!(names(&found["matches"]), ["new [1]"], "{restic}: {found}");
+    let (code, answer) = fleet.curl(&[&format!("{base}/find?pattern=x&since=yesterday")]).expect("an answer");
+    assert!(code == 400 && answer.contains("since: ") && answer.contains("such as 2026-"), "{code} {answer}");
 
     let diff = fleet.get(&format!("{base}/snapshots/{old}/diff/{new}"));
     let mut changes: Vec<(&str, &str)> = diff["changes"]

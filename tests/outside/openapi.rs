@@ -58,7 +58,7 @@ fn fleet() -> (Fleet, [String; 2]) {
         let list = fleet.get("/v1/hosts/web-1/snapshots");
         list["snapshots"].as_array().is_some_and(|list| !list.is_empty()).then_some(())
     });
-    let waiting = fleet.post("/v1/hosts/web-2/jobs", r#"{"kind":"init"}"#);
+    let waiting = fleet.post("/v1/hosts/web-2/jobs", r#"{"kind":"init","queue_for":"1h"}"#);
     let ids = [finished, waiting].map(|job| job["id"].as_str().expect("an id").to_owned());
     (fleet, ids)
 }

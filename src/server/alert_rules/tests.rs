@@ -16,6 +16,7 @@ fn settle(folded: &mut Folded, content: &HostContent, silence: Option<TimeDelta>
     let facts = decide_alerts(&host(), &folded.state, Some(content), Moment { silence, ..Moment::heard(now) });
     let told = facts.iter().map(|fact| match fact {
         Fact::AlertRaised(raised) => format!("+{}", json!(raised.kind).as_str().expect("text")),
+        Fact::AlertUpdated(updated) => format!("~{}", json!(updated.kind).as_str().expect("text")),
         Fact::AlertResolved(resolved) => format!("-{}", json!(resolved.kind).as_str().expect("text")),
         other => unreachable!("no alert: {other:?}"),
     });
@@ -95,7 +96,7 @@ fn of_several_jobs_of_one_round_a_failure_is_not_undone_by_another_ones_success(
     let text = folded.state.alerts.iter().next().expect("open").text.clone();
     assert_eq!(text, "main/web-12: errors");
     assert_eq!(folded.state.schedules[&schedule("tidy")].last_status, Some(JobStatus::Failed));
-    assert_eq!(round(&mut folded, 20, ["succeeded", "failed", "succeeded"]), [""; 0], "it stays");
+    assert_eq!(round(&mut folded, 20, ["succeeded", "failed", "succeeded"]), ["~check_failed"], "it stays");
     assert_eq!(
         round(&mut folded, 30, ["succeeded", "succeeded", "succeeded"]),
         ["-check_failed"],
@@ -128,10 +129,40 @@ fn a_backup_that_shrinks_is_told_until_it_grows_again_or_is_the_usual_one() {
         run(&mut folded, number, &sized(400, 5_000_000, 3));
         told.extend(settle(&mut folded, &content, None));
     }
+    told.retain(|told| told != "~backup_shrunk");
     assert_eq!(told, ["-backup_shrunk"], "in the end it is the usual size");
     let off = with_alarms(Alarms { shrink_percent: 0, ..Alarms::default() });
     run(&mut folded, 21, &sized(1, 1, 1));
     assert_eq!(settle(&mut folded, &off, None), [""; 0]);
+}
+
+#[test]
+fn a_shrunken_backup_is_the_same_alert_with_its_newest_words_until_a_success_is_as_usual() {
+    let (mut folded, content) = (enrolled(), with_alarms(Alarms { no_new_data: 1, ..Alarms::default() }));
+    for number in 1..=4 {
+        run(&mut folded, number, &sized(1000, 5_000_000, 3));
+        settle(&mut folded, &content, None);
+    }
+    run(&mut folded, 5, &sized(3, 5_000_000, 0));
+    assert_eq!(settle(&mut folded, &content, None), ["+backup_shrunk", "+no_new_data"]);
+    let shrunk = |folded: &Folded| {
+        let mut alerts = folded.state.alerts.iter();
+        alerts.find(|alert| alert.kind == AlertKind::BackupShrunk).expect("it is open").clone()
+    };
+    let raised = shrunk(&folded);
+    let by = "alice".to_owned();
+    folded.add([Fact::AlertAcknowledged(crate::server::alert::AlertAcknowledged { alert_id: raised.id, by })]);
+    run(&mut folded, 6, &json!({"status": "failed", "error": "no space"}));
+    assert_eq!(settle(&mut folded, &content, None), ["+backup_failed"], "a failure is no usual backup");
+    assert_eq!((shrunk(&folded).id, shrunk(&folded).job_id), (raised.id, Some(id(5))));
+    run(&mut folded, 7, &sized(0, 0, 1));
+    assert_eq!(settle(&mut folded, &content, None), ["-no_new_data", "-backup_failed", "~backup_shrunk"]);
+    let newest = shrunk(&folded);
+    assert!(newest.text.starts_with("the backup is of 0 files"), "{}", newest.text);
+    assert_eq!((newest.id, newest.raised_at, newest.job_id), (raised.id, raised.raised_at, Some(id(7))));
+    assert_eq!(newest.acknowledged_by.as_deref(), Some("alice"));
+    run(&mut folded, 8, &sized(1000, 5_000_000, 3));
+    assert_eq!(settle(&mut folded, &content, None), ["-backup_shrunk"]);
 }
 
 #[test]
@@ -143,7 +174,7 @@ fn so_many_runs_with_nothing_new_are_told() {
         run(&mut folded, number, &sized(10, 1000, changed));
         told.push(settle(&mut folded, &content, None).join(","));
     }
-    assert_eq!(told, ["", "", "", "+no_new_data", "", "-no_new_data"]);
+    assert_eq!(told, ["", "", "", "+no_new_data", "~no_new_data", "-no_new_data"]);
 }
 
 #[test]

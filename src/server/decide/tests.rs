@@ -9,6 +9,7 @@ use crate::protocol::command::{ConfigUpdate, FireResult};
 use crate::repository_target::RepositoryTarget;
 use crate::server::fact::HostRevoked;
 use crate::server::folded::*;
+use crate::server::job_endings::COMMAND_LIFETIME;
 use crate::server::settle::decide_started;
 
 fn fire_at(id: &str, scheduled_at: &str) -> ScheduleFire {
@@ -139,7 +140,16 @@ fn a_job_that_the_agent_began_by_itself_becomes_a_job_once() {
 }
 
 fn request() -> JobRequest {
-    JobRequest { kind: None, schedule_id: None, options: None, actor: operator(), idempotency: None, new_id: id(9) }
+    JobRequest {
+        kind: None,
+        schedule_id: None,
+        options: None,
+        actor: operator(),
+        idempotency: None,
+        new_id: id(9),
+        queue_for: None,
+        is_offline: false,
+    }
 }
 
 fn of_schedule(kind: Option<&str>, schedule_id: &str) -> JobRequest {
@@ -282,55 +292,10 @@ fn a_job_that_needs_a_lease_is_dispatched_by_whoever_grants_it_and_a_cancel_ends
 }
 
 #[test]
-fn abandon_ends_a_job_whose_agent_is_out_of_contact_and_no_other() {
-    let mut folded = Folded::of(queue(id(9), None));
-    folded.add([started(id(9))]);
-    let in_contact = decide_abandon(&folded.state, id(9), operator(), true);
-    assert!(matches!(in_contact, Err(Refusal::Conflict(_))), "{in_contact:?}");
-    let fact = decide_abandon(&folded.state, id(9), operator(), false).expect("allowed").expect("a change");
-    folded.add([fact]);
-    let job = folded.state.job(id(9)).expect("the job");
-    assert_eq!((job.status, job.error.as_deref()), (JobStatus::Failed, Some("abandoned by alice")));
-    assert_eq!(decide_abandon(&folded.state, id(9), operator(), true), Ok(None), "idempotent");
-}
-
-#[test]
-fn a_command_that_nobody_took_in_time_ends_as_failed_or_as_the_cancel_that_was_asked() {
-    for (cancelled, status, word) in
-        [(false, JobStatus::Failed, "expired"), (true, JobStatus::Cancelled, "cancelled before")]
-    {
-        let mut folded = Folded::of(queue(id(9), None));
-        if cancelled {
-            folded.add(decide_cancel(&folded.state, id(9), operator()));
-        }
-        let deadline = noon() + COMMAND_LIFETIME;
-        assert_eq!(decide_tick(&folded.state, deadline), [], "the last moment counts as in time");
-        let facts = decide_tick(&folded.state, deadline + TimeDelta::seconds(1));
-        assert_eq!(types(&facts), ["job.expired"]);
-        folded.add(facts);
-        let job = folded.state.job(id(9)).expect("the job");
-        assert_eq!(job.status, status);
-        assert!(job.error.as_deref().is_some_and(|error| error.starts_with(word)), "{:?}", job.error);
-        assert_eq!(decide_tick(&folded.state, deadline + TimeDelta::days(9)), []);
-    }
-}
-
-#[test]
-fn what_the_agent_took_never_expires() {
-    for taken in [accepted(id(9)), started(id(9))] {
-        let mut folded = Folded::of(queue(id(9), None));
-        folded.add([taken]);
-        assert_eq!(decide_tick(&folded.state, noon() + TimeDelta::days(30)), []);
-    }
-}
-
-#[test]
-fn a_job_whose_dispatch_a_crash_took_away_is_dispatched_by_the_tick() {
-    let mut folded = Folded::of(queue(id(9), None).into_iter().take(1));
-    let facts = decide_tick(&folded.state, noon());
-    assert_eq!(facts, [dispatched(id(9), JobKind::Backup, noon())]);
-    folded.add(facts);
-    assert_eq!(decide_tick(&folded.state, noon()), []);
+fn a_restore_that_is_confirmed_and_not_in_place_is_refused() {
+    let request = of_kind("restore", json!({"snapshot": "latest", "confirm": "alpha"}));
+    let refused = decide_job(&HostState::default(), Some(&content()), &request, noon()).expect_err("beside or over?");
+    assert!(matches!(&refused, Refusal::Invalid(why) if why.contains("`confirm` is for `in_place`")), "{refused:?}");
 }
 
 #[test]

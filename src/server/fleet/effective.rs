@@ -10,10 +10,11 @@ use chrono_tz::Tz;
 
 use super::raw::RawHost;
 use super::raw_schedule::{RawRetention, RawSchedule, ScheduleEntry, Typed};
+use super::retention_checks::{check_policy, check_retention, check_source};
 use super::{Host, HostSchedule};
 use crate::cron_time::CronExpression;
 use crate::id::{GroupName, HostName, RepositoryName, ScheduleId};
-use crate::problem::Problem;
+use crate::problem::{Problem, Severity};
 use crate::protocol::job_options::{JobKind, ScheduleOptions};
 use crate::protocol::schedule::Schedule;
 use crate::retention::RetentionPolicy;
@@ -31,7 +32,7 @@ impl Context {
         Self { gaps: HashMap::new() }
     }
 
-    fn shortest_gap(&mut self, cron: &str) -> Option<TimeDelta> {
+    pub(super) fn shortest_gap(&mut self, cron: &str) -> Option<TimeDelta> {
         if !self.gaps.contains_key(cron) {
             self.gaps.insert(cron.to_owned(), shortest_gap(cron));
         }
@@ -85,9 +86,14 @@ pub(super) fn effective_host(
             merged.push(layers);
         }
     }
+    // Of one that is wrong it is not known what it would have been.
+    let all_sound = sound && problems.iter().all(|problem| problem.severity != Severity::Error);
     let mut retentions = Vec::new();
     for (schedule, layers) in schedules.iter().zip(&merged) {
         check_retention(schedule, layers, &schedules, context, &mut problems);
+        if all_sound {
+            check_source(schedule, layers, &schedules, &mut problems);
+        }
         if let Some((file, retention)) = layers.last(|raw| &raw.retention)
             && schedule.schedule.kind == JobKind::Backup
             && !schedule.schedule.retention_policy.is_empty()
@@ -139,17 +145,17 @@ pub(super) fn effective_host(
 const LONGEST_LISTS: usize = 120 * 1024;
 
 /// One file's say in a schedule.
-struct Layer<'a> {
+pub(super) struct Layer<'a> {
     file: &'a str,
     entry: &'a ScheduleEntry,
 }
 
 /// All files' say in a schedule: groups first, the host last. Never empty.
-struct Layers<'a>(Vec<Layer<'a>>);
+pub(super) struct Layers<'a>(Vec<Layer<'a>>);
 
 impl<'a> Layers<'a> {
     /// The last file that has the field, and what it says.
-    fn last<T>(&self, field: impl Fn(&'a RawSchedule) -> &'a Typed<T>) -> Option<(&'a str, &'a Placed<T>)> {
+    pub(super) fn last<T>(&self, field: impl Fn(&'a RawSchedule) -> &'a Typed<T>) -> Option<(&'a str, &'a Placed<T>)> {
         self.0.iter().rev().find_map(|layer| field(&layer.entry.raw).as_ref().map(|value| (layer.file, value)))
     }
 
@@ -172,7 +178,7 @@ impl<'a> Layers<'a> {
     }
 
     /// The file and place that a problem of the whole schedule is told at.
-    fn place(&self) -> (&'a str, Place) {
+    pub(super) fn place(&self) -> (&'a str, Place) {
         self.0.last().map_or(("", Place::FILE), |layer| (layer.file, layer.entry.place))
     }
 }
@@ -216,7 +222,7 @@ fn effective_schedule(
     if kind == JobKind::Backup && paths.is_empty() {
         error(format!("backup schedule {:?} has no paths: write for example paths = [\"/etc\"]", id.as_str()));
     }
-    if kind == JobKind::Forget && retention_policy.is_empty() {
+    if kind == JobKind::Forget && retention_policy.is_empty() && layers.last(|raw| &raw.retention).is_none() {
         error(format!(
             "forget schedule {:?} keeps nothing: write for example retention = {{ keep_daily = 7 }}",
             id.as_str()
@@ -234,6 +240,7 @@ fn effective_schedule(
     }
     if sound {
         warn_of_useless(kind, layers, problems);
+        check_policy(id, kind, &retention_policy, layers, problems);
     }
     let mut all_tags = Vec::new();
     if kind == JobKind::Backup {
@@ -328,57 +335,6 @@ fn warn_of_useless(kind: JobKind, layers: &Layers<'_>, problems: &mut Vec<Proble
         warn(layers.last(|raw| &raw.sample_bytes).map(|(file, value)| (file, value.place)), "options.sample_bytes");
         warn(layers.last(|raw| &raw.sample_files).map(|(file, value)| (file, value.place)), "options.sample_files");
     }
-}
-
-/// Whether a policy's snapshots come from a backup schedule, and often enough for its rules.
-fn check_retention(
-    schedule: &HostSchedule,
-    layers: &Layers<'_>,
-    all: &[HostSchedule],
-    context: &mut Context,
-    problems: &mut Vec<Problem>,
-) {
-    let HostSchedule { schedule, .. } = schedule;
-    let Some((file, retention)) = layers.last(|raw| &raw.retention) else { return };
-    let source = match schedule.kind {
-        JobKind::Backup => schedule,
-        JobKind::Forget => {
-            let target = schedule.options.schedule.as_ref().unwrap_or(&schedule.id);
-            let backup = all.iter().find(|held| held.schedule.id == *target && held.schedule.kind == JobKind::Backup);
-            let Some(backup) = backup else {
-                let (file, place) = layers.place();
-                let message = format!(
-                    "forget schedule {:?} is about the snapshots of {:?}, which is no backup schedule of the host: name one in options.schedule",
-                    schedule.id.as_str(),
-                    target.as_str()
-                );
-                problems.push(place.warning(file, message));
-                return;
-            };
-            &backup.schedule
-        }
-        _ => return,
-    };
-    let Some(gap) = context.shortest_gap(&source.cron_expr) else { return };
-    if let Some(rule) = too_fine(&schedule.retention_policy, gap) {
-        let message = format!(
-            "{rule} keeps no more than a coarser rule would, because schedule {:?} makes snapshots too seldom",
-            source.id.as_str()
-        );
-        problems.push(retention.place.warning(file, message));
-    }
-}
-
-/// The first rule whose next coarser one would keep the same snapshots.
-fn too_fine(policy: &RetentionPolicy, gap: TimeDelta) -> Option<&'static str> {
-    let rows = [
-        // An hour less than a day, a week and so on: clocks change.
-        ("keep_hourly", policy.keep_hourly > 0 || policy.keep_within_hourly.is_some(), 23),
-        ("keep_daily", policy.keep_daily > 0 || policy.keep_within_daily.is_some(), 7 * 24 - 1),
-        ("keep_weekly", policy.keep_weekly > 0 || policy.keep_within_weekly.is_some(), 28 * 24 - 1),
-        ("keep_monthly", policy.keep_monthly > 0 || policy.keep_within_monthly.is_some(), 365 * 24 - 1),
-    ];
-    rows.into_iter().find(|(_, set, hours)| *set && gap >= TimeDelta::hours(*hours)).map(|(rule, ..)| rule)
 }
 
 /// The shortest of the first gaps between fires; the zone makes no difference that matters here.

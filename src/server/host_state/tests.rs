@@ -13,7 +13,16 @@ use crate::server::settle::decide_started;
 fn queue(job: JobId, schedule_id: Option<&str>, options: Option<Value>) -> Vec<Fact> {
     let kind = schedule_id.map_or_else(|| Some("prune".to_owned()), |_| None);
     let schedule_id = schedule_id.map(schedule);
-    let request = JobRequest { kind, schedule_id, options, actor: operator(), idempotency: None, new_id: job };
+    let request = JobRequest {
+        kind,
+        schedule_id,
+        options,
+        actor: operator(),
+        idempotency: None,
+        new_id: job,
+        queue_for: None,
+        is_offline: false,
+    };
     match decide_job(&HostState::default(), Some(&content()), &request, noon()) {
         Ok(JobDecision::New(_, facts)) => facts,
         other => unreachable!("a new job was expected: {other:?}"),
@@ -189,6 +198,7 @@ fn an_agent_cannot_speak_as_the_server() {
             commit: None,
             dirty: None,
             adopted_at: None,
+            repository: None,
         }),
         queue(id(2), None, None).remove(0),
     ];
@@ -228,6 +238,7 @@ fn a_state_survives_its_carry() {
             commit: None,
             dirty: None,
             adopted_at: None,
+            repository: None,
         }),
         Fact::ConfigVersioned(Versioned {
             version: 2,
@@ -235,6 +246,7 @@ fn a_state_survives_its_carry() {
             commit: Some("abc".to_owned()),
             dirty: None,
             adopted_at: None,
+            repository: None,
         }),
     ]);
     folded.add(queue(id(1), Some("system"), None));

@@ -50,11 +50,13 @@ pub async fn alerts(app: &Arc<App>, request: Request, operator: Operator) -> Res
 }
 
 /// `POST /v1/alerts/{alert}/ack`: it stays open until its cause ends. Repeating it changes nothing.
-pub async fn acknowledge(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {
-    let text = request.parameters.get("alert").map(String::as_str).unwrap_or_default();
-    let none =
-        || Problem::not_found("no-such-alert", format!("{} is no alert that is open: see GET /v1/alerts", shown(text)));
+pub async fn acknowledge(app: &Arc<App>, mut request: Request, operator: Operator) -> Result<Answer, Problem> {
+    let text = request.parameters.get("alert").cloned().unwrap_or_default();
+    let none = || {
+        Problem::not_found("no-such-alert", format!("{} is no alert that is open: see GET /v1/alerts", shown(&text)))
+    };
     let id: AlertId = text.parse().map_err(|_| none())?;
+    request.no_fields().await?;
     app.shared.servers.sync().await;
     if !operator.is_limited() && rejection_alert(&app.fleet.durable().state).is_some_and(|alert| alert.id == id) {
         let fact = AlertAcknowledged { alert_id: id, by: operator.name.clone() };

@@ -191,6 +191,10 @@ impl From<Refusal> for Problem {
                 "this Idempotency-Key was used with another body in the last 7 days: use a new key",
             ),
             Refusal::TokenUsed => Self::forbidden("this enrollment token was used by another agent: ask for a new one"),
+            Refusal::AgentOffline => Self::conflict(
+                "agent-offline",
+                "the agent is offline, or not enrolled (last_seen of its host says since when), so nothing was queued: ask again when it is back, or say how long the job may wait for it, for example \"queue_for\": \"2h\"",
+            ),
             Refusal::Conflict(detail) => Self::conflict("conflict", detail),
         }
     }

@@ -17,6 +17,7 @@ use crate::file_error::chain;
 use crate::id::{HostName, JobId, ScheduleId};
 use crate::job::{Actor, ActorKind, Job, JobStatus};
 use crate::protocol::job_options::JobKind;
+use crate::protocol::text::Span;
 use crate::server::access::{Operator, Role, sha256_hex};
 use crate::server::app::{App, blocking};
 use crate::server::audit::Action;
@@ -26,6 +27,7 @@ use crate::server::find_job::find_job;
 use crate::server::history::{self, JobFilter};
 use crate::server::host::{Host, append_facts};
 use crate::server::host_state::is_unsaid;
+use crate::server::silence::silent_since;
 use crate::server::{job_log, lease_loop, view};
 
 /// Longest `?wait=` of a job creation, in seconds.
@@ -55,13 +57,22 @@ pub fn contact(app: &App, host: &Host) -> view::Contact {
         last_seen: host.last_seen(),
         clock_skew_ms: host.clock_skew_ms(),
         poll_wait_secs: host.poll_wait_secs(),
-        server_ready_at: Some(app.ready_at),
+        silent_since: Some(silent_since(host.last_seen(), app.outage)),
     }
 }
 
 /// Whether the agent is heard, and may be.
 pub(super) fn is_online(app: &App, host: &Host) -> bool {
     host.slot.durable().state.enrolled_at.is_some() && view::is_online(&contact(app, host), clock::now())
+}
+
+/// Whether the agent is known to be away: neither heard lately, nor enrolled a moment ago and about to begin.
+fn is_away(app: &App, host: &Host) -> bool {
+    let enrolled_at = host.slot.durable().state.enrolled_at;
+    let mut contact = contact(app, host);
+    contact.last_seen = contact.last_seen.max(enrolled_at);
+    contact.silent_since = Some(silent_since(contact.last_seen, app.outage));
+    enrolled_at.is_none() || !view::is_online(&contact, clock::now())
 }
 
 pub(super) fn show_job(app: &App, host: &Host, job: &Job) -> Value {
@@ -151,6 +162,8 @@ struct CreateJob {
     schedule_id: Option<ScheduleId>,
     #[serde(default)]
     options: Option<Value>,
+    #[serde(default)]
+    queue_for: Option<Span>,
 }
 
 /// `POST /v1/hosts/{host}/jobs`.
@@ -163,7 +176,8 @@ pub async fn create_job(app: &Arc<App>, mut request: Request, operator: Operator
             "unlock with remove_all needs an admin's token: it removes the locks of running jobs",
         ));
     }
-    start_job(app, &host, &request, &operator, (body.kind, body.schedule_id, body.options), &bytes).await
+    start_job(app, &host, &request, &operator, (body.kind, body.schedule_id, body.options, body.queue_for), &bytes)
+        .await
 }
 
 #[derive(Debug, Deserialize)]
@@ -186,6 +200,8 @@ struct RestoreRequest {
     confirm: Option<String>,
     #[serde(default)]
     overwrite: Option<String>,
+    #[serde(default)]
+    queue_for: Option<Span>,
 }
 
 /// `POST /v1/hosts/{host}/restore`: the restore job, with the restore's own words.
@@ -206,7 +222,8 @@ pub async fn restore(app: &Arc<App>, mut request: Request, operator: Operator) -
     if body.in_place {
         options["in_place"] = Value::Bool(true);
     }
-    start_job(app, &host, &request, &operator, (Some("restore".to_owned()), None, Some(options)), &bytes).await
+    let asked = (Some("restore".to_owned()), None, Some(options), body.queue_for);
+    start_job(app, &host, &request, &operator, asked, &bytes).await
 }
 
 async fn start_job(
@@ -214,7 +231,7 @@ async fn start_job(
     host: &Arc<Host>,
     request: &Request,
     operator: &Operator,
-    (kind, schedule_id, options): (Option<String>, Option<ScheduleId>, Option<Value>),
+    (kind, schedule_id, options, queue_for): (Option<String>, Option<ScheduleId>, Option<Value>, Option<Span>),
     body: &[u8],
 ) -> Result<Answer, Problem> {
     let is_restore = kind.as_deref() == Some("restore");
@@ -240,6 +257,8 @@ async fn start_job(
         actor: Actor { kind: ActorKind::Operator, name: operator.name.clone() },
         idempotency,
         new_id: JobId(uuid::Uuid::new_v4()),
+        queue_for,
+        is_offline: is_away(app, host),
     };
     let wait = request.query::<u64>("wait")?.unwrap_or(0).min(LONGEST_JOB_WAIT_SECS);
     let content = host.content();
@@ -352,9 +371,10 @@ pub async fn cancel(app: &Arc<App>, request: Request, operator: Operator) -> Res
 pub async fn abandon(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {
     let (host, job) = job_of(app, &request, &operator).await?;
     let actor = Actor { kind: ActorKind::Operator, name: operator.name.clone() };
-    let in_contact = is_online(app, &host);
+    let enrolled = host.slot.durable().state.enrolled_at.is_some();
+    let online_until = contact(app, &host).online_until(clock::now()).filter(|_| enrolled);
     let decided = host.slot.write(move |batch| {
-        let fact = decide_abandon(batch.state(), job.id, actor, in_contact)?;
+        let fact = decide_abandon(batch.state(), job.id, actor, online_until)?;
         append_facts(batch, |_, _| fact.into_iter().collect());
         Ok::<_, Refusal>(())
     });
@@ -364,7 +384,7 @@ pub async fn abandon(app: &Arc<App>, request: Request, operator: Operator) -> Re
     Ok(json(StatusCode::ACCEPTED, &shown_job(app, &host, job.id).await?))
 }
 
-/// The host's snapshots by its last report, newest first.
+/// The host's snapshots by its last report, newest first. A report of another repository than the host has now is not shown as its own.
 pub(super) async fn snapshots_of(host: &Arc<Host>) -> Result<Answer, Problem> {
     let path = host.dir.join("snapshots.json");
     let file = blocking(move || read_snapshots(&path)).await.map_err(|error| {
@@ -374,8 +394,5 @@ pub(super) async fn snapshots_of(host: &Arc<Host>) -> Result<Answer, Problem> {
         // No Retry-After: nothing is gained by asking soon.
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "snapshots-unknown", detail)
     })?;
-    let mut list = file.map(|file| file.snapshots).unwrap_or_default();
-    list.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.time));
-    let values = list.iter().map(|s| serde_json::to_value(s).unwrap_or_default()).collect();
-    Ok(ok(&view::page("snapshots", values, None)))
+    Ok(ok(&view::snapshots_view(host.content().as_deref(), file)))
 }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use hyper::StatusCode;
 use serde_json::{Map, Value, json};
 
@@ -76,9 +77,12 @@ pub async fn diff(app: &Arc<App>, request: Request, operator: Operator) -> Resul
 /// `GET /v1/hosts/{host}/find?pattern=&snapshot=&since=&until=&ignore_case=&limit=&after=`.
 pub async fn find(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {
     let mut options = json!({"pattern": text(&request, "pattern").unwrap_or_default(), "limit": MOST_ENTRIES});
-    for name in ["snapshot", "since", "until"] {
-        if let Some(value) = text(&request, name) {
-            options[name] = value.into();
+    if let Some(snapshot) = text(&request, "snapshot") {
+        options["snapshot"] = snapshot.into();
+    }
+    for name in ["since", "until"] {
+        if let Some(time) = request.query::<DateTime<Utc>>(name)? {
+            options[name] = json!(time);
         }
     }
     if flag(&request, "ignore_case")? {
@@ -186,6 +190,8 @@ async fn begin(app: &Arc<App>, host: &Arc<Host>, operator: &Operator, question: 
         actor: Actor { kind: ActorKind::Operator, name: operator.name.clone() },
         idempotency: None,
         new_id: JobId(uuid::Uuid::new_v4()),
+        queue_for: None,
+        is_offline: false,
     };
     let content = host.content();
     let decided = host.slot.write(move |batch| {

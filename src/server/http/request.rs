@@ -146,6 +146,19 @@ impl Request {
         }
     }
 
+    /// The body of a request that has nothing to say but itself: none, or `{}`. What is said and would be lost is refused.
+    pub async fn no_fields(&mut self) -> Result<(), Problem> {
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Nothing {}
+        let bytes = self.body().await?;
+        if bytes.trim_ascii().is_empty() {
+            return Ok(());
+        }
+        let parsed = serde_json::from_slice::<Nothing>(&bytes).map(|_| ());
+        parsed.map_err(|error| json_problem("the body, which has no fields here", &bytes, &error))
+    }
+
     /// The body as JSON. `content_type` asks for `application/json`, which a browser cannot forge from another site.
     pub async fn json<T: DeserializeOwned>(&mut self, content_type: ContentType) -> Result<(T, Bytes), Problem> {
         self.json_up_to(content_type, BODY_LIMIT_BYTES).await
@@ -212,7 +225,15 @@ in_url! {
     JobId: "a job's id: those are UUIDs",
     InstanceId: "an instance's id: those are UUIDs",
     StreamId: "a stream's id: those are UUIDs",
-    DateTime<Utc>: "a time, such as 2026-01-31T12:00:00Z",
+}
+
+impl InUrl for DateTime<Utc> {
+    fn read(text: &str) -> Result<Self, String> {
+        // The plus of a zone that was sent as it stands has come as a space.
+        let with_plus = || text.rsplit_once(' ').map(|(time, zone)| format!("{time}+{zone}"));
+        let parsed = text.parse().ok().or_else(|| with_plus()?.parse().ok());
+        parsed.ok_or_else(|| format!("{:?} is not a time, such as 2026-01-31T12:00:00Z", shown(text)))
+    }
 }
 
 /// Whether the declared type of a body counts.
@@ -240,7 +261,7 @@ pub fn parse_query(query: &str) -> BTreeMap<String, String> {
     pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(k, v)| (decode(k), decode(v))).collect()
 }
 
-/// `+` stays a plus: times in queries carry it as a zone, and nobody sends us forms.
+/// `+` is a space, as forms and curl's `--data-urlencode` send it.
 fn decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -252,7 +273,7 @@ fn decode(text: &str) -> String {
                 rest = &tail[2..];
             }
             _ => {
-                bytes.push(*first);
+                bytes.push(if *first == b'+' { b' ' } else { *first });
                 rest = tail;
             }
         }
@@ -272,15 +293,30 @@ mod tests {
         assert_eq!(JobId::read("x\n"), Err("\"x\u{fffd}\" is not a job's id: those are UUIDs".to_owned()));
         assert!(HostName::read("WEB").expect_err("capitals").contains("a-z"));
         assert!(JobKind::read("bakcup").expect_err("misspelt").contains("backup"));
-        assert!(DateTime::<Utc>::read("now").is_err() && DateTime::<Utc>::read("2026-01-31T12:00:00+01:00").is_ok());
+        assert!(DateTime::<Utc>::read("now").is_err() && DateTime::<Utc>::read("").is_err());
+    }
+
+    #[test]
+    fn a_plus_is_a_space_and_the_zone_of_a_time_is_understood_all_the_same() {
+        let query = parse_query(
+            "pattern=report+x&name=a%2Bb&a+b=1&t=2026-11-01T00:00:00+01:00&u=2026-11-01T00%3A00%3A00%2B01%3A00",
+        );
+        assert_eq!(
+            (query["pattern"].as_str(), query["name"].as_str(), query["a b"].as_str()),
+            ("report x", "a+b", "1")
+        );
+        for name in ["t", "u"] {
+            let read = DateTime::<Utc>::read(&query[name]).expect("a time");
+            assert_eq!(read.to_rfc3339(), "2026-10-31T23:00:00+00:00", "{name}");
+        }
     }
 
     #[test]
     fn a_query_is_taken_apart_whatever_it_holds() {
-        let query = parse_query("after=a%2Fb&wait=30&&x&t=2026-01-01T00:00:00+00:00&bad=%zz%4&u=%ff");
+        let query = parse_query("after=a%2Fb&wait=30&&x&t=2026-01-01T00:00:00-01:00&bad=%zz%4&u=%ff");
         assert_eq!(query["after"], "a/b");
         assert_eq!(query["x"], "");
-        assert_eq!(query["t"], "2026-01-01T00:00:00+00:00");
+        assert_eq!(query["t"], "2026-01-01T00:00:00-01:00");
         assert_eq!(query["bad"], "%zz%4");
         assert_eq!(query["u"], "\u{fffd}");
     }

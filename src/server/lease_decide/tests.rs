@@ -25,6 +25,8 @@ fn queue(job: JobId, kind: &str) -> Vec<Fact> {
         options: Some(options),
         actor: operator(),
         idempotency: None,
+        queue_for: Some("1d".parse().expect("a span")),
+        is_offline: false,
         new_id: job,
     };
     match decide_job(&HostState::default(), Some(&leased()), &request, noon()) {

@@ -21,6 +21,8 @@ fn queue(job: JobId) -> Vec<Fact> {
         options: Some(json!({})),
         actor: operator(),
         idempotency: None,
+        queue_for: None,
+        is_offline: false,
         new_id: job,
     };
     match decide_job(&HostState::default(), Some(&content()), &request, noon()) {
@@ -228,7 +230,8 @@ fn a_command_that_is_withdrawn_is_not_told_until_it_is_dispatched_again() {
     folded.add([withdrawn()]);
     assert_eq!(kinds(&ask(&folded, &after(None))), [""; 0]);
     let cursor = head(&folded);
-    folded.add([crate::server::decide::dispatched(id(1), JobKind::Prune, noon())]);
+    folded
+        .add([crate::server::job_endings::dispatched_by(id(1), noon() + crate::server::job_endings::COMMAND_LIFETIME)]);
     assert_eq!(kinds(&ask(&folded, &after(Some(cursor)))), ["command.run"]);
     folded.add([accepted(id(1)), withdrawn()]);
     assert!(folded.state.jobs[&id(1)].dispatch.is_some(), "the agent has it");
