@@ -46,6 +46,7 @@ pub mod lease_grants;
 pub mod lease_loop;
 pub mod leases;
 pub mod messages;
+pub mod page;
 pub mod served_tls;
 pub mod servers;
 pub mod servers_loop;

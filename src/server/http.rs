@@ -26,6 +26,7 @@ pub mod gate;
 pub mod listener;
 pub mod open;
 pub mod operator;
+pub mod pages;
 pub mod peer;
 pub mod poll;
 pub mod queries;

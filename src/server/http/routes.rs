@@ -9,7 +9,7 @@ use hyper::Method;
 use super::answer::{Answer, Problem};
 use super::gate::Agent;
 use super::request::Request;
-use super::{agent, alerts, audit, config_files, credential, enrollment, open, operator, poll, queries, streams};
+use super::{agent, alerts, audit, config_files, credential, enrollment, open, operator, pages, poll, queries, streams};
 use crate::server::access::{Operator, Role};
 use crate::server::app::App;
 
@@ -20,6 +20,8 @@ pub struct Operation {
     /// The parameters of its query. Others are refused to operators, for whom a misspelt filter would else be none; agents may
     /// send what only later servers know.
     pub query: &'static [&'static str],
+    /// For browsers, which want HTML, errors too; `openapi.json` leaves it out.
+    pub is_page: bool,
     door: Door,
 }
 
@@ -61,12 +63,17 @@ pub(super) enum Door {
     Operator(Role, Reach, OperatorHandler),
 }
 
+macro_rules! page {
+    ($($row:tt)*) => { Operation { is_page: true, ..operation!($($row)*) } };
+}
+
 macro_rules! operation {
     ($method:ident $path:literal $query:tt, Operator($role:ident, $reach:ident), $handler:path) => {
         Operation {
             method: Method::$method,
             path: $path,
             query: &$query,
+            is_page: false,
             door: Door::Operator(Role::$role, Reach::$reach, |app, request, operator| {
                 Box::pin($handler(app, request, operator))
             }),
@@ -77,6 +84,7 @@ macro_rules! operation {
             method: Method::$method,
             path: $path,
             query: &$query,
+            is_page: false,
             door: Door::Agent(|app, request, agent| Box::pin($handler(app, request, agent))),
         }
     };
@@ -85,6 +93,7 @@ macro_rules! operation {
             method: Method::$method,
             path: $path,
             query: &$query,
+            is_page: false,
             door: Door::$door(|app, request| Box::pin($handler(app, request))),
         }
     };
@@ -124,6 +133,8 @@ static OPERATIONS: &[Operation] = &[
     operation!(GET "/v1/alerts" ["limit", "after"], Operator(Viewer, List), alerts::alerts),
     operation!(POST "/v1/alerts/{alert}/ack" [], Operator(Operator, Host), alerts::acknowledge),
     operation!(GET "/v1/audit" ["limit", "before"], Operator(Admin, Fleet), audit::audit),
+    page!(GET "/" ["name", "show", "after"], Operator(Viewer, List), pages::fleet),
+    page!(GET "/page/{part}" [], Open, pages::part),
     operation!(GET "/healthz" [], Open, open::healthz),
     operation!(GET "/readyz" [], Open, open::readyz),
     operation!(GET "/openapi.json" [], Open, open::openapi),
