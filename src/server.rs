@@ -47,6 +47,7 @@ pub mod lease_loop;
 pub mod leases;
 pub mod messages;
 pub mod page;
+pub mod past_cache;
 pub mod served_tls;
 pub mod servers;
 pub mod servers_loop;

@@ -19,6 +19,7 @@ use super::host_state::HostState;
 use super::in_flight;
 use super::keep::KeepRules;
 use super::lease_desk::LeaseDesk;
+use super::past_cache::PastCache;
 use super::served_tls::ServedTls;
 use super::servers::Servers;
 use super::slot::{Shared, Slot};
@@ -70,6 +71,8 @@ pub struct App {
     pub secret_commands: Arc<SecretCommands>,
     /// The `reload_wanted` that the last finished reload has seen at its beginning.
     pub reloaded: watch::Sender<u64>,
+    /// Of the hosts whose pages were looked at lately.
+    pub pasts: PastCache,
     /// Rings when a request misses what the index of jobs should hold.
     pub index_wanted: Notify,
     /// Held while history is read for a job: one reader at a time.
@@ -103,6 +106,7 @@ impl App {
             reload_wanted: watch::Sender::new(0),
             secret_commands: Arc::default(),
             reloaded: watch::Sender::new(0),
+            pasts: PastCache::default(),
             index_wanted: Notify::new(),
             history_search: Mutex::default(),
             installed: watch::Sender::new(0),

@@ -23,6 +23,7 @@ pub mod connection;
 pub mod credential;
 pub mod enrollment;
 pub mod gate;
+pub mod host_pages;
 pub mod listener;
 pub mod open;
 pub mod operator;

@@ -218,6 +218,32 @@ fn read_compressed(path: &Path, offset: u64, window: u64) -> Result<Option<(Vec<
     Ok(Some((bytes, window)))
 }
 
+/// The last whole lines within so many bytes of the log's end, oldest first, and whether there is more before them. A compressed log
+/// is read from its beginning, and only as far as its first `UNPACKED_LIMIT` bytes.
+pub fn end(path: &Path, limit: usize) -> Result<(Vec<Envelope>, bool), FileError> {
+    let plain = || match std::fs::metadata(path) {
+        Ok(metadata) => Ok(Some(metadata.len())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(FileError::of("read", path)(error)),
+    };
+    if let Some(len) = plain()? {
+        let from = len.saturating_sub(limit as u64);
+        let (lines, _) = read_after(path, from, 0, limit)?;
+        return Ok((lines, from > 0));
+    }
+    let (mut lines, _) = read_after(path, 0, 0, UNPACKED_LIMIT)?;
+    let mut room = limit;
+    let kept = lines.iter().rev().take_while(|line| {
+        let size = line.payload.get().len() + 100;
+        let fits = room >= size;
+        room = room.saturating_sub(size);
+        fits
+    });
+    let cut = lines.len() - kept.count();
+    lines.drain(..cut);
+    Ok((lines, cut > 0))
+}
+
 /// The newest progress in the log, from its end. Compressed logs are finished jobs', which have none.
 pub fn newest_progress(path: &Path) -> Option<JobProgress> {
     let len = std::fs::metadata(path).ok()?.len();

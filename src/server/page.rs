@@ -3,15 +3,21 @@
 
 use super::access::Role;
 
+pub mod alerts;
+pub mod audit;
 pub mod calendar;
 pub mod error;
 pub mod fleet;
+pub mod host;
+pub mod host_facts;
 pub mod html;
+pub mod job;
 pub mod layout;
 pub mod parts;
 pub mod past;
 pub mod plot;
 pub mod shown;
+pub mod snapshot;
 pub mod table;
 
 /// Who looks at a page.

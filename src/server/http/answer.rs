@@ -174,6 +174,11 @@ impl Problem {
         response
     }
 
+    /// What failed, in words.
+    pub fn detail(&self) -> &str {
+        &self.body.detail
+    }
+
     /// 403: who asks is known, and may not.
     pub fn is_forbidden(&self) -> bool {
         self.body.status == StatusCode::FORBIDDEN.as_u16()

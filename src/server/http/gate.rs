@@ -8,9 +8,9 @@ use chrono::{DateTime, Utc};
 
 use super::agent::with_small_file;
 use super::answer::{Answer, Problem};
-use super::{credential, pages};
 use super::request::{Request, shown};
 use super::routes::{Door, Operation, Reach};
+use super::{credential, pages};
 use crate::id::HostName;
 use crate::server::access::{Operator, Role, operator_of, sha256, sha256_hex, still_counts};
 use crate::server::app::App;

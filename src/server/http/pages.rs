@@ -16,8 +16,11 @@ use crate::id::HostName;
 use crate::problem::Severity;
 use crate::server::access::Operator;
 use crate::server::app::{App, blocking};
+use crate::server::audit::newest_first;
 use crate::server::fleet_state::rejection_alert;
 use crate::server::host::Host;
+use crate::server::page::alerts::{MOST, alerts_page};
+use crate::server::page::audit::{PAGE, audit_page};
 use crate::server::page::error::error_page;
 use crate::server::page::fleet::{ConfigState, Filter, HostLine, earliest_fire, fleet_page};
 use crate::server::page::{Visitor, parts};
@@ -74,6 +77,42 @@ pub async fn fleet(app: &Arc<App>, request: Request, operator: Operator) -> Resu
             earliest_fire(&host.slot.durable().state, host.content().as_deref(), now)
         };
         Ok(page(fleet_page(&visitor(&operator), &lines, &filter, config.as_ref(), fire, now)))
+    })
+    .await
+}
+
+/// `GET /alerts`: the fleet's own first, then the newest.
+pub async fn alerts(app: &Arc<App>, _: Request, operator: Operator) -> Result<Answer, Problem> {
+    let app = Arc::clone(app);
+    app.shared.servers.sync().await;
+    blocking(move || {
+        let mut all = Vec::new();
+        for host in app.hosts().into_iter().filter(|host| operator.may_see(&host.name)) {
+            let state = host.slot.durable().state;
+            all.extend(state.alerts.iter().map(|alert| (Some(host.name.clone()), alert.clone())));
+        }
+        // What nobody has seen to first.
+        all.sort_by_key(|(_, alert)| (alert.acknowledged_by.is_some(), std::cmp::Reverse(alert.raised_at)));
+        let of_fleet = rejection_alert(&app.fleet.durable().state).filter(|_| !operator.is_limited());
+        all.splice(0..0, of_fleet.map(|alert| (None, alert)));
+        let total = all.len();
+        all.truncate(MOST);
+        Ok(page(alerts_page(&visitor(&operator), &all, total, clock::now())))
+    })
+    .await
+}
+
+/// `GET /audit?before=`.
+pub async fn audit(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {
+    let before: Option<u64> = request.query("before")?;
+    if app.shared.servers.in_company() {
+        app.fleet.refresh().await;
+    }
+    let (dir, head) = (app.state_dir.fleet_dir(), app.fleet.durable().head.seq);
+    blocking(move || {
+        let up_to = before.map_or(head, |before| before.saturating_sub(1).min(head));
+        let (entries, more) = newest_first(&dir, up_to, PAGE)?;
+        Ok(page(audit_page(&visitor(&operator), &entries, more, clock::now())))
     })
     .await
 }

@@ -9,11 +9,14 @@ use hyper::Method;
 use super::answer::{Answer, Problem};
 use super::gate::Agent;
 use super::request::Request;
-use super::{agent, alerts, audit, config_files, credential, enrollment, open, operator, pages, poll, queries, streams};
+use super::{
+    agent, alerts, audit, config_files, credential, enrollment, host_pages, open, operator, pages, poll, queries,
+    streams,
+};
 use crate::server::access::{Operator, Role};
 use crate::server::app::App;
 
-/// One method of one path. `openapi.json` has an entry for each, which a test compares.
+/// One method of one path. `openapi.json` has an entry for each that is no page, which a test compares.
 pub struct Operation {
     pub method: Method,
     pub path: &'static str,
@@ -99,7 +102,7 @@ macro_rules! operation {
     };
 }
 
-/// A new operation has its row here, its entry in `openapi.json`, and its requests in `tests/e2e/access.rs`.
+/// A new operation has its row here, its entry in `openapi.json` (pages have none), and its requests in `tests/e2e/access.rs`.
 #[rustfmt::skip]
 static OPERATIONS: &[Operation] = &[
     operation!(POST "/v1/enroll" [], EnrollmentToken, agent::enroll),
@@ -134,6 +137,11 @@ static OPERATIONS: &[Operation] = &[
     operation!(POST "/v1/alerts/{alert}/ack" [], Operator(Operator, Host), alerts::acknowledge),
     operation!(GET "/v1/audit" ["limit", "before"], Operator(Admin, Fleet), audit::audit),
     page!(GET "/" ["name", "show", "after"], Operator(Viewer, List), pages::fleet),
+    page!(GET "/hosts/{host}" ["snapshots"], Operator(Viewer, Host), host_pages::host),
+    page!(GET "/hosts/{host}/snapshots/{snapshot}" ["path", "job", "after"], Operator(Viewer, Host), host_pages::snapshot),
+    page!(GET "/jobs/{job}" [], Operator(Viewer, Host), host_pages::job),
+    page!(GET "/alerts" [], Operator(Viewer, List), pages::alerts),
+    page!(GET "/audit" ["before"], Operator(Admin, Fleet), pages::audit),
     page!(GET "/page/{part}" [], Open, pages::part),
     operation!(GET "/healthz" [], Open, open::healthz),
     operation!(GET "/readyz" [], Open, open::readyz),

@@ -85,7 +85,10 @@ pub fn calendar(schedules: &[ScheduleId], past: &Past, zone: Tz, now: DateTime<U
     let headings = days.iter().enumerate().map(|(index, date)| heading(index, *date));
     let corner = el("th").attr("scope", "col").with("Schedule");
     let table = el("table")
-        .with(el("caption").with(format!("How the last {DAYS} days went, the newest day first; days of the time zone {zone}")))
+        .with(
+            el("caption")
+                .with(format!("How the last {DAYS} days went, the newest day first; days of the time zone {zone}")),
+        )
         .with(el("thead").with(el("tr").with(corner).with(headings.collect::<Vec<_>>())))
         .with(el("tbody").with(body.collect::<Vec<_>>()));
     let region = el("div")
@@ -101,7 +104,11 @@ pub fn calendar(schedules: &[ScheduleId], past: &Past, zone: Tz, now: DateTime<U
 fn heading(index: usize, date: NaiveDate) -> El {
     let ends_month = date.succ_opt().is_some_and(|next| next.month() != date.month());
     let month = (index == 0 || ends_month).then(|| date.format("%b").to_string()).unwrap_or_default();
-    let shown = el("span").attr("aria-hidden", "true").with(date.day().to_string()).with(el("br")).with(el("small").with(month));
+    let shown = el("span")
+        .attr("aria-hidden", "true")
+        .with(date.day().to_string())
+        .with(el("br"))
+        .with(el("small").with(month));
     el("th").attr("scope", "col").with(shown).with(read_out(date.format("%-d %B").to_string()))
 }
 
@@ -138,7 +145,11 @@ fn legend(has_unread: bool) -> El {
         el("li").with(el("span").class(&format!("mood {class}")).with(format!("{sign} {word}")))
     });
     let unread = el("li").with("? before the newest jobs that are looked at");
-    el("ul").class("legend").attr("aria-label", "Signs of the calendar").with(Vec::from(items)).with(Some(unread).filter(|_| has_unread))
+    el("ul")
+        .class("legend")
+        .attr("aria-label", "Signs of the calendar")
+        .with(Vec::from(items))
+        .with(Some(unread).filter(|_| has_unread))
 }
 
 #[cfg(test)]
@@ -180,7 +191,10 @@ mod tests {
             None,
             Tz::UTC,
         );
-        assert!(page.contains("title=\"2026-11-23: succeeded\"") && page.contains("title=\"2026-11-22: failed, 2 runs\""), "{page}");
+        assert!(
+            page.contains("title=\"2026-11-23: succeeded\"") && page.contains("title=\"2026-11-22: failed, 2 runs\""),
+            "{page}"
+        );
         assert!(page.contains(&format!("href=\"/jobs/{}\"", id::<crate::id::JobId>(3))), "{page}");
         assert!(!page.contains(&format!("href=\"/jobs/{}\"", id::<crate::id::JobId>(4))), "before the first day");
         assert_eq!(page.matches("<tr>").count(), 3, "the heading, data, and idle, which never ran");
@@ -190,8 +204,15 @@ mod tests {
 
     #[test]
     fn days_are_the_hosts_and_what_was_not_read_is_not_said_to_be_nothing() {
-        let page = shown(vec![job(1, "2026-11-21T23:30:00Z", JobStatus::Failed)], Some("2026-11-20T00:00:00Z"), Tz::Europe__Berlin);
+        let page = shown(
+            vec![job(1, "2026-11-21T23:30:00Z", JobStatus::Failed)],
+            Some("2026-11-20T00:00:00Z"),
+            Tz::Europe__Berlin,
+        );
         assert!(page.contains("title=\"2026-11-22: failed\""), "{page}");
-        assert!(page.contains("title=\"2026-11-19: not looked at\"") && page.contains("title=\"2026-11-20: no run\""), "{page}");
+        assert!(
+            page.contains("title=\"2026-11-19: not looked at\"") && page.contains("title=\"2026-11-20: no run\""),
+            "{page}"
+        );
     }
 }

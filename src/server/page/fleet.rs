@@ -38,8 +38,7 @@ pub enum Wrong {
 }
 
 impl Wrong {
-    const ALL: [Self; 6] =
-        [Self::Conflict, Self::Failed, Self::Stale, Self::Alert, Self::Offline, Self::NotEnrolled];
+    const ALL: [Self; 6] = [Self::Conflict, Self::Failed, Self::Stale, Self::Alert, Self::Offline, Self::NotEnrolled];
 
     pub fn word(self) -> &'static str {
         match self {
@@ -107,7 +106,10 @@ impl Filter {
 
     fn link(&self, after: &str) -> Link {
         let parameters = [("name", self.name.as_str()), ("show", self.show()), ("after", after)];
-        parameters.into_iter().filter(|(_, value)| !value.is_empty()).fold(Link::to("/"), |link, (n, v)| link.query(n, v))
+        parameters
+            .into_iter()
+            .filter(|(_, value)| !value.is_empty())
+            .fold(Link::to("/"), |link, (n, v)| link.query(n, v))
     }
 }
 
@@ -170,7 +172,7 @@ impl HostLine {
     }
 
     /// Everything that is wrong with it, each a word of its own, or that nothing is.
-    fn moods(&self) -> Html {
+    pub fn moods(&self) -> Html {
         let names = |ids: &[ScheduleId]| match ids {
             [one] => format!(": {one}"),
             [] => String::new(),
@@ -278,7 +280,10 @@ fn summary(lines: &[HostLine], filter: &Filter) -> El {
 fn wrong_table(lines: &[HostLine], now: DateTime<Utc>) -> Html {
     let mut wrong: Vec<&HostLine> = lines.iter().filter(|line| !line.wrong.is_empty()).collect();
     wrong.sort_by(|a, b| a.wrong.cmp(&b.wrong).then_with(|| a.name.cmp(&b.name)));
-    let mut table = Table::new("Hosts with something wrong, the worst first", &["Host", "What", "Newest alert", "Last success", "Last seen"]);
+    let mut table = Table::new(
+        "Hosts with something wrong, the worst first",
+        &["Host", "What", "Newest alert", "Last success", "Last seen"],
+    );
     for line in wrong.iter().take(MOST_WRONG) {
         let text = line.alert_text.as_ref().map(|text| shown::cut(text, TEXT_LIMIT));
         table.row(
@@ -293,16 +298,16 @@ fn wrong_table(lines: &[HostLine], now: DateTime<Utc>) -> Html {
     }
     let rest = wrong.len().saturating_sub(MOST_WRONG);
     let all_wrong = Filter { any_wrong: true, ..Filter::default() };
-    let more = el("p").with(el("a").link("href", &all_wrong.link("")).with(format!("{rest} more with something wrong")));
+    let more =
+        el("p").with(el("a").link("href", &all_wrong.link("")).with(format!("{rest} more with something wrong")));
     all([(table.or("Nothing is wrong."), Some(more).filter(|_| rest > 0))])
 }
 
 fn filter_form(filter: &Filter) -> El {
     let options = [("", "all"), ("wrong", "with something wrong")].into_iter();
     let options = options.chain(Wrong::ALL.into_iter().map(|wrong| (wrong.in_url(), wrong.word())));
-    let options = options.map(|(value, text)| {
-        el("option").attr("value", value).flag("selected", value == filter.show()).with(text)
-    });
+    let options = options
+        .map(|(value, text)| el("option").attr("value", value).flag("selected", value == filter.show()).with(text));
     el("form")
         .attr("method", "get")
         .attr("role", "search")
@@ -334,9 +339,14 @@ fn hosts_table(
                 .cell(line.size_bytes.map(shown::bytes)),
         );
     }
-    let nothing = if lines.is_empty() { "There are no hosts yet: each is a file in config/hosts." } else { "No host is like that." };
+    let nothing = if lines.is_empty() {
+        "There are no hosts yet: each is a file in config/hosts."
+    } else {
+        "No host is like that."
+    };
     let first = el("a").link("href", &filter.link("")).with("First page");
-    let next = next.map(|after| el("a").attr("rel", "next").link("href", &filter.link(after.as_str())).with("Next page"));
+    let next =
+        next.map(|after| el("a").attr("rel", "next").link("href", &filter.link(after.as_str())).with("Next page"));
     let first = Some(first).filter(|_| !filter.after.is_empty());
     let has_pages = first.is_some() || next.is_some();
     let pages = el("nav").attr("aria-label", "Pages of hosts").class("pages").with(first).with(" ").with(next);

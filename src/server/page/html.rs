@@ -61,7 +61,10 @@ impl Html {
 impl El {
     /// An attribute. Not for links (`link`), and none that would run something.
     pub fn attr(self, name: &'static str, value: impl Display) -> Self {
-        debug_assert!(!name.starts_with("on") && !matches!(name, "href" | "src" | "action" | "style" | "srcdoc"), "{name}");
+        debug_assert!(
+            !name.starts_with("on") && !matches!(name, "href" | "src" | "action" | "style" | "srcdoc"),
+            "{name}"
+        );
         self.write_attr(name, |out| escape(&value.to_string(), Odd::Shown, out))
     }
 
@@ -260,7 +263,8 @@ fn escape(text: &str, odd: Odd, out: &mut String) {
 fn misleads(c: char) -> bool {
     match c {
         '\n' | '\t' => false,
-        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180e}' | '\u{200b}' => true,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180e}'
+        | '\u{200b}' => true,
         '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}' => true,
         '\u{ffa0}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}' => true,
         c => c.is_control(),
@@ -321,12 +325,14 @@ pub(crate) mod tests {
     #[test]
     fn text_never_becomes_markup_wherever_it_stands() {
         for text in HOSTILE {
-            let built = el("p").attr("title", text).class(text).with(text).with(Some(text.to_owned())).with(el("b").with(text));
+            let built =
+                el("p").attr("title", text).class(text).with(text).with(Some(text.to_owned())).with(el("b").with(text));
             let markup = all([built]).to_string();
             assert_tame(&markup);
             assert_eq!(markup.matches('<').count(), 4, "{markup}");
             assert!(!markup.chars().any(|c| misleads(c)), "{markup:?}");
-            let link = all([el("a").link("href", &Link::to("/hosts").segment(text).query("path", text)).with("x")]).to_string();
+            let link = all([el("a").link("href", &Link::to("/hosts").segment(text).query("path", text)).with("x")])
+                .to_string();
             assert_tame(&link);
             assert_eq!(link.matches('"').count(), 2, "{link}");
         }
@@ -336,9 +342,14 @@ pub(crate) mod tests {
     fn what_a_program_reads_back_is_as_it_was() {
         for text in HOSTILE.iter().chain(&["a\r\nb", "\u{202e}"]).filter(|text| !text.contains('\0')) {
             let markup = all([el("input").exact_attr("value", text)]).to_string();
-            let value = markup.strip_prefix("<input value=\"").and_then(|rest| rest.strip_suffix("\">")).expect("one attribute");
+            let value = markup
+                .strip_prefix("<input value=\"")
+                .and_then(|rest| rest.strip_suffix("\">"))
+                .expect("one attribute");
             let mut read = value.to_owned();
-            for (entity, c) in [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#39;", "'"), ("&#13;", "\r"), ("&amp;", "&")] {
+            for (entity, c) in
+                [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#39;", "'"), ("&#13;", "\r"), ("&amp;", "&")]
+            {
                 read = read.replace(entity, c);
             }
             assert_eq!(read, **text);
@@ -347,7 +358,8 @@ pub(crate) mod tests {
 
     #[test]
     fn an_element_is_what_was_asked_for() {
-        let list = el("ul").class("a").flag("hidden", true).flag("inert", false).with(vec![el("li").with("1 < 2"), el("li")]);
+        let list =
+            el("ul").class("a").flag("hidden", true).flag("inert", false).with(vec![el("li").with("1 < 2"), el("li")]);
         assert_eq!(all([list]).to_string(), "<ul class=\"a\" hidden><li>1 &lt; 2</li><li></li></ul>");
         assert_eq!(all([el("br")]).to_string(), "<br>");
         assert!(Html::document(el("html")).starts_with("<!doctype html>\n<html></html>"));

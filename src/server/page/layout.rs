@@ -132,10 +132,11 @@ impl Page<'_> {
         if let Some(news) = &self.news {
             main = main.link("data-news", news);
         }
-        let footer = el("footer").with(el("p").with(concat!(
-            "All times are UTC unless it says otherwise. restic-manager ",
-            env!("CARGO_PKG_VERSION")
-        )));
+        let footer =
+            el("footer").with(el("p").with(concat!(
+                "All times are UTC unless it says otherwise. restic-manager ",
+                env!("CARGO_PKG_VERSION")
+            )));
         let body = el("body")
             .with(el("a").class("skip").link("href", &Link::here("main")).with("Skip to the content"))
             .with(self.header())
@@ -190,9 +191,12 @@ mod tests {
 
     #[test]
     fn a_page_has_its_landmarks_and_only_an_admin_of_all_sees_where_the_audit_is() {
-        for (role, is_limited, sees) in
-            [(Role::Viewer, false, false), (Role::Operator, false, false), (Role::Admin, true, false), (Role::Admin, false, true)]
-        {
+        for (role, is_limited, sees) in [
+            (Role::Viewer, false, false),
+            (Role::Operator, false, false),
+            (Role::Admin, true, false),
+            (Role::Admin, false, true),
+        ] {
             let visitor = Visitor { name: "ops".to_owned(), role, is_limited };
             let page = Page { title: "Fleet", visitor: Some(&visitor), news: None, main: Html::default() }.into_html();
             assert_eq!(page.contains("/audit"), sees, "{role} {is_limited}");
@@ -207,8 +211,11 @@ mod tests {
     fn names_that_mean_harm_stay_names() {
         for text in HOSTILE {
             let visitor = Visitor { name: text.to_owned(), role: Role::Viewer, is_limited: true };
-            let main = all([button(text, text, &Link::to("/x").segment(text), &Value::String(text.to_owned()), Some(text))]);
-            assert_tame(&Page { title: text, visitor: Some(&visitor), news: Some(events(Some(text))), main }.into_html());
+            let main =
+                all([button(text, text, &Link::to("/x").segment(text), &Value::String(text.to_owned()), Some(text))]);
+            assert_tame(
+                &Page { title: text, visitor: Some(&visitor), news: Some(events(Some(text))), main }.into_html(),
+            );
         }
     }
 }

@@ -89,7 +89,8 @@ impl Plot<'_> {
             let anchor = ["start", "middle", "middle", "end"][usize::try_from(third).unwrap_or_default()];
             parts.push(text(self.x(at), HEIGHT - 6.0, anchor).with(at.format("%-d %b").to_string()));
         }
-        let places: Vec<(f64, f64)> = self.points.iter().map(|(at, value)| (self.x(*at), Self::y(*value, largest))).collect();
+        let places: Vec<(f64, f64)> =
+            self.points.iter().map(|(at, value)| (self.x(*at), Self::y(*value, largest))).collect();
         let path: Vec<String> = places.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         parts.push(el("polyline").class("curve").attr("points", path.join(" ")));
         // The newest is the one that counts; points on a dense curve are only in its way.
@@ -119,7 +120,11 @@ impl Plot<'_> {
 }
 
 fn line(x1: f64, y1: f64, x2: f64, y2: f64) -> El {
-    el("line").attr("x1", format!("{x1:.1}")).attr("y1", format!("{y1:.1}")).attr("x2", format!("{x2:.1}")).attr("y2", format!("{y2:.1}"))
+    el("line")
+        .attr("x1", format!("{x1:.1}"))
+        .attr("y1", format!("{y1:.1}"))
+        .attr("x2", format!("{x2:.1}"))
+        .attr("y2", format!("{y2:.1}"))
 }
 
 fn circle(x: f64, y: f64, radius: f64) -> El {
@@ -150,7 +155,10 @@ mod tests {
 
     #[test]
     fn a_curve_is_within_its_frame_and_said_in_words() {
-        let shown = plot(&[("2026-11-01T00:00:00Z", 0), ("2026-11-11T00:00:00Z", 2048), ("2027-01-01T00:00:00Z", 1024)], &["2026-11-06T00:00:00Z"]);
+        let shown = plot(
+            &[("2026-11-01T00:00:00Z", 0), ("2026-11-11T00:00:00Z", 2048), ("2027-01-01T00:00:00Z", 1024)],
+            &["2026-11-06T00:00:00Z"],
+        );
         assert!(shown.contains("points=\"64.0,128.0 468.0,12.0 468.0,70.0\""), "{shown}");
         assert!(shown.contains("3 values from 2026-11-01 to 2026-11-11: the newest 1.0 KiB, the smallest 0 B, the largest 2.0 KiB; failed once"), "{shown}");
         assert!(shown.contains("class=\"point-bad\" d=\"M263.0 125.0") && !shown.contains("style="), "{shown}");

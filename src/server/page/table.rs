@@ -71,7 +71,8 @@ impl Table {
         if self.rows.is_empty() {
             return el("p").class("nothing").with(nothing);
         }
-        let headings = self.columns.iter().map(|label| el("th").attr("scope", "col").attr("role", "columnheader").with(*label));
+        let headings =
+            self.columns.iter().map(|label| el("th").attr("scope", "col").attr("role", "columnheader").with(*label));
         let head = el("tr").attr("role", "row").with(headings.collect::<Vec<_>>());
         let table = el("table")
             .attr("role", "table")
@@ -93,8 +94,13 @@ mod tests {
         table.row(Row::new().cell("b").cell(()));
         let markup = all([table.or("None.")]).to_string();
         assert!(markup.contains("<caption>Hosts</caption>"), "{markup}");
-        assert!(markup.contains("<tr role=\"row\" id=\"host-a\"><th scope=\"row\" role=\"rowheader\" data-label=\"Host\">a</th>"));
-        assert!(markup.contains("data-label=\"Status\">&lt;b&gt;</td>") && markup.contains("class=\"empty\""), "{markup}");
+        assert!(markup.contains(
+            "<tr role=\"row\" id=\"host-a\"><th scope=\"row\" role=\"rowheader\" data-label=\"Host\">a</th>"
+        ));
+        assert!(
+            markup.contains("data-label=\"Status\">&lt;b&gt;</td>") && markup.contains("class=\"empty\""),
+            "{markup}"
+        );
         let none = Table::new("Hosts", &["Host"]).or("No hosts.");
         assert_eq!(all([none]).to_string(), "<p class=\"nothing\">No hosts.</p>");
     }

@@ -43,7 +43,8 @@ fn shown(lines: &[HostLine], filter: &Filter, config: Option<&ConfigState>) -> S
 
 #[test]
 fn a_host_is_as_its_state_says() {
-    let wrong = |state: &HostState, contact: &Contact| HostLine::of(&host(), state, Some(&content()), contact, noon()).wrong;
+    let wrong =
+        |state: &HostState, contact: &Contact| HostLine::of(&host(), state, Some(&content()), contact, noon()).wrong;
     let mut folded = Folded::default();
     assert_eq!(wrong(&folded.state, &Contact::default()), [Wrong::NotEnrolled]);
     folded.add([enrolled()]);
@@ -59,10 +60,10 @@ fn a_host_is_as_its_state_says() {
     folded.add([finished(id(1), "failed")]);
     let failed = HostLine::of(&host(), &folded.state, Some(&content()), &heard(), noon());
     assert_eq!((failed.wrong, failed.failed), (vec![Wrong::Failed], vec![schedule("system")]));
-    let alarms = [(schedule("system"), crate::server::alert_rules::Alarms {
-        max_age: Some("1h".parse().expect("a span")),
-        ..Default::default()
-    })];
+    let alarms = [(
+        schedule("system"),
+        crate::server::alert_rules::Alarms { max_age: Some("1h".parse().expect("a span")), ..Default::default() },
+    )];
     let watched = HostContent { alarms: Arc::new(alarms.into()), ..content() };
     let stale = HostLine::of(&host(), &folded.state, Some(&watched), &heard(), noon());
     assert_eq!(stale.wrong, [Wrong::Failed, Wrong::Stale]);
@@ -80,7 +81,8 @@ fn a_host_is_as_its_state_says() {
 
 #[test]
 fn what_is_wrong_comes_first_and_the_worst_of_it_before() {
-    let lines = [line("a-fine", &[]), line("b-off", &[Wrong::Offline]), line("c-bad", &[Wrong::Failed, Wrong::Offline])];
+    let lines =
+        [line("a-fine", &[]), line("b-off", &[Wrong::Offline]), line("c-bad", &[Wrong::Failed, Wrong::Offline])];
     let page = shown(&lines, &Filter::default(), None);
     let place = |text: &str| page.find(text).unwrap_or_else(|| unreachable!("{text} in {page}"));
     assert!(place("wrong-c-bad") < place("wrong-b-off") && place("wrong-b-off") < place("host-a-fine"));
@@ -120,9 +122,13 @@ fn a_refused_configuration_is_the_first_thing_said() {
         severity: Severity::Error,
         message: message.to_owned(),
     };
-    let config = ConfigState { version: 4, problems: vec![problem("no such key")], problem_count: 1, ..ConfigState::default() };
+    let config =
+        ConfigState { version: 4, problems: vec![problem("no such key")], problem_count: 1, ..ConfigState::default() };
     let page = shown(&[], &Filter::default(), Some(&config));
-    assert!(page.contains("was refused") && page.contains("hosts/web-1.toml:3") && page.contains("no such key"), "{page}");
+    assert!(
+        page.contains("was refused") && page.contains("hosts/web-1.toml:3") && page.contains("no such key"),
+        "{page}"
+    );
     let fine = ConfigState { commit: Some("0123456789abcdef".to_owned()), dirty: Some(true), ..ConfigState::default() };
     let page = shown(&[], &Filter::default(), Some(&fine));
     assert!(!page.contains("was refused") && page.contains(">0123456789</code>, with changes"), "{page}");
@@ -132,7 +138,13 @@ fn a_refused_configuration_is_the_first_thing_said() {
 fn nothing_that_a_host_or_a_request_says_runs() {
     for text in HOSTILE {
         let lines = [HostLine { alert_text: Some(text.to_owned()), ..line("web-1", &[Wrong::Alert]) }];
-        let problem = Problem { file: text.to_owned(), line: 1, column: 1, severity: Severity::Warning, message: text.to_owned() };
+        let problem = Problem {
+            file: text.to_owned(),
+            line: 1,
+            column: 1,
+            severity: Severity::Warning,
+            message: text.to_owned(),
+        };
         let config = ConfigState { commit: Some(text.to_owned()), problems: vec![problem], ..ConfigState::default() };
         assert_tame(&shown(&lines, &Filter::default(), Some(&config)));
         assert_tame(&shown(&lines, &Filter::read(text, "", text).expect("a filter"), None));
