@@ -36,6 +36,7 @@ mod leftovers;
 mod locks;
 mod maintenance;
 mod offline;
+mod page;
 mod parked;
 mod queries;
 mod restic_trouble;

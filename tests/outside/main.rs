@@ -12,6 +12,8 @@ mod alternate;
 #[path = "../e2e/harness.rs"]
 mod harness;
 
+mod browser;
+mod made_up_fleet;
 mod openapi;
 mod tls;
 
