@@ -61,7 +61,7 @@ fn write_host(fleet: &Fleet, name: &str, index: usize, now: DateTime<Utc>) {
         for (schedule, hours) in [("data", &[2][..]), ("system", &[1, 7, 13, 19])] {
             for hour in hours {
                 let at = date.and_time(NaiveTime::from_hms_opt(*hour, 30, 0).expect("a time")).and_utc();
-                if at < now - TimeDelta::minutes(30) && !(writer.host == "web-1" && schedule == "system") {
+                if at < now - TimeDelta::minutes(30) && !(name == "web-1" && schedule == "system") {
                     writer.backup(schedule, at, ending(index, day, schedule, *hour));
                 }
             }

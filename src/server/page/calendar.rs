@@ -84,11 +84,11 @@ pub fn calendar(schedules: &[ScheduleId], past: &Past, zone: Tz, now: DateTime<U
     });
     let headings = days.iter().enumerate().map(|(index, date)| heading(index, *date));
     let corner = el("th").attr("scope", "col").with("Schedule");
+    // Beside the table and no caption of it: on a narrow screen that would be as wide as all days.
+    let about = format!("How the last {DAYS} days went, the newest day first; days of the time zone {zone}.");
+    let about = el("p").class("about").attr("id", "calendar-about").with(about);
     let table = el("table")
-        .with(
-            el("caption")
-                .with(format!("How the last {DAYS} days went, the newest day first; days of the time zone {zone}")),
-        )
+        .attr("aria-labelledby", "calendar-about")
         .with(el("thead").with(el("tr").with(corner).with(headings.collect::<Vec<_>>())))
         .with(el("tbody").with(body.collect::<Vec<_>>()));
     let region = el("div")
@@ -98,7 +98,7 @@ pub fn calendar(schedules: &[ScheduleId], past: &Past, zone: Tz, now: DateTime<U
         .attr("tabindex", "0")
         .attr("id", "calendar-days")
         .with(table);
-    el("div").with(region).with(legend(unread_before.is_some()))
+    el("div").with(about).with(region).with(legend(unread_before.is_some()))
 }
 
 fn heading(index: usize, date: NaiveDate) -> El {

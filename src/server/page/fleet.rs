@@ -360,7 +360,8 @@ fn config_trouble(config: &ConfigState) -> Option<El> {
         return None;
     }
     let text = "The newest configuration was refused, and the last good one runs: ";
-    let link = el("a").link("href", &Link::here("config")).with(format!("{errors} errors"));
+    let errors = format!("{errors} error{}", if errors == 1 { "" } else { "s" });
+    let link = el("a").link("href", &Link::here("config")).with(errors);
     Some(notice(Mood::Bad, el("p").with(mood(Mood::Bad, text)).with(link)))
 }
 
@@ -375,18 +376,26 @@ fn config_facts(config: &ConfigState, now: DateTime<Utc>) -> impl Content {
         ("Adopted", config.adopted_at.map(|at| all([shown::instant(at, now)]))),
         ("Hosts", Some(all([shown::count(config.hosts as u64)]))),
     ]);
-    let mut problems = Table::new("Problems of the files as they are now", &["Where", "What"]);
-    for problem in config.problems.iter().take(MOST_PROBLEMS) {
-        let line = if problem.line > 0 { format!("{}:{}", problem.file, problem.line) } else { problem.file.clone() };
-        let (how, word) = match problem.severity {
-            Severity::Error => (Mood::Bad, "error"),
-            Severity::Warning => (Mood::Doubtful, "warning"),
-        };
-        problems.row(Row::new().cell(el("code").with(line)).cell((mood(how, word), " ", &problem.message)));
-    }
-    let rest = config.problem_count.saturating_sub(MOST_PROBLEMS);
+    let (errors, warnings): (Vec<_>, Vec<_>) =
+        config.problems.iter().partition(|problem| problem.severity == Severity::Error);
+    let rest = config.problem_count.saturating_sub(errors.len().min(MOST_PROBLEMS) + warnings.len().min(MOST_PROBLEMS));
     let more = Some(el("p").with(format!("{rest} more: see GET /v1/config"))).filter(|_| rest > 0);
-    (list, problems.or("No problems."), more)
+    let mild = el("details")
+        .attr("id", "warnings")
+        .with(el("summary").with(format!("{} warnings", config.problem_count.saturating_sub(errors.len()))))
+        .with(problem_table("What works, but hardly as meant", &warnings));
+    let errors = (!errors.is_empty()).then(|| problem_table("Errors of the files as they are now", &errors));
+    let none = (config.problem_count == 0).then(|| el("p").class("nothing").with("No problems."));
+    (list, errors, Some(mild).filter(|_| !warnings.is_empty()), more, none)
+}
+
+fn problem_table(caption: &str, problems: &[&Problem]) -> El {
+    let mut table = Table::new(caption, &["Where", "What"]);
+    for problem in problems.iter().take(MOST_PROBLEMS) {
+        let line = if problem.line > 0 { format!("{}:{}", problem.file, problem.line) } else { problem.file.clone() };
+        table.row(Row::new().cell(el("code").with(line)).cell(&problem.message));
+    }
+    table.or("None.")
 }
 
 #[cfg(test)]

@@ -190,7 +190,7 @@ fn run_button(host: &str, schedule: &Schedule, visitor: &Visitor) -> Option<El> 
     }
     let (id, kind) = (schedule.id.as_str(), schedule.kind);
     let question = format!("Run {kind} {id} on {host} now?");
-    let label = format!("Run {id} now");
+    let label = format!("Run now: {id}");
     Some(button("Run now", &label, &jobs_path(host), &json!({"schedule_id": id}), Some(&question)))
 }
 

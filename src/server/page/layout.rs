@@ -72,7 +72,7 @@ pub fn status_of(job: &Job) -> (Mood, &'static str) {
 }
 
 pub fn host_link(name: &str) -> El {
-    el("a").link("href", &host_path(name)).with(name)
+    el("a").class("host").link("href", &host_path(name)).with(name)
 }
 
 pub fn host_path(name: &str) -> Link {
@@ -169,7 +169,7 @@ impl Page<'_> {
 
 /// Where the script waits for what happens, on one host or all.
 pub fn events(host: Option<&str>) -> Link {
-    let link = Link::to("/v1/events").query("wait", 30);
+    let link = Link::to("/v1/events").query("wait", 30).query("limit", 100);
     match host {
         Some(host) => link.query("host", host),
         None => link,

@@ -278,7 +278,8 @@ mod tests {
     fn what_is_not_known_yet_is_waited_for_and_what_is_refused_is_said() {
         let page = shown(Role::Operator, &folder("/"), &Asked::NotYet(id(1)));
         assert!(
-            page.contains("data-news=\"/v1/events?wait=30&amp;host=web-1\"") && page.contains("&amp;job=00000000"),
+            page.contains("data-news=\"/v1/events?wait=30&amp;limit=100&amp;host=web-1\"")
+                && page.contains("&amp;job=00000000"),
             "{page}"
         );
         assert!(shown(Role::Operator, &folder("/"), &Asked::Refused("offline".to_owned())).contains("offline"));

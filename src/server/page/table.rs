@@ -57,7 +57,9 @@ impl Table {
                 _ => el("td").attr("role", "cell"),
             };
             let start = if cell.is_empty() { start.class("empty") } else { start };
-            start.attr("data-label", label).with(cell)
+            // On a narrow screen the label stands beside all of it.
+            let start = start.attr("data-label", label);
+            if index > 0 && !cell.is_empty() { start.with(el("div").with(cell)) } else { start.with(cell) }
         });
         self.rows.push(line.with(cells.collect::<Vec<_>>()));
     }
@@ -98,7 +100,7 @@ mod tests {
             "<tr role=\"row\" id=\"host-a\"><th scope=\"row\" role=\"rowheader\" data-label=\"Host\">a</th>"
         ));
         assert!(
-            markup.contains("data-label=\"Status\">&lt;b&gt;</td>") && markup.contains("class=\"empty\""),
+            markup.contains("data-label=\"Status\"><div>&lt;b&gt;</div></td>") && markup.contains("class=\"empty\""),
             "{markup}"
         );
         let none = Table::new("Hosts", &["Host"]).or("No hosts.");

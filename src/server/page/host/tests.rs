@@ -69,7 +69,7 @@ fn a_host_shows_its_schedules_past_snapshots_and_what_runs_with_buttons_for_oper
         "data-body=\"{&quot;schedule_id&quot;:&quot;system&quot;}\"",
         ">Cancel</button>",
         "disabled</span>",
-        "data-news=\"/v1/events?wait=30&amp;host=web-1\"",
+        "data-news=\"/v1/events?wait=30&amp;limit=100&amp;host=web-1\"",
     ] {
         assert!(page.contains(part), "{part} in {page}");
     }
