@@ -8,6 +8,7 @@ pub mod audit;
 pub mod calendar;
 pub mod error;
 pub mod fleet;
+pub mod fleet_config;
 pub mod host;
 pub mod host_facts;
 pub mod html;

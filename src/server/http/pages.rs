@@ -22,7 +22,8 @@ use crate::server::host::Host;
 use crate::server::page::alerts::{MOST, alerts_page};
 use crate::server::page::audit::{PAGE, audit_page};
 use crate::server::page::error::error_page;
-use crate::server::page::fleet::{ConfigState, Filter, HostLine, earliest_fire, fleet_page};
+use crate::server::page::fleet::{Filter, HostLine, earliest_fire, fleet_page};
+use crate::server::page::fleet_config::ConfigState;
 use crate::server::page::{Visitor, parts};
 
 /// Problems of the configuration that are collected for a page.

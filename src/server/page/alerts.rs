@@ -41,7 +41,12 @@ pub fn alerts_page(
 
 /// The alerts of one host (each without its name) or of several.
 pub fn alert_table(visitor: &Visitor, alerts: &[(Option<&HostName>, &Alert)], now: DateTime<Utc>) -> El {
-    let mut table = Table::new("Open alerts", &["Alert", "Host", "Since", "What happened", "Shown by", "Seen to"]);
+    let has_hosts = alerts.iter().any(|(host, _)| host.is_some());
+    let columns: &[&str] = match has_hosts {
+        true => &["Alert", "Host", "Since", "What happened", "Shown by", "Seen to"],
+        false => &["Alert", "Since", "What happened", "Shown by", "Seen to"],
+    };
+    let mut table = Table::new("Open alerts", columns);
     for (host, alert) in alerts {
         let kind = kind_of(alert).replace('_', " ");
         let of = alert.schedule_id.as_ref().map(|schedule| format!(": {schedule}")).unwrap_or_default();
@@ -54,16 +59,12 @@ pub fn alert_table(visitor: &Visitor, alerts: &[(Option<&HostName>, &Alert)], no
         let job = alert.job_id.map(|job| {
             el("a").link("href", &job_path(job)).attr("aria-label", format!("Job of {kind}{of}")).with("job")
         });
-        table.row(
-            Row::new()
-                .id(format!("alert-{}", alert.id))
-                .cell(mood(how, format!("{kind}{of}")))
-                .cell(host.map(|host| host_link(host.as_str())))
-                .cell(shown::instant(alert.raised_at, now))
-                .cell(&alert.text)
-                .cell(job)
-                .cell(seen_to(visitor, alert, &kind)),
-        );
+        let mut row = Row::new().id(format!("alert-{}", alert.id)).cell(mood(how, format!("{kind}{of}")));
+        if has_hosts {
+            row = row.cell(host.map(|host| host_link(host.as_str())));
+        }
+        let row = row.cell(shown::instant(alert.raised_at, now)).cell(&alert.text).cell(job);
+        table.row(row.cell(seen_to(visitor, alert, &kind)));
     }
     table.or("None is open.")
 }

@@ -103,7 +103,7 @@ pub fn calendar(schedules: &[ScheduleId], past: &Past, zone: Tz, now: DateTime<U
 
 fn heading(index: usize, date: NaiveDate) -> El {
     let ends_month = date.succ_opt().is_some_and(|next| next.month() != date.month());
-    let month = (index == 0 || ends_month).then(|| date.format("%b").to_string()).unwrap_or_default();
+    let month = if index == 0 || ends_month { date.format("%b").to_string() } else { String::new() };
     let shown = el("span")
         .attr("aria-hidden", "true")
         .with(date.day().to_string())

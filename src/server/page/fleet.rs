@@ -4,15 +4,14 @@
 use chrono::{DateTime, Utc};
 
 use super::Visitor;
-use super::html::{Content, El, Html, Link, all, el};
-use super::layout::{Mood, Page, events, facts, host_link, instant_or, mood, notice, section};
+use super::fleet_config::{ConfigState, config_facts, config_trouble};
+use super::html::{El, Html, Link, all, el};
+use super::layout::{Mood, Page, events, host_link, instant_or, mood, section};
 use super::shown;
 use super::table::{Row, Table};
 use crate::id::{HostName, ScheduleId};
 use crate::job::JobStatus;
-use crate::problem::{Problem, Severity};
 use crate::protocol::job_options::JobKind;
-use crate::server::alert::Alert;
 use crate::server::host_content::HostContent;
 use crate::server::host_state::HostState;
 use crate::server::view::{Contact, is_online, next_fire};
@@ -21,8 +20,6 @@ use crate::server::view::{Contact, is_online, next_fire};
 pub const PAGE: usize = 200;
 /// Hosts that are listed as wrong; the rest is behind a link.
 const MOST_WRONG: usize = 50;
-/// Problems of the configuration that are listed.
-const MOST_PROBLEMS: usize = 20;
 /// What a list has room for of a text, in characters.
 const TEXT_LIMIT: usize = 160;
 
@@ -119,6 +116,7 @@ pub struct HostLine {
     pub name: HostName,
     /// The worst first.
     pub wrong: Vec<Wrong>,
+    pub online: bool,
     pub failed: Vec<ScheduleId>,
     pub stale: Vec<ScheduleId>,
     pub last_seen: Option<DateTime<Utc>>,
@@ -148,18 +146,20 @@ impl HostLine {
         let backups = schedules.iter().filter(|schedule| schedule.kind == JobKind::Backup);
         let last_success = backups.filter_map(|schedule| memory(&schedule.id)?.last_success).max();
         let is_enrolled = state.enrolled_at.is_some();
+        let online = is_enrolled && is_online(contact, now);
         let is_wrong = |wrong: &Wrong| match wrong {
             Wrong::Conflict => state.is_in_conflict(now),
             Wrong::Failed => !failed.is_empty(),
             Wrong::Stale => is_enrolled && !stale.is_empty(),
             Wrong::Alert => state.alerts.iter().any(|alert| alert.acknowledged_by.is_none()),
-            Wrong::Offline => is_enrolled && !is_online(contact, now),
+            Wrong::Offline => is_enrolled && !online,
             Wrong::NotEnrolled => !is_enrolled && content.is_some_and(|content| content.configured),
         };
         let running = state.jobs.values().filter(|job| job.status == JobStatus::Running);
         Self {
             name: name.clone(),
             wrong: Wrong::ALL.into_iter().filter(is_wrong).collect(),
+            online,
             last_seen: contact.last_seen,
             last_success,
             running: running.map(|job| job.kind).collect(),
@@ -171,7 +171,7 @@ impl HostLine {
         }
     }
 
-    /// Everything that is wrong with it, each a word of its own, or that nothing is.
+    /// Everything that is wrong with it, each a word of its own, and whether its agent is heard.
     pub fn moods(&self) -> Html {
         let names = |ids: &[ScheduleId]| match ids {
             [one] => format!(": {one}"),
@@ -189,8 +189,10 @@ impl HostLine {
         };
         let mut moods: Vec<El> = self.wrong.iter().map(of_one).collect();
         moods.extend(self.running.iter().map(|kind| mood(Mood::Busy, format!("{kind} runs"))));
-        if moods.is_empty() {
+        if self.online {
             moods.push(mood(Mood::Good, "online"));
+        } else if moods.is_empty() {
+            moods.push(mood(Mood::Neutral, "no agent"));
         }
         all([el("span").class("moods").with(moods)])
     }
@@ -207,21 +209,6 @@ pub fn is_stale(state: &HostState, content: Option<&HostContent>, id: &ScheduleI
 pub fn earliest_fire(state: &HostState, content: Option<&HostContent>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let zone = state.hello.as_ref().and_then(|hello| hello.timezone.as_deref());
     content?.schedules.iter().filter_map(|schedule| next_fire(schedule, zone, now)).min()
-}
-
-/// What of the configuration is told to those who may see all of the fleet.
-#[derive(Debug, Clone, Default)]
-pub struct ConfigState {
-    pub version: u64,
-    pub commit: Option<String>,
-    pub dirty: Option<bool>,
-    pub hosts: usize,
-    pub adopted_at: Option<DateTime<Utc>>,
-    /// Errors first; not all where there are very many.
-    pub problems: Vec<Problem>,
-    pub problem_count: usize,
-    /// Open while the newest files are refused.
-    pub refused: Option<Alert>,
 }
 
 /// The page's hosts, in their order, and the name after which the next page begins.
@@ -351,51 +338,6 @@ fn hosts_table(
     let has_pages = first.is_some() || next.is_some();
     let pages = el("nav").attr("aria-label", "Pages of hosts").class("pages").with(first).with(" ").with(next);
     all([(table.or(nothing), Some(pages).filter(|_| has_pages))])
-}
-
-/// What of the configuration must be seen at once.
-fn config_trouble(config: &ConfigState) -> Option<El> {
-    let errors = config.problems.iter().filter(|problem| problem.severity == Severity::Error).count();
-    if config.refused.is_none() && errors == 0 {
-        return None;
-    }
-    let text = "The newest configuration was refused, and the last good one runs: ";
-    let errors = format!("{errors} error{}", if errors == 1 { "" } else { "s" });
-    let link = el("a").link("href", &Link::here("config")).with(errors);
-    Some(notice(Mood::Bad, el("p").with(mood(Mood::Bad, text)).with(link)))
-}
-
-fn config_facts(config: &ConfigState, now: DateTime<Utc>) -> impl Content {
-    let commit = config.commit.as_ref().map(|commit| {
-        let dirty = if config.dirty == Some(true) { ", with changes that are not committed" } else { "" };
-        all([(el("code").attr("title", commit).with(shown::commit(commit)), dirty)])
-    });
-    let list = facts(vec![
-        ("Version", Some(all([config.version.to_string()]))),
-        ("Commit", commit),
-        ("Adopted", config.adopted_at.map(|at| all([shown::instant(at, now)]))),
-        ("Hosts", Some(all([shown::count(config.hosts as u64)]))),
-    ]);
-    let (errors, warnings): (Vec<_>, Vec<_>) =
-        config.problems.iter().partition(|problem| problem.severity == Severity::Error);
-    let rest = config.problem_count.saturating_sub(errors.len().min(MOST_PROBLEMS) + warnings.len().min(MOST_PROBLEMS));
-    let more = Some(el("p").with(format!("{rest} more: see GET /v1/config"))).filter(|_| rest > 0);
-    let mild = el("details")
-        .attr("id", "warnings")
-        .with(el("summary").with(format!("{} warnings", config.problem_count.saturating_sub(errors.len()))))
-        .with(problem_table("What works, but hardly as meant", &warnings));
-    let errors = (!errors.is_empty()).then(|| problem_table("Errors of the files as they are now", &errors));
-    let none = (config.problem_count == 0).then(|| el("p").class("nothing").with("No problems."));
-    (list, errors, Some(mild).filter(|_| !warnings.is_empty()), more, none)
-}
-
-fn problem_table(caption: &str, problems: &[&Problem]) -> El {
-    let mut table = Table::new(caption, &["Where", "What"]);
-    for problem in problems.iter().take(MOST_PROBLEMS) {
-        let line = if problem.line > 0 { format!("{}:{}", problem.file, problem.line) } else { problem.file.clone() };
-        table.row(Row::new().cell(el("code").with(line)).cell(&problem.message));
-    }
-    table.or("None.")
 }
 
 #[cfg(test)]

@@ -152,7 +152,7 @@ fn entries_table(folder: &Folder<'_>, entries: &[Value], next: Option<&str>, is_
 }
 
 /// What a restore of the whole folder includes: nothing said is everything.
-fn whole(folder: &Folder<'_>, path: String) -> Value {
+fn whole(folder: &Folder<'_>, path: &str) -> Value {
     if folder.path == "/" { json!([]) } else { json!([path]) }
 }
 
@@ -162,13 +162,13 @@ fn quoted(text: &str) -> String {
 }
 
 fn restore(visitor: &Visitor, folder: &Folder<'_>) -> Html {
-    let pattern = whole(folder, folder.pattern(folder.path));
+    let pattern = whole(folder, &folder.pattern(folder.path));
     let body = json!({"snapshot": folder.snapshot, "include": pattern});
     let before =
         "curl -sS --fail-with-body -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/json' -d ";
     let after = format!(" {}", quoted(&format!("{}{}", folder.server, folder.restore_path().as_str())));
     let line = format!("{before}{}{after}", quoted(&body.to_string()));
-    let by_where = json!({"fresh": pattern, "directory": pattern, "in-place": whole(folder, folder.path.to_owned())});
+    let by_where = json!({"fresh": pattern, "directory": pattern, "in-place": whole(folder, folder.path)});
     let chosen = el("div")
         .class("needs-script")
         .with(el("h3").with("Selected"))

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::super::html::tests::{HOSTILE, assert_tame};
 use super::*;
+use crate::problem::{Problem, Severity};
 use crate::server::access::Role;
 use crate::server::alert::{AlertKind, AlertRaised};
 use crate::server::fact::Fact;
@@ -26,6 +27,7 @@ fn line(name: &str, wrong: &[Wrong]) -> HostLine {
     HostLine {
         name: name.parse().expect("a name"),
         wrong: wrong.to_vec(),
+        online: !wrong.contains(&Wrong::Offline),
         failed: vec![schedule("data")],
         stale: Vec::new(),
         last_seen: Some(noon()),
@@ -47,6 +49,9 @@ fn a_host_is_as_its_state_says() {
         |state: &HostState, contact: &Contact| HostLine::of(&host(), state, Some(&content()), contact, noon()).wrong;
     let mut folded = Folded::default();
     assert_eq!(wrong(&folded.state, &Contact::default()), [Wrong::NotEnrolled]);
+    // One that was taken out of the configuration, and has no agent any more.
+    let gone = HostLine::of(&host(), &folded.state, None, &heard(), noon());
+    assert!(gone.wrong.is_empty() && !gone.online && gone.moods().to_string().contains("no agent"));
     folded.add([enrolled()]);
     assert_eq!(wrong(&folded.state, &Contact::default()), [Wrong::Offline]);
     assert_eq!(wrong(&folded.state, &heard()), []);
