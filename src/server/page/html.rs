@@ -319,7 +319,7 @@ pub(crate) mod tests {
     fn is_in_tag(markup: &str, at: usize) -> bool {
         let Some(open) = markup[..at].rfind('<') else { return false };
         let inside = &markup[open..at];
-        !inside.contains('>') && inside.matches('"').count() % 2 == 0
+        !inside.contains('>') && inside.matches('"').count().is_multiple_of(2)
     }
 
     #[test]
@@ -330,7 +330,7 @@ pub(crate) mod tests {
             let markup = all([built]).to_string();
             assert_tame(&markup);
             assert_eq!(markup.matches('<').count(), 4, "{markup}");
-            assert!(!markup.chars().any(|c| misleads(c)), "{markup:?}");
+            assert!(!markup.chars().any(misleads), "{markup:?}");
             let link = all([el("a").link("href", &Link::to("/hosts").segment(text).query("path", text)).with("x")])
                 .to_string();
             assert_tame(&link);

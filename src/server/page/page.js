@@ -21,6 +21,7 @@ async function refresh() {
   const atEnd = log && log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
   become(main, next);
   document.title = page.title;
+  showChosen();
   if (focused && focused !== document.activeElement && focused.isConnected) focused.focus({ preventScroll: true });
   const newLog = main.querySelector(".log");
   if (newLog && atEnd) newLog.scrollTop = newLog.scrollHeight;
@@ -67,7 +68,7 @@ async function news(signal) {
     // Its first piece, or its end, is news enough: the page has the rest.
     const reader = answer.body.getReader();
     await Promise.race([reader.read(), pause(10000)]);
-    reader.cancel();
+    reader.cancel().catch(() => {});
     return;
   }
   await answer.text();
@@ -127,6 +128,7 @@ document.addEventListener("click", async (event) => {
 });
 
 // The restore browser. What is selected is kept for the snapshot while its folders are gone through.
+let showChosen = () => {};
 const quoted = (text) => "'" + text.replaceAll("'", "'\\''") + "'";
 
 function restore() {
@@ -185,6 +187,7 @@ function restore() {
     button.disabled = false;
     if (said) location.assign("/jobs/" + encodeURIComponent(said.id));
   });
+  showChosen = show;
   show();
 }
 
