@@ -327,6 +327,27 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_a_log_is_whole_lines_plain_or_compressed_and_says_whether_it_is_all() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("a.jsonl");
+        assert!(matches!(end(&path, 1000), Ok((lines, false)) if lines.is_empty()), "no log is none");
+        append(&path, &(1..=300).map(line).collect::<Vec<_>>()).expect("append");
+        for is_compressed in [false, true] {
+            let seqs = |limit| {
+                let (lines, is_cut) = end(&path, limit).expect("read");
+                (lines.iter().map(|line| line.seq).collect::<Vec<_>>(), is_cut)
+            };
+            let (some, is_cut) = seqs(2000);
+            assert!(is_cut && some.len() > 5 && some.len() < 100, "{is_compressed}: {}", some.len());
+            assert!(some.iter().rev().copied().eq((0..).map(|back| 300 - back).take(some.len())), "{some:?}");
+            assert_eq!(seqs(1 << 20), ((1..=300).collect(), false), "{is_compressed}");
+            if !is_compressed {
+                gzip_file::compress(&path).expect("compressed");
+            }
+        }
+    }
+
+    #[test]
     fn nothing_is_done_to_a_log_while_somebody_appends() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("a.jsonl");

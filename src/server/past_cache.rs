@@ -89,3 +89,28 @@ fn read(host: &Host, seq: u64, now: DateTime<Utc>) -> Result<HostPast, FileError
     })?;
     Ok(HostPast { past, newest })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::app::App;
+    use crate::server::folded::{at, id, queued};
+    use crate::server::upkeep::tests::five_months;
+
+    #[test]
+    fn a_past_is_read_once_for_each_state_of_the_journal_and_ninety_days_back() {
+        let (state, _dir) = five_months();
+        let app = App::open(state.path()).expect("open");
+        let host = app.host(&"web-1".parse().expect("a name")).expect("there");
+        let now = at("2026-11-30T00:00:00Z");
+        let past = app.pasts.of(&host, now).expect("read");
+        let ids: Vec<_> = past.past.jobs.iter().map(|job| job.id).collect();
+        assert_eq!(ids, [id(11), id(10), id(9)], "newest first, none of July and August");
+        assert_eq!((past.newest.len(), past.past.begins), (3, None));
+        assert!(Arc::ptr_eq(&past, &app.pasts.of(&host, now).expect("held")));
+        host.append_here(|_, _| vec![queued(id(12))]).expect("appended");
+        // Whatever the clock says here, it is after that.
+        let later = app.pasts.of(&host, at("2020-01-01T00:00:00Z")).expect("read again");
+        assert_eq!(later.past.jobs.first().map(|job| job.id), Some(id(12)));
+    }
+}
