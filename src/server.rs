@@ -55,6 +55,8 @@ pub mod leases;
 pub mod messages;
 pub mod metrics;
 pub mod own_cost;
+pub mod page;
+pub mod past_cache;
 pub mod ping_loop;
 pub mod ping_rules;
 pub mod served_tls;

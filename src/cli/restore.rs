@@ -14,7 +14,7 @@ pub struct RestoreArguments {
     host: String,
     /// The snapshot: an id, or latest
     snapshot: String,
-    /// What to restore, as the snapshot has it; patterns too, unless in place [default: everything]
+    /// What to restore: whole paths as `ls` shows them, letter for letter [default: everything]
     #[arg(value_name = "PATH")]
     paths: Vec<String>,
     /// Into this directory of the host, which must not be there yet [default: a new one below the agent's first restore root]
@@ -29,10 +29,13 @@ pub struct RestoreArguments {
     /// In place: what to do with files that are there (restic 0.17 or later) [default: always]
     #[arg(long, requires = "in_place")]
     overwrite: Option<OverwriteWord>,
-    /// The same as PATH
-    #[arg(long, value_name = "PATTERN")]
+    /// With latest: the newest snapshot of this schedule
+    #[arg(long, value_name = "ID")]
+    schedule: Option<String>,
+    /// What fits this, in place of PATH
+    #[arg(long, value_name = "PATTERN", conflicts_with = "paths")]
     include: Vec<String>,
-    /// Leave this out; not together with PATH
+    /// Leave this out; not together with PATH or --include
     #[arg(long, value_name = "PATTERN", conflicts_with_all = ["paths", "include"])]
     exclude: Vec<String>,
     /// Follow it to its end; the exit code is then the job's: 0 done, 3 done with warnings, 1 failed or cancelled
@@ -53,14 +56,16 @@ enum OverwriteWord {
 }
 
 pub(super) async fn run(arguments: &RestoreArguments) -> Result<u8, CliFailure> {
-    let RestoreArguments { host, snapshot, paths, target, confirm, include, exclude, .. } = arguments;
+    let RestoreArguments { host, snapshot, paths, target, confirm, schedule, include, exclude, .. } = arguments;
     if confirm.as_ref().is_some_and(|confirm| confirm != host) {
         return Err(CliFailure::usage(format!(
             "--confirm is not the host's name: to write over what is there, repeat {host}"
         )));
     }
-    let include: Vec<&String> = paths.iter().chain(include).collect();
-    let mut body = json!({"snapshot": snapshot, "include": include, "exclude": exclude});
+    let mut body = json!({"snapshot": snapshot, "paths": paths, "include": include, "exclude": exclude});
+    if let Some(schedule) = schedule {
+        body["schedule"] = json!(schedule);
+    }
     if let Some(target) = target {
         body["target"] = json!(target);
     }

@@ -20,6 +20,7 @@ use super::host_state::HostState;
 use super::in_flight;
 use super::keep::KeepRules;
 use super::lease_desk::LeaseDesk;
+use super::past_cache::PastCache;
 use super::served_tls::ServedTls;
 use super::servers::Servers;
 use super::silence::Outage;
@@ -84,6 +85,8 @@ pub struct App {
     pub secret_commands: Arc<SecretCommands>,
     /// The `reload_wanted` that the last finished reload has seen at its beginning.
     pub reloaded: watch::Sender<u64>,
+    /// Of the hosts whose pages were looked at lately.
+    pub pasts: PastCache,
     /// Rings when a request misses what the index of jobs should hold.
     pub index_wanted: Notify,
     /// Held while history is read for a job: one reader at a time.
@@ -123,6 +126,7 @@ impl App {
             reload_wanted: watch::Sender::new(0),
             secret_commands: Arc::default(),
             reloaded: watch::Sender::new(0),
+            pasts: PastCache::default(),
             index_wanted: Notify::new(),
             history_search: Mutex::default(),
             telling: watch::Sender::new(Telling::default()),

@@ -80,7 +80,7 @@ fn fold(job: Option<Job>, id: JobId, text: &[u8]) -> Option<Job> {
 }
 
 /// Visits jobs newest first (by when they were queued) until `visit` says stop.
-fn jobs_newest_first(journal: &Path, up_to_seq: u64, mut visit: impl FnMut(Job) -> Next) -> Result<(), FileError> {
+pub fn jobs_newest_first(journal: &Path, up_to_seq: u64, mut visit: impl FnMut(Job) -> Next) -> Result<(), FileError> {
     let mut lines_of: HashMap<JobId, Vec<Box<[u8]>>> = HashMap::new();
     read::newest_first_texts(journal, up_to_seq, |text| {
         // Types that need escapes are no job's.

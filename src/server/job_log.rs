@@ -218,6 +218,32 @@ fn read_compressed(path: &Path, offset: u64, window: u64) -> Result<Option<(Vec<
     Ok(Some((bytes, window)))
 }
 
+/// The last whole lines within so many bytes of the log's end, oldest first, and whether there is more before them. A compressed log
+/// is read from its beginning, and only as far as its first `UNPACKED_LIMIT` bytes.
+pub fn end(path: &Path, limit: usize) -> Result<(Vec<Envelope>, bool), FileError> {
+    let plain = || match std::fs::metadata(path) {
+        Ok(metadata) => Ok(Some(metadata.len())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(FileError::of("read", path)(error)),
+    };
+    if let Some(len) = plain()? {
+        let from = len.saturating_sub(limit as u64);
+        let (lines, _) = read_after(path, from, 0, limit)?;
+        return Ok((lines, from > 0));
+    }
+    let (mut lines, _) = read_after(path, 0, 0, UNPACKED_LIMIT)?;
+    let mut room = limit;
+    let kept = lines.iter().rev().take_while(|line| {
+        let size = line.payload.get().len() + 100;
+        let fits = room >= size;
+        room = room.saturating_sub(size);
+        fits
+    });
+    let cut = lines.len() - kept.count();
+    lines.drain(..cut);
+    Ok((lines, cut > 0))
+}
+
 /// The newest progress in the log, from its end. Compressed logs are finished jobs', which have none.
 pub fn newest_progress(path: &Path) -> Option<JobProgress> {
     let len = std::fs::metadata(path).ok()?.len();
@@ -298,6 +324,27 @@ mod tests {
         let read = plain_or_compressed(plain, restored_before).expect("read").expect("a log");
         assert_eq!(read.0, whole);
         assert!(read_window(&dir.path().join("b.jsonl"), 0, 10).expect("read").is_none(), "no log is none");
+    }
+
+    #[test]
+    fn the_end_of_a_log_is_whole_lines_plain_or_compressed_and_says_whether_it_is_all() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("a.jsonl");
+        assert!(matches!(end(&path, 1000), Ok((lines, false)) if lines.is_empty()), "no log is none");
+        append(&path, &(1..=300).map(line).collect::<Vec<_>>()).expect("append");
+        for is_compressed in [false, true] {
+            let seqs = |limit| {
+                let (lines, is_cut) = end(&path, limit).expect("read");
+                (lines.iter().map(|line| line.seq).collect::<Vec<_>>(), is_cut)
+            };
+            let (some, is_cut) = seqs(2000);
+            assert!(is_cut && some.len() > 5 && some.len() < 100, "{is_compressed}: {}", some.len());
+            assert!(some.iter().rev().copied().eq((0..).map(|back| 300 - back).take(some.len())), "{some:?}");
+            assert_eq!(seqs(1 << 20), ((1..=300).collect(), false), "{is_compressed}");
+            if !is_compressed {
+                gzip_file::compress(&path).expect("compressed");
+            }
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use restic_manager::server::access::Role;
 use restic_manager::server::http::routes::{Access, Operation, Reach, operations};
+use restic_manager::server::page::parts;
 use serde_json::{Value, json};
 use sha2::Digest;
 
@@ -53,6 +54,8 @@ fn request(operation: &Operation) -> Option<(&'static str, Option<Value>)> {
         ("GET", "/v1/alerts/channels") => ("", None),
         ("POST", "/v1/alerts/test") => ("", Some(json!({"channel": "hook"}))),
         ("GET", "/v1/audit") => ("?limit=10", None),
+        ("GET", "/hosts/{host}" | "/hosts/{host}/snapshots/{snapshot}" | "/jobs/{job}") => ("", None),
+        ("GET", "/" | "/alerts" | "/audit" | "/page/{part}") => ("", None),
         ("GET", "/healthz" | "/readyz" | "/openapi.json") => ("", None),
         _ => return None,
     })
@@ -249,7 +252,9 @@ impl Matrix {
             Caller::ForeignAgent => FOREIGN.to_owned(),
             Caller::Operator(role, limit) => name(role, limit),
         };
-        let path = operation.path.replace("{host}", "web-1").replace("{job}", &self.job) + query;
+        let path =
+            operation.path.replace("{host}", "web-1").replace("{job}", &self.job).replace("{part}", &parts::STYLE.name)
+                + query;
         let path = path.replace("{snapshot}", "latest").replace("{other}", "latest");
         let path = if path.contains("{alert}") { path.replace("{alert}", &self.alert()) } else { path };
         let header = match caller {
@@ -276,6 +281,10 @@ fn name(role: Role, limit: Limit) -> String {
 
 /// What of the answer the document does not say.
 fn undocumented(document: &Value, operation: &Operation, answer: &Answer) -> Vec<String> {
+    if operation.is_page {
+        let is_page = answer.content_type == "text/html; charset=utf-8" || operation.path.starts_with("/page/");
+        return if is_page { Vec::new() } else { vec![format!("type {} of a page", answer.content_type)] };
+    }
     let responses = &document["paths"][operation.path][operation.method.as_str().to_lowercase()]["responses"];
     let Some(response) = responses.get(answer.code.to_string()) else {
         return vec![format!("status {}", answer.code)];

@@ -40,6 +40,7 @@ mod locks;
 mod maintenance;
 mod monitoring;
 mod offline;
+mod page;
 mod parked;
 mod queries;
 mod receivers;

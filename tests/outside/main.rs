@@ -13,6 +13,8 @@ mod alternate;
 #[path = "../e2e/harness.rs"]
 mod harness;
 
+mod browser;
+mod made_up_fleet;
 mod mail;
 mod metrics;
 mod openapi;

@@ -46,6 +46,29 @@ pub fn json(status: StatusCode, document: &impl Serialize) -> Answer {
     }
 }
 
+/// What a page may do: take its own style, script and icon, ask this server, and nothing else.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; \
+    form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// A page for browsers.
+pub fn html(status: StatusCode, page: String) -> Answer {
+    for_browsers(answer(status, "text/html; charset=utf-8", full(page)))
+}
+
+/// The headers by which a browser keeps a page, or a part of one, apart from everything else.
+pub fn for_browsers(mut answer: Answer) -> Answer {
+    for (name, value) in [
+        ("content-security-policy", PAGE_POLICY),
+        ("x-content-type-options", "nosniff"),
+        ("referrer-policy", "no-referrer"),
+        ("cross-origin-opener-policy", "same-origin"),
+        ("cross-origin-resource-policy", "same-origin"),
+    ] {
+        answer.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    answer
+}
+
 /// 200 with a JSON document.
 pub fn ok(document: &impl Serialize) -> Answer {
     json(StatusCode::OK, document)
@@ -148,6 +171,23 @@ impl Problem {
     pub fn after(mut self, done: &str) -> Self {
         self.body.detail = format!("{done}, but then: {}", self.body.detail);
         self
+    }
+
+    /// The same as a page for browsers, by its body; a 401 asks for a password, which is the token.
+    pub fn into_page(self, page: impl FnOnce(&ProblemBody) -> String) -> Answer {
+        let status = StatusCode::from_u16(self.body.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = html(status, page(&self.body));
+        response.headers_mut().extend(self.headers);
+        if status == StatusCode::UNAUTHORIZED {
+            let basic = HeaderValue::from_static("Basic realm=\"restic-manager\", charset=\"UTF-8\"");
+            response.headers_mut().insert(WWW_AUTHENTICATE, basic);
+        }
+        response
+    }
+
+    /// What failed, in words.
+    pub fn detail(&self) -> &str {
+        &self.body.detail
     }
 
     /// 403: who asks is known, and may not.

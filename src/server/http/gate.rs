@@ -8,9 +8,9 @@ use chrono::{DateTime, Utc};
 
 use super::agent::with_small_file;
 use super::answer::{Answer, Problem};
-use super::credential;
 use super::request::{Request, shown};
 use super::routes::{Door, Operation, Reach};
+use super::{credential, pages};
 use crate::id::HostName;
 use crate::server::access::{Operator, Role, operator_of, sha256, sha256_hex, still_counts};
 use crate::server::app::App;
@@ -27,8 +27,23 @@ pub struct Agent {
     pub credentials_used: u32,
 }
 
-/// Lets the request through to the operation's handler, or does not.
+/// Lets the request through to the operation's handler, or does not. A browser gets the reason as a page.
 pub async fn pass(app: &Arc<App>, operation: &Operation, request: Request) -> Result<Answer, Problem> {
+    let mut visitor = None;
+    let answered = answer(app, operation, request, &mut visitor).await;
+    match answered {
+        Err(problem) if operation.is_page => Ok(pages::refusal(visitor.as_ref(), problem)),
+        answered => answered,
+    }
+}
+
+/// `visitor`: the operator, as soon as it is known.
+async fn answer(
+    app: &Arc<App>,
+    operation: &Operation,
+    request: Request,
+    visitor: &mut Option<Operator>,
+) -> Result<Answer, Problem> {
     match operation.door() {
         Door::Open(handler) | Door::EnrollmentToken(handler) => handler(app, request).await,
         Door::Agent(handler) => {
@@ -37,6 +52,7 @@ pub async fn pass(app: &Arc<App>, operation: &Operation, request: Request) -> Re
         }
         Door::Operator(role, reach, handler) => {
             let operator = operator_behind(app, &request)?;
+            *visitor = Some(operator.clone());
             let (token, client, path) = (operator.name.clone(), request.client, request.path.clone());
             let answered = match check_allowed(&operator, &request, role, reach) {
                 Err(problem) => Err(problem),

@@ -16,6 +16,7 @@ use crate::clock;
 use crate::file_error::chain;
 use crate::id::{HostName, JobId, ScheduleId};
 use crate::job::{Actor, ActorKind, Job, JobStatus};
+use crate::protocol::agent_event::JobProgress;
 use crate::protocol::job_options::JobKind;
 use crate::protocol::text::Span;
 use crate::server::access::{Operator, Role, sha256_hex};
@@ -75,11 +76,16 @@ fn is_away(app: &App, host: &Host) -> bool {
     enrolled_at.is_none() || !view::is_online(&contact, clock::now())
 }
 
-pub(super) fn show_job(app: &App, host: &Host, job: &Job) -> Value {
-    let progress = match job.status {
+/// The newest progress of a job that runs. May block.
+pub(super) fn progress_of(host: &Host, job: &Job) -> Option<JobProgress> {
+    match job.status {
         JobStatus::Running => host.progress(job.id).or_else(|| job_log::newest_progress(&host.log_path(job.id))),
         _ => None,
-    };
+    }
+}
+
+pub(super) fn show_job(app: &App, host: &Host, job: &Job) -> Value {
+    let progress = progress_of(host, job);
     view::job_view(&host.name, job, progress.as_ref(), is_online(app, host), lease_loop::waiting_for(app, host, job))
 }
 

@@ -132,16 +132,67 @@ impl Cursor {
     }
 }
 
+/// The place that the request's `after` names.
+fn cursor_of(request: &Request) -> Result<Option<Cursor>, Problem> {
+    let Some(text) = text(request, "after") else { return Ok(None) };
+    Cursor::read(&text)
+        .map(Some)
+        .ok_or_else(|| Problem::bad_request("bad-cursor", "after= is no cursor of this server: take it from `next`"))
+}
+
+/// What a folder of a snapshot holds, for a page.
+pub(super) enum Listed {
+    Entries { entries: Vec<Value>, next: Option<String>, is_cut: bool },
+    NotYet(JobId),
+}
+
+fn listing(snapshot: &str, path: &str) -> Question {
+    let options = json!({"snapshot": snapshot, "limit": MOST_ENTRIES, "path": path});
+    Question { kind: JobKind::Ls, list: "entries", options }
+}
+
+/// Asks the agent what a folder holds; the answer is in the job.
+pub(super) async fn begin_listing(
+    app: &Arc<App>,
+    host: &Arc<Host>,
+    operator: &Operator,
+    snapshot: &str,
+    path: &str,
+) -> Result<JobId, Problem> {
+    begin(app, host, operator, &listing(snapshot, path)).await
+}
+
+/// What came of it, by the request's `job` or `after`.
+pub(super) async fn listed(
+    app: &Arc<App>,
+    request: &Request,
+    host: &Arc<Host>,
+    operator: &Operator,
+    limit: usize,
+    wait_secs: u64,
+) -> Result<Listed, Problem> {
+    let cursor = cursor_of(request)?;
+    let none = || Problem::bad_request("bad-query", "the query names no job: ask anew");
+    let id = cursor.as_ref().map(|cursor| cursor.job).or(request.query("job")?).ok_or_else(none)?;
+    let question = listing("", "");
+    app.shared.servers.sync().await;
+    job_of_question(host, id, &question).await?;
+    wait_for_end(app, host, id, operator, Duration::from_secs(wait_secs)).await;
+    let job = job_of_question(host, id, &question).await?;
+    if !job.status.is_final() {
+        return Ok(Listed::NotYet(id));
+    }
+    check_success(&host.name, &job)?;
+    let page = read_page(host, &job, cursor.unwrap_or(Cursor { job: id, offset: 0, seq: 0 }), limit).await?;
+    let is_truncated = job.stats.as_ref().is_some_and(|stats| stats.get("truncated") == Some(&Value::Bool(true)));
+    Ok(Listed::Entries { entries: page.entries, next: page.next, is_cut: is_truncated || page.has_gap })
+}
+
 async fn ask(app: &Arc<App>, request: &Request, operator: &Operator, question: Question) -> Result<Answer, Problem> {
     let host = host_of(app, request, operator).await?;
     let limit = page_limit(request)?;
     let wait = request.query::<u64>("wait")?.unwrap_or(DEFAULT_WAIT_SECS).min(LONGEST_WAIT_SECS);
-    let cursor = match text(request, "after") {
-        None => None,
-        Some(text) => Some(Cursor::read(&text).ok_or_else(|| {
-            Problem::bad_request("bad-cursor", "after= is no cursor of this server: take it from `next`")
-        })?),
-    };
+    let cursor = cursor_of(request)?;
     let before: Option<JobId> = request.query("job")?;
     let id = match (&cursor, before) {
         (Some(cursor), _) => cursor.job,

@@ -10,18 +10,21 @@ use super::answer::{Answer, Problem};
 use super::gate::Agent;
 use super::request::Request;
 use super::{
-    agent, alerts, audit, config_files, credential, enrollment, metrics, open, operator, poll, queries, status, streams,
+    agent, alerts, audit, config_files, credential, enrollment, host_pages, metrics, open, operator, pages, poll,
+    queries, status, streams,
 };
 use crate::server::access::{Operator, Role};
 use crate::server::app::App;
 
-/// One method of one path. `openapi.json` has an entry for each, which a test compares.
+/// One method of one path. `openapi.json` has an entry for each that is no page, which a test compares.
 pub struct Operation {
     pub method: Method,
     pub path: &'static str,
     /// The parameters of its query. Others are refused to operators, for whom a misspelt filter would else be none; agents may
     /// send what only later servers know.
     pub query: &'static [&'static str],
+    /// For browsers, which want HTML, errors too; `openapi.json` leaves it out.
+    pub is_page: bool,
     door: Door,
 }
 
@@ -63,12 +66,17 @@ pub(super) enum Door {
     Operator(Role, Reach, OperatorHandler),
 }
 
+macro_rules! page {
+    ($($row:tt)*) => { Operation { is_page: true, ..operation!($($row)*) } };
+}
+
 macro_rules! operation {
     ($method:ident $path:literal $query:tt, Operator($role:ident, $reach:ident), $handler:path) => {
         Operation {
             method: Method::$method,
             path: $path,
             query: &$query,
+            is_page: false,
             door: Door::Operator(Role::$role, Reach::$reach, |app, request, operator| {
                 Box::pin($handler(app, request, operator))
             }),
@@ -79,6 +87,7 @@ macro_rules! operation {
             method: Method::$method,
             path: $path,
             query: &$query,
+            is_page: false,
             door: Door::Agent(|app, request, agent| Box::pin($handler(app, request, agent))),
         }
     };
@@ -87,12 +96,13 @@ macro_rules! operation {
             method: Method::$method,
             path: $path,
             query: &$query,
+            is_page: false,
             door: Door::$door(|app, request| Box::pin($handler(app, request))),
         }
     };
 }
 
-/// A new operation has its row here, its entry in `openapi.json`, and its requests in `tests/e2e/access.rs`.
+/// A new operation has its row here, its entry in `openapi.json` (pages have none), and its requests in `tests/e2e/access.rs`.
 #[rustfmt::skip]
 static OPERATIONS: &[Operation] = &[
     operation!(POST "/v1/enroll" [], EnrollmentToken, agent::enroll),
@@ -130,6 +140,13 @@ static OPERATIONS: &[Operation] = &[
     operation!(POST "/v1/alerts/{alert}/ack" [], Operator(Operator, Host), alerts::acknowledge),
     operation!(GET "/v1/audit" ["limit", "before"], Operator(Admin, Fleet), audit::audit),
     operation!(GET "/metrics" [], Operator(Viewer, List), metrics::metrics),
+    page!(GET "/" ["name", "show", "after"], Operator(Viewer, List), pages::fleet),
+    page!(GET "/hosts/{host}" ["snapshots"], Operator(Viewer, Host), host_pages::host),
+    page!(GET "/hosts/{host}/snapshots/{snapshot}" ["path", "job", "after"], Operator(Viewer, Host), host_pages::snapshot),
+    page!(GET "/jobs/{job}" [], Operator(Viewer, Host), host_pages::job),
+    page!(GET "/alerts" [], Operator(Viewer, List), pages::alerts),
+    page!(GET "/audit" ["before"], Operator(Admin, Fleet), pages::audit),
+    page!(GET "/page/{part}" [], Open, pages::part),
     operation!(GET "/healthz" [], Open, open::healthz),
     operation!(GET "/readyz" [], Open, open::readyz),
     operation!(GET "/openapi.json" [], Open, open::openapi),
