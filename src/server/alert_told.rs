@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::alert::Alert;
+use super::alert::{Alert, OpenAlerts};
 use crate::id::{AlertId, ChannelName, HostName};
 
 /// An alert that has ended is told of no more when it is this old.
@@ -165,3 +165,17 @@ impl ChannelHealth {
 
 /// Of all channels that were ever used.
 pub type ChannelHealths = BTreeMap<ChannelName, ChannelHealth>;
+
+/// A channel has taken a message about these alerts, which may have ended meanwhile.
+pub fn note_sent(open: &mut OpenAlerts, ended: &mut EndedAlerts, sent: &AlertSent, at: DateTime<Utc>) {
+    for id in &sent.alerts {
+        match sent.what {
+            Told::Raised => {
+                open.tell(*id, &sent.channel, at);
+                ended.tell(*id, &sent.channel, at);
+            }
+            Told::Resolved => ended.tell_end(*id, &sent.channel),
+            Told::Digest | Told::Test => {}
+        }
+    }
+}

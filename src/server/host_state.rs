@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::alert::OpenAlerts;
 use super::alert_rules::{LastEnd, RunSize, remember_run};
-use super::alert_told::{EndedAlerts, Told};
+use super::alert_told::{EndedAlerts, note_sent};
 use super::fact::{CredentialRotated, Fact, Idempotency, JobQueued, RotationStage, Versioned};
 use super::job_ends::{Ends, SuccessCost};
 use super::job_fold::{apply_to_job, changed_job, queued_job};
@@ -380,18 +380,7 @@ impl Fold for HostState {
                 let ended = self.alerts.resolve(resolved.alert_id);
                 self.ended_alerts.extend(ended, line.received_at);
             }
-            Fact::AlertSent(sent) => {
-                for id in &sent.alerts {
-                    match sent.what {
-                        Told::Raised => {
-                            self.alerts.tell(*id, &sent.channel, line.received_at);
-                            self.ended_alerts.tell(*id, &sent.channel, line.received_at);
-                        }
-                        Told::Resolved => self.ended_alerts.tell_end(*id, &sent.channel),
-                        Told::Digest | Told::Test => {}
-                    }
-                }
-            }
+            Fact::AlertSent(sent) => note_sent(&mut self.alerts, &mut self.ended_alerts, sent, line.received_at),
             Fact::PingSent(sent) => {
                 self.schedules.entry(sent.schedule_id.clone()).or_default().pinged.sent(sent);
             }

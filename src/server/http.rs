@@ -26,6 +26,7 @@ pub mod gate;
 pub mod host_pages;
 pub mod listener;
 pub mod metrics;
+pub mod new_jobs;
 pub mod open;
 pub mod operator;
 pub mod pages;

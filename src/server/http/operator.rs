@@ -4,25 +4,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::StatusCode;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::answer::{Answer, Problem, json, ok};
 use super::audit;
 use super::gate::{TOKEN_LOOK, check_still};
-use super::request::{ContentType, Request, shown};
+use super::request::{Request, shown};
 use crate::clock;
 use crate::file_error::chain;
 use crate::id::{HostName, JobId, ScheduleId};
 use crate::job::{Actor, ActorKind, Job, JobStatus};
 use crate::protocol::agent_event::JobProgress;
 use crate::protocol::job_options::JobKind;
-use crate::protocol::text::Span;
-use crate::server::access::{Operator, Role, sha256_hex};
+use crate::server::access::Operator;
 use crate::server::app::{App, blocking};
 use crate::server::audit::Action;
-use crate::server::decide::{JobDecision, JobRequest, Refusal, decide_abandon, decide_cancel, decide_job};
+use crate::server::decide::{Refusal, decide_abandon, decide_cancel};
 use crate::server::events_in::read_snapshots;
 use crate::server::find_job::find_job;
 use crate::server::history::{self, JobFilter};
@@ -31,8 +29,6 @@ use crate::server::host_state::is_unsaid;
 use crate::server::silence::silent_since;
 use crate::server::{job_log, lease_loop, view};
 
-/// Longest `?wait=` of a job creation, in seconds.
-const LONGEST_JOB_WAIT_SECS: u64 = 300;
 /// How long a new job's answer waits for its lease to be granted or queued for.
 const LONGEST_TURN_WAIT: Duration = Duration::from_secs(1);
 const DEFAULT_PAGE: usize = 100;
@@ -68,7 +64,7 @@ pub(super) fn is_online(app: &App, host: &Host) -> bool {
 }
 
 /// Whether the agent is known to be away: neither heard lately, nor enrolled a moment ago and about to begin.
-fn is_away(app: &App, host: &Host) -> bool {
+pub(super) fn is_away(app: &App, host: &Host) -> bool {
     let enrolled_at = host.slot.durable().state.enrolled_at;
     let mut contact = contact(app, host);
     contact.last_seen = contact.last_seen.max(enrolled_at);
@@ -159,146 +155,7 @@ pub async fn jobs(app: &Arc<App>, request: Request, operator: Operator) -> Resul
     .await
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CreateJob {
-    #[serde(default)]
-    kind: Option<String>,
-    #[serde(default)]
-    schedule_id: Option<ScheduleId>,
-    #[serde(default)]
-    options: Option<Value>,
-    #[serde(default)]
-    queue_for: Option<Span>,
-}
-
-/// `POST /v1/hosts/{host}/jobs`.
-pub async fn create_job(app: &Arc<App>, mut request: Request, operator: Operator) -> Result<Answer, Problem> {
-    let host = host_of(app, &request, &operator).await?;
-    let (body, bytes) = request.json::<CreateJob>(ContentType::MustBeJson).await?;
-    let removes_all = body.options.as_ref().is_some_and(|o| o.get("remove_all") == Some(&Value::Bool(true)));
-    if removes_all && operator.role < Role::Admin {
-        return Err(Problem::forbidden(
-            "unlock with remove_all needs an admin's token: it removes the locks of running jobs",
-        ));
-    }
-    start_job(app, &host, &request, &operator, (body.kind, body.schedule_id, body.options, body.queue_for), &bytes)
-        .await
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RestoreRequest {
-    snapshot: String,
-    #[serde(default)]
-    schedule: Option<String>,
-    #[serde(default)]
-    paths: Vec<String>,
-    #[serde(default)]
-    include: Vec<String>,
-    #[serde(default)]
-    exclude: Vec<String>,
-    #[serde(default)]
-    target: Option<String>,
-    #[serde(default)]
-    in_place: bool,
-    #[serde(default)]
-    confirm: Option<String>,
-    #[serde(default)]
-    overwrite: Option<String>,
-    #[serde(default)]
-    queue_for: Option<Span>,
-}
-
-/// `POST /v1/hosts/{host}/restore`: the restore job, with the restore's own words.
-pub async fn restore(app: &Arc<App>, mut request: Request, operator: Operator) -> Result<Answer, Problem> {
-    let host = host_of(app, &request, &operator).await?;
-    let (body, bytes) = request.json::<RestoreRequest>(ContentType::MustBeJson).await?;
-    let mut options = json!({"snapshot": body.snapshot, "include": body.include, "exclude": body.exclude});
-    if !body.paths.is_empty() {
-        options["paths"] = body.paths.into();
-    }
-    for (name, value) in
-        [("schedule", body.schedule), ("target", body.target), ("confirm", body.confirm), ("overwrite", body.overwrite)]
-    {
-        if let Some(value) = value {
-            options[name] = Value::String(value);
-        }
-    }
-    if body.in_place {
-        options["in_place"] = Value::Bool(true);
-    }
-    let asked = (Some("restore".to_owned()), None, Some(options), body.queue_for);
-    start_job(app, &host, &request, &operator, asked, &bytes).await
-}
-
-async fn start_job(
-    app: &Arc<App>,
-    host: &Arc<Host>,
-    request: &Request,
-    operator: &Operator,
-    (kind, schedule_id, options, queue_for): (Option<String>, Option<ScheduleId>, Option<Value>, Option<Span>),
-    body: &[u8],
-) -> Result<Answer, Problem> {
-    let is_restore = kind.as_deref() == Some("restore");
-    let confirmed = options.as_ref().and_then(|options| options.get("confirm")).and_then(Value::as_str);
-    if is_restore && confirmed.is_some_and(|confirmed| confirmed != host.name.as_str()) {
-        let detail =
-            format!("`confirm` is not this host's name: to write over what is there, repeat {:?}", host.name.as_str());
-        return Err(Problem::unprocessable("not-confirmed", detail));
-    }
-    let key = request.header("idempotency-key").map(str::to_owned);
-    if key.as_ref().is_some_and(|key| key.is_empty() || key.len() > 255) {
-        return Err(Problem::bad_request("bad-idempotency-key", "an Idempotency-Key has 1 to 255 characters"));
-    }
-    let idempotency = key.map(|key| crate::server::fact::Idempotency {
-        key,
-        // The same body to another endpoint is another request.
-        body_sha256: sha256_hex(&[request.path.as_bytes(), b"\n", body].concat()),
-    });
-    let job_request = JobRequest {
-        kind,
-        schedule_id,
-        options,
-        actor: Actor { kind: ActorKind::Operator, name: operator.name.clone() },
-        idempotency,
-        new_id: JobId(uuid::Uuid::new_v4()),
-        queue_for,
-        is_offline: is_away(app, host),
-    };
-    let wait = request.query::<u64>("wait")?.unwrap_or(0).min(LONGEST_JOB_WAIT_SECS);
-    let content = host.content();
-    let decided = host
-        .slot
-        .write(move |batch| {
-            let decision = decide_job(batch.state(), content.as_deref(), &job_request, clock::now())?;
-            Ok::<_, Refusal>(match decision {
-                JobDecision::Existing(id) => (id, false),
-                JobDecision::New(id, facts) => {
-                    append_facts(batch, |_, _| facts);
-                    (id, true)
-                }
-            })
-        })
-        .await?;
-    let (id, is_new) = decided?;
-    app.leases.attend(&host.name);
-    if is_new {
-        let action = if is_restore { Action::JobRestore } else { Action::JobCreate };
-        audit::changed(app, request.client, operator, action, Some(&host.name), Some(id)).await?;
-    }
-    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
-    wait_for_turn(host, id).await;
-    wait_for_end(app, host, id, operator, Duration::from_secs(wait)).await;
-    let shown = shown_job(app, host, id).await?;
-    let mut answer = json(status, &shown);
-    if let Ok(location) = format!("/v1/jobs/{id}").parse() {
-        answer.headers_mut().insert(hyper::header::LOCATION, location);
-    }
-    Ok(answer)
-}
-
-async fn shown_job(app: &Arc<App>, host: &Arc<Host>, id: JobId) -> Result<Value, Problem> {
+pub(super) async fn shown_job(app: &Arc<App>, host: &Arc<Host>, id: JobId) -> Result<Value, Problem> {
     let job = read_job(host, id).await?.ok_or_else(|| no_such_job(id))?;
     let (app, host) = (Arc::clone(app), Arc::clone(host));
     Ok(blocking(move || show_job(&app, &host, &job)).await)
@@ -318,7 +175,7 @@ pub(super) async fn read_job(host: &Arc<Host>, id: JobId) -> Result<Option<Job>,
 }
 
 /// Until it is known whether the job runs now or waits, so that the answer says so: that takes two journals more. Not for long.
-async fn wait_for_turn(host: &Host, id: JobId) {
+pub(super) async fn wait_for_turn(host: &Host, id: JobId) {
     let mut changed = host.slot.watch();
     let known = async {
         while host.slot.durable().state.jobs.get(&id).is_some_and(is_unsaid) && changed.changed().await.is_ok() {}

@@ -10,8 +10,8 @@ use super::answer::{Answer, Problem};
 use super::gate::Agent;
 use super::request::Request;
 use super::{
-    agent, alerts, audit, config_files, credential, enrollment, host_pages, metrics, open, operator, pages, poll,
-    queries, status, streams,
+    agent, alerts, audit, config_files, credential, enrollment, host_pages, metrics, new_jobs, open, operator, pages,
+    poll, queries, status, streams,
 };
 use crate::server::access::{Operator, Role};
 use crate::server::app::App;
@@ -116,8 +116,8 @@ static OPERATIONS: &[Operation] = &[
     operation!(GET "/v1/hosts/{host}" [], Operator(Viewer, Host), operator::host),
     operation!(GET "/v1/hosts/{host}/schedules" [], Operator(Viewer, Host), operator::schedules),
     operation!(GET "/v1/hosts/{host}/jobs" ["limit", "before", "kind", "status", "schedule"], Operator(Viewer, Host), operator::jobs),
-    operation!(POST "/v1/hosts/{host}/jobs" ["wait"], Operator(Operator, Host), operator::create_job),
-    operation!(POST "/v1/hosts/{host}/restore" ["wait"], Operator(Operator, Host), operator::restore),
+    operation!(POST "/v1/hosts/{host}/jobs" ["wait"], Operator(Operator, Host), new_jobs::create_job),
+    operation!(POST "/v1/hosts/{host}/restore" ["wait"], Operator(Operator, Host), new_jobs::restore),
     operation!(GET "/v1/hosts/{host}/snapshots" ["refresh", "job", "wait"], Operator(Viewer, Host), queries::snapshots),
     operation!(GET "/v1/hosts/{host}/snapshots/{snapshot}/ls" ["path", "recursive", "limit", "after", "job", "wait"], Operator(Viewer, Host), queries::ls),
     operation!(GET "/v1/hosts/{host}/snapshots/{snapshot}/diff/{other}" ["limit", "after", "job", "wait"], Operator(Viewer, Host), queries::diff),
