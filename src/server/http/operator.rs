@@ -63,11 +63,11 @@ pub(super) fn is_online(app: &App, host: &Host) -> bool {
     host.slot.durable().state.enrolled_at.is_some() && view::is_online(&contact(app, host), clock::now())
 }
 
-/// Whether the agent is known to be away: neither heard lately, nor enrolled a moment ago and about to begin.
+/// Whether the agent is known to be away: not heard lately, or never and not enrolled a moment ago, about to begin.
 pub(super) fn is_away(app: &App, host: &Host) -> bool {
     let enrolled_at = host.slot.durable().state.enrolled_at;
     let mut contact = contact(app, host);
-    contact.last_seen = contact.last_seen.max(enrolled_at);
+    contact.last_seen = contact.last_seen.or(enrolled_at);
     contact.silent_since = Some(silent_since(contact.last_seen, app.outage));
     enrolled_at.is_none() || !view::is_online(&contact, clock::now())
 }
