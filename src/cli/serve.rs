@@ -11,6 +11,7 @@ use clap::Args;
 use crate::clock;
 use crate::file_error::chain;
 use crate::logging::{self, LogFormat};
+use crate::problem::Severity;
 use crate::server::alert_loop;
 use crate::server::app::{App, blocking, stopped};
 use crate::server::credentials;
@@ -21,6 +22,7 @@ use crate::server::served_tls;
 use crate::server::servers_loop;
 use crate::server::state_dir::StateDirError;
 use crate::server::{fleet::load::load, http, index_upkeep, upkeep};
+use crate::service_manager::{self, Moment};
 
 #[derive(Debug, Args)]
 pub struct ServeArguments {
@@ -59,7 +61,9 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
     let app = loop {
         match App::open(&state) {
             Err(StateDirError::File(error)) if error.is_disk_full() => {
-                tracing::error!("cannot start yet: {}: make room; the next try is in 5 s", chain(&error));
+                let text = format!("cannot start yet: {}: make room; the next try is in 5 s", chain(&error));
+                tracing::error!("{text}");
+                service_manager::tell(Moment::Status(&text));
                 tokio::time::sleep(Duration::from_secs(5)).await;
             }
             opened => break opened.map_err(|error| chain(&error))?,
@@ -87,8 +91,12 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
     tokio::spawn(upkeep::run(Arc::clone(&app)));
     tokio::spawn(alert_loop::run(Arc::clone(&app)));
     tokio::spawn(index_upkeep::run(Arc::clone(&app)));
-    tokio::spawn(signals(Arc::clone(&app)));
     tracing::info!(%address, tls = has_tls, state = %state.display(), "ready");
+    let place = format!("{}://{address}", if has_tls { "https" } else { "http" });
+    service_manager::tell(Moment::Ready(&status_line(&app, &place)));
+    let watched = Arc::clone(&app);
+    tokio::spawn(signals(Arc::clone(&app), place.clone()));
+    tokio::spawn(service_manager::keep_alive(move || status_line(&watched, &place)));
     http::listener::serve(app, listener).await;
     tracing::info!("stopped");
     Ok(())
@@ -129,7 +137,7 @@ async fn tick(app: Arc<App>) {
 }
 
 #[cfg(unix)]
-async fn signals(app: Arc<App>) {
+async fn signals(app: Arc<App>, place: String) {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut terminate), Ok(mut interrupt), Ok(mut reload)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
@@ -139,17 +147,48 @@ async fn signals(app: Arc<App>) {
     };
     loop {
         tokio::select! {
-            _ = reload.recv() => app.reload_wanted.send_modify(|count| *count += 1),
+            _ = reload.recv() => drop(tokio::spawn(reload_now(Arc::clone(&app), place.clone()))),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
     }
     tracing::info!("stopping");
+    service_manager::tell(Moment::Stopping("stopping: what was asked is answered first"));
     app.stopping.send_replace(true);
 }
 
+/// Whoever asks the service manager for a reload is answered when it has ended, or this has taken too long.
+#[cfg(unix)]
+async fn reload_now(app: Arc<App>, place: String) {
+    const PATIENCE: Duration = Duration::from_secs(30);
+    service_manager::tell(Moment::Reloading);
+    let mut reloaded = app.reloaded.subscribe();
+    let mut wanted = 0;
+    app.reload_wanted.send_modify(|count| {
+        *count += 1;
+        wanted = *count;
+    });
+    let _ = tokio::time::timeout(PATIENCE, reloaded.wait_for(|done| *done >= wanted)).await;
+    service_manager::tell(Moment::Ready(&status_line(&app, &place)));
+}
+
+/// How things are, for people, in one line.
+fn status_line(app: &App, place: &str) -> String {
+    let config = app.config();
+    let errors = config.problems.iter().filter(|problem| problem.severity == Severity::Error).count();
+    let commit = config.commit.as_deref().map_or(String::new(), |commit| format!(" of commit {commit:.10}"));
+    let configuration = match (errors, config.runs) {
+        (0, true) => format!("the configuration{commit} runs"),
+        (0, false) => "the last good configuration runs, the files are not read yet".to_owned(),
+        (1, _) => "the last good configuration runs: there is an error in the files".to_owned(),
+        (errors, _) => format!("the last good configuration runs: there are {errors} errors in the files"),
+    };
+    let hosts = app.hosts().len();
+    format!("{place}, {hosts} {}; {configuration}", if hosts == 1 { "host" } else { "hosts" })
+}
+
 #[cfg(not(unix))]
-async fn signals(app: Arc<App>) {
+async fn signals(app: Arc<App>, _: String) {
     if tokio::signal::ctrl_c().await.is_ok() {
         app.stopping.send_replace(true);
     }
