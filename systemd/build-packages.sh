@@ -3,17 +3,19 @@
 # usage: systemd/build-packages.sh [--from DIR] [--to DIR] [--version VERSION] [restic-manager|restic-manager-agent]...
 #   --from     where the programs are (target/release)
 #   --to       where the packages go (target/packages)
+#   --fast     large packages, soon: for tests
 #   --version  Debian's version (the program's own and "-1")
-# The same programs give the same packages, byte for byte: times are SOURCE_DATE_EPOCH, or those of the last commit.
+# DEBFULLNAME and DEBEMAIL say whose packages they are. The same programs give the same packages, byte for byte: times are SOURCE_DATE_EPOCH, or those of the last commit.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 top=$(dirname "$here")
 from=$top/target/release to=$top/target/packages version=
-names=()
+names=() compression=(-Zxz)
 while [ $# -gt 0 ]; do
     case $1 in
     --from) from=$2; shift 2 ;;
     --to) to=$2; shift 2 ;;
+    --fast) compression=(-Zgzip -z1); shift ;;
     --version) version=$2; shift 2 ;;
     restic-manager | restic-manager-agent) names+=("$1"); shift ;;
     *) sed -n '2,/^set/{/^#/s/^# \?//p}' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
@@ -25,7 +27,7 @@ for tool in dpkg-deb dpkg strip objdump gzip; do
 done
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$top" log -1 --format=%ct 2>/dev/null || date +%s)}
 export SOURCE_DATE_EPOCH
-maintainer=${RESTIC_MANAGER_MAINTAINER:-the restic-manager authors <restic-manager@localhost>}
+maintainer="${DEBFULLNAME:-restic-manager authors} <${DEBEMAIL:-restic-manager@packages.invalid}>"
 architecture=$(dpkg --print-architecture)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -166,7 +168,7 @@ d}" "$root/DEBIAN/postinst"
         describe "$name"
     } >"$root/DEBIAN/control"
     find "$root" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
-    dpkg-deb --root-owner-group -Zxz --build "$root" "$to/${name}_${debian}_$architecture.deb" >/dev/null
+    dpkg-deb --root-owner-group "${compression[@]}" --build "$root" "$to/${name}_${debian}_$architecture.deb" >/dev/null
     echo "$to/${name}_${debian}_$architecture.deb"
 }
 

@@ -98,7 +98,8 @@ uninstall_one() {
         [ -e "$units/$unit" ] || continue
         manager stop "$unit"
         systemctl --quiet disable "$unit"
-        rm -rf "${units:?}/$unit" "${units:?}/$unit.d"
+        rm -f "${units:?}/$unit"
+        [ $purge = no ] || rm -rf "${units:?}/$unit.d"
     done
     rm -f "$programs/$name"
     rm -rf "${docs:?}/$name"
