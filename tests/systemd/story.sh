@@ -131,8 +131,8 @@ job '{"schedule_id": "data"}' | jq -e '.status == "succeeded"' >/dev/null || fai
 step "the everyday agent goes on with the same files"
 
 # What does not compress, through a slow line.
-head -c 60000000 /dev/urandom >/srv/data/noise
-sed -i '1i limit_upload_kib = 2048' /etc/restic-manager/config/repositories/local.toml
+head -c 150000000 /dev/urandom >/srv/data/noise
+sed -i '1i limit_upload_kib = 8192' /etc/restic-manager/config/repositories/local.toml
 eventually 20 online
 sleep 1
 # Once within the moment in which restic does not know yet of the lock that it wrote, once in the middle.
