@@ -93,9 +93,11 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
     tokio::spawn(index_upkeep::run(Arc::clone(&app)));
     tracing::info!(%address, tls = has_tls, state = %state.display(), "ready");
     let place = format!("{}://{address}", if has_tls { "https" } else { "http" });
+    // Whoever hears that we are ready may send one at once.
+    let heard = Heard::listen();
     service_manager::tell(Moment::Ready(&status_line(&app, &place)));
     let watched = Arc::clone(&app);
-    tokio::spawn(signals(Arc::clone(&app), place.clone()));
+    tokio::spawn(signals(heard, Arc::clone(&app), place.clone()));
     tokio::spawn(service_manager::keep_alive(move || status_line(&watched, &place)));
     http::listener::serve(app, listener).await;
     tracing::info!("stopped");
@@ -136,12 +138,23 @@ async fn tick(app: Arc<App>) {
     }
 }
 
+/// The signals that have come since.
 #[cfg(unix)]
-async fn signals(app: Arc<App>, place: String) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut reload)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
-    else {
+struct Heard([tokio::signal::unix::Signal; 3]);
+
+#[cfg(unix)]
+impl Heard {
+    fn listen() -> Option<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let [terminate, interrupt, reload] =
+            [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+        Some(Self([terminate.ok()?, interrupt.ok()?, reload.ok()?]))
+    }
+}
+
+#[cfg(unix)]
+async fn signals(heard: Option<Heard>, app: Arc<App>, place: String) {
+    let Some(Heard([mut terminate, mut interrupt, mut reload])) = heard else {
         tracing::error!("cannot listen for signals: stop with kill -9, which loses nothing acknowledged");
         return;
     };
@@ -187,8 +200,19 @@ fn status_line(app: &App, place: &str) -> String {
     format!("{place}, {hosts} {}; {configuration}", if hosts == 1 { "host" } else { "hosts" })
 }
 
+/// Ctrl-C alone, heard when it is waited for.
 #[cfg(not(unix))]
-async fn signals(app: Arc<App>, _: String) {
+struct Heard;
+
+#[cfg(not(unix))]
+impl Heard {
+    fn listen() -> Self {
+        Self
+    }
+}
+
+#[cfg(not(unix))]
+async fn signals(_: Heard, app: Arc<App>, _: String) {
     if tokio::signal::ctrl_c().await.is_ok() {
         app.stopping.send_replace(true);
     }

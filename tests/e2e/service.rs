@@ -34,7 +34,9 @@ impl Manager {
         let mut before = Vec::new();
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let message = self.0.recv_timeout(left).unwrap_or_else(|_| panic!("not heard: {line}; but {before:?}"));
+            let message = self.0.recv_timeout(left);
+            assert!(message.is_ok(), "not heard: {line}; but {before:?}");
+            let message = message.expect("heard");
             if message.lines().any(|heard| heard.starts_with(line)) {
                 return message;
             }

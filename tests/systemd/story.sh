@@ -122,6 +122,13 @@ jq -e '.status == "succeeded"' <<<"$restored" >/dev/null || fail "restore in pla
 [ "$(stat -c %F:%t:%T /srv/data/secret/device)" = 'character special file:1:3' ] || fail "the device"
 [ "$(stat -c %a /srv/data/setuid)" = 4755 ] || fail "setuid"
 step "the agent for restores takes its place and puts files back with owners, modes and devices"
+pid=$(systemctl show -P MainPID $root)
+kill -KILL "$pid"
+eventually 20 systemctl is-active $agent
+eventually 30 online
+step "whatever ends it, the everyday agent is back"
+systemctl start $root
+eventually 30 online
 foreign=$(find /var/lib/restic-manager-agent ! -user restic-manager-agent ! -path '*/restore/*')
 [ -z "$foreign" ] || fail "not the agent's own: $foreign"
 systemctl start $agent
@@ -185,3 +192,17 @@ dpkg --purge restic-manager restic-manager-agent >/srv/dpkg.log 2>&1 || { cat /s
 [ ! -e /etc/restic-manager ] && [ ! -e /var/lib/restic-manager-agent ] && ! getent passwd restic-manager >/dev/null || fail "something is left"
 ! systemctl list-unit-files --no-legend | grep restic-manager || fail "a unit is left"
 step "purged while both run, nothing is left"
+
+if [ -e /srv/given/install.sh ]; then
+    /srv/given/install.sh --from /srv/given server agent >/srv/install.log || { cat /srv/install.log >&2; fail "install.sh"; }
+    is $server ActiveState active
+    is $server FragmentPath /etc/systemd/system/$server
+    says $server 'http://127.0.0.1:8080, 0 hosts' || fail "no status line"
+    is $agent ActiveState inactive
+    /srv/given/install.sh --from /srv/given server agent >/srv/install.log
+    grep -q 'nothing to do: restic-manager ' /srv/install.log || fail "the second time: $(cat /srv/install.log)"
+    /srv/given/install.sh --uninstall --purge server agent >/srv/install.log
+    ! systemctl list-unit-files --no-legend | grep restic-manager || fail "a unit is left"
+    [ ! -e /etc/restic-manager ] && [ ! -e /var/lib/restic-manager ] || fail "something is left"
+    step "install.sh does the same, twice, and is undone while the server runs"
+fi
