@@ -127,6 +127,7 @@ pub(crate) fn private_options() -> OpenOptions {
 }
 
 /// The name can be guessed: in a directory of another user's, who may have put a link there, root must not follow it.
+#[cfg_attr(not(unix), allow(unused_mut, reason = "nothing is set there"))]
 fn not_through_links(mut options: OpenOptions) -> OpenOptions {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
