@@ -106,7 +106,8 @@ build() {
     install -m 0644 "$here/README.md" "$doc/README.md"
     if [ "$name" = restic-manager ]; then
         recommends="git"
-        install -d "$root/etc/restic-manager/config/"{groups,hosts,repositories} "$root/etc/restic-manager/"{secrets,credentials}
+        install -d "$root/etc/restic-manager/config/"{groups,hosts,repositories} "$root/etc/restic-manager/secrets"
+        install -d -m 0700 "$root/etc/restic-manager/credentials"
         install -m 0644 "$here/package/server.toml" "$root/etc/restic-manager/config/server.toml"
         echo /etc/restic-manager/config/server.toml >"$root/DEBIAN/conffiles"
         cp -r "$top/config" "$doc/examples/config"

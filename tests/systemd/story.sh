@@ -188,6 +188,25 @@ eventually 30 online
 step "a server that hangs is restarted, one that turns is not"
 [ -z "$(coredumpctl list --no-pager -q 2>/dev/null || true)" ] && ! ls /var/lib/restic-manager/core* /core* >/dev/null 2>&1 || fail "a core was left"
 
+systemctl start $root
+quietly() { "$@" >/srv/dpkg.log 2>&1 || { cat /srv/dpkg.log >&2; fail "$*"; }; }
+pid=$(systemctl show -P MainPID $root)
+old=$(systemctl show -P MainPID $server)
+quietly dpkg -i /srv/given/restic-manager-agent_*.deb /srv/given/restic-manager_*.deb
+is $root MainPID "$pid"
+is $agent ActiveState inactive
+is $server ActiveState active
+[ "$(systemctl show -P MainPID $server)" != "$old" ] || fail "an upgrade leaves the old server running"
+systemctl start $agent
+pid=$(systemctl show -P MainPID $agent)
+quietly dpkg -i /srv/given/restic-manager-agent_*.deb
+[ "$(systemctl show -P MainPID $agent)" != "$pid" ] || fail "an upgrade leaves the old agent running"
+quietly dpkg --remove restic-manager restic-manager-agent
+is $server ActiveState inactive
+quietly dpkg -i /srv/given/restic-manager-agent_*.deb /srv/given/restic-manager_*.deb
+eventually 30 online
+step "upgrades restart what runs, and not a restore in place; removed and installed again, all goes on"
+
 dpkg --purge restic-manager restic-manager-agent >/srv/dpkg.log 2>&1 || { cat /srv/dpkg.log >&2; fail "purge"; }
 [ ! -e /etc/restic-manager ] && [ ! -e /var/lib/restic-manager-agent ] && ! getent passwd restic-manager >/dev/null || fail "something is left"
 ! systemctl list-unit-files --no-legend | grep restic-manager || fail "a unit is left"
