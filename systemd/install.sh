@@ -108,7 +108,7 @@ uninstall_one() {
     manager daemon-reload
     manager reset-failed "$name*" 2>/dev/null || true
     if [ $purge = yes ]; then
-        rm -rf "/var/lib/$name" "/etc/$name"
+        rm -rf "/var/lib/${name:?}" "/etc/${name:?}"
         if getent passwd "$name" >/dev/null; then userdel "$name"; fi
         echo "uninstalled: $name, with settings and state"
     else

@@ -32,7 +32,7 @@ scene_down() {
         umount -l "$scene" 2>/dev/null || true
         rmdir "$scene" 2>/dev/null || true
     fi
-    scene= nspawn= leader=
+    scene='' nspawn='' leader=''
 }
 
 # systemd as its first process, with a network of its own in which there is only loopback.
