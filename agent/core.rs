@@ -43,6 +43,8 @@ pub(crate) type SharedLog = Rc<RefCell<LogSpool>>;
 /// The running agent.
 pub(crate) struct Agent {
     pub(crate) dir: PathBuf,
+    /// The programs that hooks name.
+    pub(crate) hooks_dir: PathBuf,
     pub(crate) host: HostName,
     pub(crate) settings: AgentSettings,
     pub(crate) policy: Policy,

@@ -57,7 +57,7 @@ impl Tried {
 pub(crate) fn run(arguments: &DiagnoseArguments) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
-    let tried = runtime.block_on(try_all(&arguments.directory.dir));
+    let tried = runtime.block_on(try_all(&arguments.directory));
     let text = if arguments.json { format!("{}\n", json!({"hops": tried})) } else { lines(&tried) };
     print_to_whoever_reads(&text);
     match tried.iter().find(|tried| !tried.ok) {
@@ -84,8 +84,9 @@ fn lines(tried: &[Tried]) -> String {
     text
 }
 
-async fn try_all(dir: &Path) -> Vec<Tried> {
-    let settings = match run::read_settings(dir) {
+async fn try_all(directory: &Directory) -> Vec<Tried> {
+    let dir = &directory.dir;
+    let settings = match run::read_settings(&directory.settings_file()) {
         Ok(settings) => settings,
         Err(failure) => return vec![Tried::failed("settings", failure.text, None)],
     };
@@ -237,7 +238,7 @@ mod tests {
     #[tokio::test]
     async fn without_settings_that_is_the_hop_that_fails() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let tried = try_all(dir.path()).await;
+        let tried = try_all(&Directory::at(dir.path())).await;
         assert!(tried.len() == 1 && tried[0].hop == "settings" && !tried[0].ok, "{tried:?}");
     }
 
@@ -251,7 +252,7 @@ mod tests {
             format!("server = \"https://localhost:{port}\"\nhost = \"web-1\"\n"),
         )
         .expect("written");
-        let tried = try_all(dir.path()).await;
+        let tried = try_all(&Directory::at(dir.path())).await;
         let seen: Vec<(&str, bool)> = tried.iter().map(|tried| (tried.hop, tried.ok)).collect();
         assert_eq!(seen, [("settings", true), ("name", true), ("tcp", false)], "{tried:?}");
         assert!(tried[2].change.as_ref().is_some_and(|change| change.contains("[proxy] of agent.toml")), "{tried:?}");

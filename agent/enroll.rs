@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use restic_manager::atomic_file;
-use restic_manager::file_error::chain;
+use restic_manager::file_error::{FileError, chain};
 use restic_manager::http_client::ClientError;
 use restic_manager::id::HostName;
 use serde_json::{Value, json};
@@ -56,6 +56,13 @@ pub(crate) fn run(arguments: &EnrollArguments) -> Result<(), Failure> {
 }
 
 async fn enroll(arguments: &EnrollArguments) -> Result<(), Failure> {
+    let enrolled = make_and_show(arguments).await;
+    // Also of an attempt that failed: what it left is used by the next one, whoever makes that.
+    hand_over(&arguments.directory).map_err(|error| chain(&error))?;
+    enrolled
+}
+
+async fn make_and_show(arguments: &EnrollArguments) -> Result<(), Failure> {
     let host: HostName = match &arguments.host {
         Some(name) => name.parse().map_err(|error| format!("--host: {error}"))?,
         None => identity::hostname()
@@ -63,12 +70,12 @@ async fn enroll(arguments: &EnrollArguments) -> Result<(), Failure> {
             .parse()
             .map_err(|error| format!("{error}; name the host with --host"))?,
     };
-    let dir = &arguments.directory.dir;
+    let (dir, settings_file) = (&arguments.directory.dir, arguments.directory.settings_file());
     atomic_file::create_private_dir(dir).map_err(|error| chain(&error))?;
     let before = Identity::read(dir).map_err(|error| chain(&error))?;
     let mut identity = Identity::read_or_make(dir, &host, &arguments.server).map_err(|error| chain(&error))?;
-    write_settings(dir, arguments, &host, before.as_ref(), &mut identity)?;
-    let settings = run::read_settings(dir)?;
+    write_settings(&settings_file, arguments, &host, before.as_ref(), &mut identity)?;
+    let settings = run::read_settings(&settings_file)?;
     let body = json!({
         "token": arguments.token,
         "enrollment_id": identity.enrollment_id,
@@ -83,18 +90,21 @@ async fn enroll(arguments: &EnrollArguments) -> Result<(), Failure> {
         Failure { code, text: chain(&error) }
     })?;
     identity.mark_enrolled(dir).map_err(|error| chain(&error))?;
-    println!("enrolled as {host}; settings are in {}", dir.join("agent.toml").display());
+    println!("enrolled as {host}; settings are in {}", settings_file.display());
     if let Err(error) = restic_probe::version_of(&settings.restic).await {
         println!("warning: {error}");
     }
-    println!("run it with: restic-manager-agent run --dir {}", dir.display());
+    match arguments.directory.is_packaged() {
+        true => println!("run it with: systemctl restart restic-manager-agent"),
+        false => println!("run it with: restic-manager-agent run {}", arguments.directory.as_arguments()),
+    }
     Ok(())
 }
 
 /// agent.toml as it is needed. One that is there is the administrator's and stays, unless it is as an attempt that never came to
 /// anything has left it; flags that it does not agree with are told.
 fn write_settings(
-    dir: &Path,
+    path: &Path,
     arguments: &EnrollArguments,
     host: &HostName,
     before: Option<&Identity>,
@@ -102,6 +112,7 @@ fn write_settings(
 ) -> Result<(), Failure> {
     // The agent is started from elsewhere than this command.
     let absolute = |path: &Option<PathBuf>| path.as_ref().map(|path| std::path::absolute(path).unwrap_or(path.clone()));
+    let dir = &arguments.directory.dir;
     let (ca_file, password_file) = (absolute(&arguments.ca_file), absolute(&arguments.proxy_password_file));
     let (client_cert, client_key) = (absolute(&arguments.client_cert), absolute(&arguments.client_key));
     let first = FirstSettings {
@@ -119,17 +130,44 @@ fn write_settings(
         let lines: Vec<String> = problems.iter().map(|problem| problem.message.clone()).collect();
         Failure { code: 2, text: format!("nothing was done: {}", lines.join("; ")) }
     })?;
-    let path = dir.join("agent.toml");
-    if let Ok(there) = std::fs::read_to_string(&path) {
+    if let Ok(there) = std::fs::read_to_string(path) {
         let is_another_attempts = before.is_some_and(|before| before.enrollment_id != identity.enrollment_id);
         let is_as_written = identity.settings_sha256.as_ref() == Some(&hex_sha256(there.as_bytes()));
         if !is_another_attempts && (identity.enrolled || !is_as_written) {
-            return agrees(&path, &run::read_settings(dir)?, &wanted, &first);
+            return agrees(path, &run::read_settings(path)?, &wanted, &first);
         }
     }
-    atomic_file::replace(&path, text.as_bytes()).map_err(|error| chain(&error))?;
+    atomic_file::replace(path, text.as_bytes()).map_err(|error| chain(&error))?;
     identity.settings_sha256 = Some(hex_sha256(text.as_bytes()));
     Ok(identity.keep(dir).map_err(|error| chain(&error))?)
+}
+
+/// What root made is given to the agent's user: the identity to the owner of the directory that it is in, and agent.toml, when it is not
+/// there too, to be read by the group of its own directory and changed by root alone. Nothing to do where everything is one user's.
+#[cfg(unix)]
+fn hand_over(directory: &Directory) -> Result<(), FileError> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
+    let metadata = |path: &Path| std::fs::metadata(path).map_err(FileError::of("look at", path));
+    let (identity, settings) = (directory.dir.join("identity.json"), directory.settings_file());
+    if !rustix::process::geteuid().is_root() || !identity.exists() {
+        return Ok(());
+    }
+    let owner = metadata(&directory.dir)?;
+    // Never through a link that the other user may have put there.
+    lchown(&identity, Some(owner.uid()), Some(owner.gid())).map_err(FileError::of("hand over", &identity))?;
+    let is_elsewhere = settings.parent() != Some(directory.dir.as_path());
+    if let (true, true, Some(parent)) = (is_elsewhere, settings.exists(), settings.parent()) {
+        lchown(&settings, None, Some(metadata(parent)?.gid())).map_err(FileError::of("hand over", &settings))?;
+        let mode = std::fs::Permissions::from_mode(0o640);
+        std::fs::set_permissions(&settings, mode).map_err(FileError::of("hand over", &settings))?;
+    }
+    Ok(())
+}
+
+/// On Windows rights come with the directory.
+#[cfg(not(unix))]
+fn hand_over(_: &Directory) -> Result<(), FileError> {
+    Ok(())
 }
 
 /// Whether the administrator's file says what the flags say.

@@ -144,7 +144,7 @@ async fn run_hook(agent: &Agent, task: &Task<'_>, hook: &Hook) -> Result<(), Hoo
 fn program(agent: &Agent, task: &Task<'_>, hook: &Hook) -> Result<(String, Program), String> {
     let (name, program, arguments) = match hook_reference(&hook.text) {
         HookReference::Named(name) => {
-            let path = named_program(&agent.dir.join("hooks.d"), name).map_err(|why| format!("{}: {why}", hook.key))?;
+            let path = named_program(&agent.hooks_dir, name).map_err(|why| format!("{}: {why}", hook.key))?;
             let (program, arguments) = started_by(&path);
             (name.to_owned(), program, arguments)
         }

@@ -2,7 +2,7 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests set their files and times up by hand"))]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -84,6 +84,46 @@ pub(crate) struct Directory {
     /// The agent's own directory
     #[arg(long, default_value = default_directory())]
     pub(crate) dir: PathBuf,
+    /// agent.toml, beside which hooks.d is; default: in the agent's own directory, or where packages have it
+    /// (/etc/restic-manager-agent, if that is there and --dir is the default)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Where packages have what root says to an agent that is not root.
+const ROOTS_DIRECTORY: &str = "/etc/restic-manager-agent";
+
+impl Directory {
+    /// agent.toml.
+    pub(crate) fn settings_file(&self) -> PathBuf {
+        if self.is_packaged() {
+            return Path::new(ROOTS_DIRECTORY).join("agent.toml");
+        }
+        self.config.clone().unwrap_or_else(|| self.dir.join("agent.toml"))
+    }
+
+    /// Everything is where packages have it.
+    pub(crate) fn is_packaged(&self) -> bool {
+        let is_default = self.config.is_none() && self.dir == Path::new(default_directory());
+        cfg!(unix) && is_default && Path::new(ROOTS_DIRECTORY).is_dir()
+    }
+
+    /// Whose programs named hooks are: they are root's as agent.toml is.
+    pub(crate) fn hooks_dir(&self) -> PathBuf {
+        self.settings_file().with_file_name("hooks.d")
+    }
+
+    /// With everything in one directory.
+    #[cfg(test)]
+    pub(crate) fn at(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), config: None }
+    }
+
+    /// For people to repeat it.
+    pub(crate) fn as_arguments(&self) -> String {
+        let config = self.config.as_ref().map(|file| format!(" --config {}", file.display()));
+        format!("--dir {}{}", self.dir.display(), config.unwrap_or_default())
+    }
 }
 
 const fn default_directory() -> &'static str {
@@ -93,7 +133,7 @@ const fn default_directory() -> &'static str {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Enroll(arguments) => enroll::run(&arguments),
-        Command::Run(directory) => run::run(&directory.dir),
+        Command::Run(directory) => run::run(&directory),
         Command::Status(arguments) => status::run(&arguments),
         Command::Diagnose(arguments) => diagnose::run(&arguments),
     };

@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use restic_manager::atomic_file;
@@ -15,6 +16,7 @@ use restic_manager::id::{InstanceId, StreamId};
 use restic_manager::logging::{self, LogFormat};
 use restic_manager::protocol::command::Secret;
 use restic_manager::proxy::{Login, ProxyRules};
+use restic_manager::service_manager::{self, Moment};
 use restic_manager::tls;
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
@@ -27,7 +29,7 @@ use crate::received::Received;
 use crate::scheduler::PendingFires;
 use crate::settings::{self, AgentSettings, ProxySettings};
 use crate::spool::Spool;
-use crate::{Failure, commands, json_file, poll, restic_probe, runner, scheduler, sender, status};
+use crate::{Directory, Failure, commands, json_file, poll, restic_probe, runner, scheduler, sender, status};
 
 /// What polls wait until the server says otherwise, in seconds.
 pub(crate) const DEFAULT_WAIT_SECS: u64 = 30;
@@ -35,21 +37,28 @@ pub(crate) const DEFAULT_WAIT_SECS: u64 = 30;
 /// So many queries run beside each other and beside the jobs.
 const QUERIES_AT_ONCE: usize = 2;
 
+/// How long the end waits for restic, which is killed 90 s after it was asked, and then for its lock to be removed. The unit's
+/// TimeoutStopSec is longer.
+const STOP_PATIENCE: Duration = Duration::from_secs(110);
+
 /// Runs until a signal says stop.
-pub(crate) fn run(dir: &Path) -> Result<(), Failure> {
+pub(crate) fn run(directory: &Directory) -> Result<(), Failure> {
     logging::start(LogFormat::Text);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
     let local = LocalSet::new();
-    local.block_on(&runtime, serve(dir))
+    local.block_on(&runtime, serve(directory))
 }
 
-/// agent.toml of the directory.
-pub(crate) fn read_settings(dir: &Path) -> Result<AgentSettings, Failure> {
-    let path = dir.join("agent.toml");
-    let text = std::fs::read_to_string(&path).map_err(FileError::of("read", &path));
-    let text =
-        text.map_err(|error| format!("{}: enroll this host first, or name its directory with --dir", chain(&error)))?;
+/// agent.toml.
+pub(crate) fn read_settings(path: &Path) -> Result<AgentSettings, Failure> {
+    let text = std::fs::read_to_string(path).map_err(FileError::of("read", path));
+    let text = text.map_err(|error| {
+        format!(
+            "{}: enroll this host first, or name its directory with --dir, or the file with --config",
+            chain(&error)
+        )
+    })?;
     settings::parse("agent.toml", &text).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(|problem| format!("  {problem}")).collect();
         Failure::from(format!("{} has errors:\n{}", path.display(), lines.join("\n")))
@@ -82,9 +91,10 @@ fn proxies(settings: &AgentSettings) -> Result<ProxyRules, String> {
     Ok(ProxyRules::new(proxy, direct.clone()))
 }
 
-async fn serve(dir: &Path) -> Result<(), Failure> {
-    let settings = read_settings(dir)?;
-    check_rights(dir)?;
+async fn serve(directory: &Directory) -> Result<(), Failure> {
+    let (dir, settings_file) = (directory.dir.as_path(), directory.settings_file());
+    let settings = read_settings(&settings_file)?;
+    check_rights(dir, &settings_file)?;
     let identity = Identity::read(dir).map_err(|error| chain(&error))?;
     let identity = identity.filter(|identity| identity.enrolled);
     let identity = identity.ok_or_else(|| format!("{} is not enrolled: enroll this host first", dir.display()))?;
@@ -103,6 +113,7 @@ async fn serve(dir: &Path) -> Result<(), Failure> {
     }
     let agent = Rc::new(Agent {
         dir: std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()),
+        hooks_dir: std::path::absolute(directory.hooks_dir()).unwrap_or_else(|_| directory.hooks_dir()),
         host: identity.host.clone(),
         policy: Policy::clone(&settings.policy),
         client: client(&settings, Some(&identity.credential))?,
@@ -149,35 +160,54 @@ async fn serve(dir: &Path) -> Result<(), Failure> {
         tokio::task::spawn_local(runner::run_queries(Rc::clone(&agent)));
     }
     tokio::task::spawn_local(status::run_writer(Rc::clone(&agent)));
+    service_manager::tell(Moment::Ready(&status::line(&agent)));
+    let told = Rc::clone(&agent);
+    tokio::task::spawn_local(service_manager::keep_alive(move || status::line(&told)));
     stop_signal().await;
     tracing::info!("stopping");
     // What runs is cancelled as an operator would, so that restic leaves no lock. What cannot end in time dies with us.
     let running: Vec<_> = agent.running.borrow().values().cloned().collect();
+    if !running.is_empty() {
+        tracing::info!("waiting for restic to end (another signal does not wait)");
+    }
+    service_manager::tell(Moment::Stopping("stopping: restic is asked to end and to leave no lock"));
     running.iter().for_each(|bell| bell.notify_one());
-    let patience = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
-    while !agent.running.borrow().is_empty() && tokio::time::Instant::now() < patience {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    let ended = async {
+        while !agent.running.borrow().is_empty() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        _ = tokio::time::timeout(STOP_PATIENCE, ended) => {}
+        () = stop_signal() => {}
     }
     Ok(())
 }
 
 /// What others may write, others may make the agent do; and who reads the identity is the agent to the server.
 #[cfg(unix)]
-fn check_rights(dir: &Path) -> Result<(), Failure> {
+fn check_rights(dir: &Path, settings: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::MetadataExt;
+    // Who may write to the directory of agent.toml may replace it.
+    let beside = settings.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     for (path, forbidden, remedy) in [
-        (dir.to_owned(), 0o022, "chmod go-w"),
-        (dir.join("agent.toml"), 0o022, "chmod go-w"),
-        (dir.join("identity.json"), 0o077, "chmod 600"),
+        (dir, 0o022, "chmod go-w"),
+        (beside, 0o022, "chmod go-w"),
+        (settings, 0o022, "chmod go-w"),
+        (&dir.join("identity.json"), 0o077, "chmod 600"),
     ] {
-        let metadata = std::fs::metadata(&path).map_err(|error| chain(&FileError::of("look at", &path)(error)))?;
+        let metadata = std::fs::metadata(path).map_err(|error| chain(&FileError::of("look at", path)(error)))?;
         let path = path.display();
         if metadata.mode() & forbidden != 0 {
             return Err(format!("{path} is open to others than its owner: {remedy} {path}").into());
         }
         let own = rustix::process::geteuid().as_raw();
         if metadata.uid() != own && metadata.uid() != 0 {
-            return Err(format!("{path} belongs to another user: chown {own} {path}").into());
+            let owner = metadata.uid();
+            return Err(format!(
+                "{path} belongs to user {owner}, and the agent runs as user {own}: run it as its owner (a packaged one by systemctl), or chown {own} {path}"
+            )
+            .into());
         }
     }
     Ok(())
@@ -185,7 +215,7 @@ fn check_rights(dir: &Path) -> Result<(), Failure> {
 
 /// On Windows the installer's ACL is what counts.
 #[cfg(not(unix))]
-fn check_rights(_: &Path) -> Result<(), Failure> {
+fn check_rights(_: &Path, _: &Path) -> Result<(), Failure> {
     Ok(())
 }
 

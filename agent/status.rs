@@ -10,6 +10,7 @@ use restic_manager::atomic_file;
 use restic_manager::clock;
 use restic_manager::file_error::chain;
 use restic_manager::schedule::{compile, next_wake};
+use restic_manager::service_manager::{self, Moment};
 use serde::{Deserialize, Serialize};
 
 use crate::core::Agent;
@@ -112,6 +113,21 @@ fn status_of(agent: &Agent) -> Status {
     }
 }
 
+/// How things are, in one line, for the service manager.
+pub(crate) fn line(agent: &Agent) -> String {
+    let (host, server) = (&agent.host, &agent.settings.server);
+    let unheard = agent.last_contact.get().map(|at| (at, (clock::now() - at).num_seconds()));
+    let patience = i64::try_from(agent.server_wait.get()).unwrap_or(0).saturating_add(STALE_SECS);
+    let contact = match unheard {
+        None => "not yet in contact".to_owned(),
+        Some((_, age)) if age <= patience => "in contact".to_owned(),
+        Some((at, _)) => format!("no contact since {}", at.to_rfc3339_opts(SecondsFormat::Secs, true)),
+    };
+    let running = agent.running.borrow().len();
+    let waiting = agent.ledger.borrow().unfinished().len().saturating_sub(running);
+    format!("{host} of {server}: {contact}; jobs: {running} running, {waiting} waiting")
+}
+
 /// Writes the status while the agent runs, when it changed and about every half minute.
 pub(crate) async fn run_writer(agent: Rc<Agent>) {
     let mut last: Option<Status> = None;
@@ -127,6 +143,7 @@ pub(crate) async fn run_writer(agent: Rc<Agent>) {
         if due {
             // Not durable: it means nothing after a crash, and a sync wakes an idle disk.
             let bytes = serde_json::to_vec(&status).unwrap_or_default();
+            service_manager::tell(Moment::Status(&line(&agent)));
             if let Err(error) = atomic_file::replace_cache(&agent.dir.join(FILE), &bytes) {
                 tracing::warn!("the status is not written: {}", chain(&error));
             }
@@ -142,7 +159,7 @@ pub(crate) async fn run_writer(agent: Rc<Agent>) {
 
 pub(crate) fn run(arguments: &StatusArguments) -> Result<(), Failure> {
     let dir = &arguments.directory.dir;
-    let settings = run::read_settings(dir)?;
+    let settings = run::read_settings(&arguments.directory.settings_file())?;
     let identity = Identity::read(dir).map_err(|error| chain(&error))?;
     if identity.is_none_or(|identity| !identity.enrolled) {
         return Err(Failure { code: 5, text: format!("{} is not enrolled: enroll this host first", dir.display()) });

@@ -52,6 +52,7 @@ pub(crate) async fn supervise(
     };
     let mut transcript = Transcript::new(Some(kind));
     let mut stop = Stop::default();
+    let mut has_progressed = false;
     let limit = progress_limit(agent, task, version);
     let mut watch = limit.map(Watch::new);
     let exit = loop {
@@ -91,6 +92,7 @@ pub(crate) async fn supervise(
             }
             Some(Output::Stdout(line)) => match transcript.stdout(line.as_bytes()) {
                 StdoutLine::Progress(progress) => {
+                    has_progressed = true;
                     if let Some(watch) = &mut watch {
                         watch.dog.status(&progress);
                     }
@@ -142,8 +144,10 @@ pub(crate) async fn supervise(
     {
         document::without_kept(stats);
     }
-    // Whoever killed it: a dead restic's lock is in everybody's way.
-    if stop.killed || matches!(exit, ending::Exit::Signal(_)) {
+    // Whoever killed it: a dead restic's lock is in everybody's way. So is that of one which was asked to stop just after it had written
+    // its lock: for a moment restic does not know yet that it has one.
+    let was_early = stop.why.is_some() && !has_progressed;
+    if stop.killed || was_early || matches!(exit, ending::Exit::Signal(_)) {
         unlock(agent, version, &LockPlace::of(task.spec)).await;
     }
     Ran { finished, cause, cancelled }

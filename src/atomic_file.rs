@@ -37,7 +37,7 @@ fn replace_with(path: &Path, bytes: &[u8], settle: impl FnOnce(&File) -> io::Res
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = path.with_file_name(name);
     let written = (|| {
-        let mut file = private_options().create(true).write(true).truncate(true).open(&temporary)?;
+        let mut file = not_through_links(private_options()).create(true).write(true).truncate(true).open(&temporary)?;
         file.write_all(bytes)?;
         settle(&file)?;
         rename(&temporary, path)
@@ -144,6 +144,14 @@ pub(crate) fn private_options() -> OpenOptions {
     options
 }
 
+/// The name can be guessed: in a directory of another user's, who may have put a link there, root must not follow it.
+#[cfg_attr(not(unix), allow(unused_mut, reason = "nothing is set there"))]
+fn not_through_links(mut options: OpenOptions) -> OpenOptions {
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
+    options
+}
+
 fn rename(from: &Path, to: &Path) -> io::Result<()> {
     #[allow(clippy::disallowed_methods, reason = "this is the place")]
     fs::rename(from, to)
@@ -166,6 +174,19 @@ mod tests {
             use std::os::unix::fs::PermissionsExt;
             assert_eq!(fs::metadata(&path).expect("metadata").permissions().mode() & 0o777, 0o600);
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_temporary_file_is_not_written_through_a_link() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (path, victim) = (dir.path().join("a"), dir.path().join("victim"));
+        fs::write(&victim, "mine").expect("written");
+        let temporary = dir.path().join(format!("a.{}.tmp", std::process::id()));
+        std::os::unix::fs::symlink(&victim, &temporary).expect("linked");
+        assert!(replace(&path, b"x").is_err());
+        assert_eq!(fs::read(&victim).expect("read"), b"mine");
+        replace(&path, b"x").expect("the link is gone, as the temporary file of a failure is");
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub mod schedule;
 pub mod secret_program;
 #[cfg(feature = "server")]
 pub mod server;
+pub mod service_manager;
 pub mod tls;
 pub mod toml_reader;
 pub mod wildcard;

@@ -6,15 +6,17 @@ use std::time::Duration;
 use crate::file_error::chain;
 use crate::process::{Captured, Exit, Program, run_to_end};
 use crate::protocol::command::{SECRET_LIMIT, Secret};
+use crate::service_manager::VARIABLES;
 
 /// A program that takes longer is killed with everything it started.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Runs the program with these arguments in our own environment. The error goes on after "the command ...".
+/// Runs the program with these arguments in our own environment, but for what the service manager says to us alone. The error goes on after "the command ...".
 pub async fn ask(argv: &[String]) -> Result<Secret, String> {
     let (program, arguments) = argv.split_first().ok_or("has no program")?;
     let environment: Vec<(String, String)> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| !VARIABLES.contains(&name.as_str()))
         .collect();
     let program = Program { program: program.into(), arguments: arguments.to_vec(), environment, directory: None };
     let captured = run_to_end(&program, DEADLINE).await.map_err(|error| format!("failed: {}", chain(&error)))?;

@@ -11,6 +11,7 @@ use clap::Args;
 use crate::clock;
 use crate::file_error::chain;
 use crate::logging::{self, LogFormat};
+use crate::problem::Severity;
 use crate::server::alert_loop;
 use crate::server::app::{App, blocking, stopped};
 use crate::server::channel_loop;
@@ -23,6 +24,7 @@ use crate::server::served_tls;
 use crate::server::servers_loop;
 use crate::server::state_dir::StateDirError;
 use crate::server::{fleet::load::load, http, index_upkeep, upkeep};
+use crate::service_manager::{self, Moment};
 
 #[derive(Debug, Args)]
 pub struct ServeArguments {
@@ -61,7 +63,9 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
     let app = loop {
         match App::open(&state) {
             Err(StateDirError::File(error)) if error.is_disk_full() => {
-                tracing::error!("cannot start yet: {}: make room; the next try is in 5 s", chain(&error));
+                let text = format!("cannot start yet: {}: make room; the next try is in 5 s", chain(&error));
+                tracing::error!("{text}");
+                service_manager::tell(Moment::Status(&text));
                 tokio::time::sleep(Duration::from_secs(5)).await;
             }
             opened => break opened.map_err(|error| chain(&error))?,
@@ -92,8 +96,14 @@ async fn serve(arguments: &ServeArguments) -> Result<(), String> {
     tokio::spawn(channel_loop::run(Arc::clone(&app)));
     tokio::spawn(ping_loop::run(Arc::clone(&app)));
     tokio::spawn(index_upkeep::run(Arc::clone(&app)));
-    tokio::spawn(signals(Arc::clone(&app)));
     tracing::info!(%address, tls = has_tls, state = %state.display(), "ready");
+    let place = format!("{}://{address}", if has_tls { "https" } else { "http" });
+    // Whoever hears that we are ready may send one at once.
+    let heard = Heard::listen();
+    service_manager::tell(Moment::Ready(&status_line(&app, &place)));
+    let watched = Arc::clone(&app);
+    tokio::spawn(signals(heard, Arc::clone(&app), place.clone()));
+    tokio::spawn(service_manager::keep_alive(move || status_line(&watched, &place)));
     http::listener::serve(Arc::clone(&app), listener).await;
     mark_alive(&app, true).await;
     tracing::info!("stopped");
@@ -157,28 +167,81 @@ async fn tick(app: Arc<App>) {
     }
 }
 
+/// The signals that have come since.
 #[cfg(unix)]
-async fn signals(app: Arc<App>) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut reload)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
-    else {
+struct Heard([tokio::signal::unix::Signal; 3]);
+
+#[cfg(unix)]
+impl Heard {
+    fn listen() -> Option<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let [terminate, interrupt, reload] =
+            [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+        Some(Self([terminate.ok()?, interrupt.ok()?, reload.ok()?]))
+    }
+}
+
+#[cfg(unix)]
+async fn signals(heard: Option<Heard>, app: Arc<App>, place: String) {
+    let Some(Heard([mut terminate, mut interrupt, mut reload])) = heard else {
         tracing::error!("cannot listen for signals: stop with kill -9, which loses nothing acknowledged");
         return;
     };
     loop {
         tokio::select! {
-            _ = reload.recv() => app.reload_wanted.send_modify(|count| *count += 1),
+            _ = reload.recv() => drop(tokio::spawn(reload_now(Arc::clone(&app), place.clone()))),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
     }
     tracing::info!("stopping");
+    service_manager::tell(Moment::Stopping("stopping: what was asked is answered first"));
     app.stopping.send_replace(true);
 }
 
+/// Whoever asks the service manager for a reload is answered when it has ended, or this has taken too long.
+#[cfg(unix)]
+async fn reload_now(app: Arc<App>, place: String) {
+    const PATIENCE: Duration = Duration::from_secs(30);
+    service_manager::tell(Moment::Reloading);
+    let mut reloaded = app.reloaded.subscribe();
+    let mut wanted = 0;
+    app.reload_wanted.send_modify(|count| {
+        *count += 1;
+        wanted = *count;
+    });
+    let _ = tokio::time::timeout(PATIENCE, reloaded.wait_for(|done| *done >= wanted)).await;
+    service_manager::tell(Moment::Ready(&status_line(&app, &place)));
+}
+
+/// How things are, for people, in one line.
+fn status_line(app: &App, place: &str) -> String {
+    let config = app.config();
+    let errors = config.problems.iter().filter(|problem| problem.severity == Severity::Error).count();
+    let commit = config.commit.as_deref().map_or(String::new(), |commit| format!(" of commit {commit:.10}"));
+    let configuration = match (errors, config.runs) {
+        (0, true) => format!("the configuration{commit} runs"),
+        (0, false) => "the last good configuration runs, the files are not read yet".to_owned(),
+        (1, _) => "the last good configuration runs: there is an error in the files".to_owned(),
+        (errors, _) => format!("the last good configuration runs: there are {errors} errors in the files"),
+    };
+    let hosts = app.hosts().len();
+    format!("{place}, {hosts} {}; {configuration}", if hosts == 1 { "host" } else { "hosts" })
+}
+
+/// Ctrl-C alone, heard when it is waited for.
 #[cfg(not(unix))]
-async fn signals(app: Arc<App>) {
+struct Heard;
+
+#[cfg(not(unix))]
+impl Heard {
+    fn listen() -> Self {
+        Self
+    }
+}
+
+#[cfg(not(unix))]
+async fn signals(_: Heard, app: Arc<App>, _: String) {
     if tokio::signal::ctrl_c().await.is_ok() {
         app.stopping.send_replace(true);
     }

@@ -51,6 +51,7 @@ mod retries;
 mod schema;
 mod secret_sources;
 mod secrets;
+mod service;
 mod tls;
 mod tls_files;
 mod troubles;
