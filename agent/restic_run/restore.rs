@@ -135,7 +135,7 @@ pub(super) fn judge(finished: &mut JobFinished, spec: &JobSpec, destination: Des
     // An old restic does not say what it did in place.
     let is_nothing = count("files_restored").is_some_and(|files| files + count("files_skipped").unwrap_or(0) == 0);
     stats.insert("target".to_owned(), target.into());
-    let of = snapshot.as_ref().map_or_else(|| "the snapshot".to_owned(), |snapshot| described(snapshot));
+    let of = snapshot.as_ref().map_or_else(|| "the snapshot".to_owned(), described);
     if let Some(Snapshot { id, time, paths, .. }) = snapshot {
         stats.insert("snapshot".to_owned(), id.into());
         stats.insert("snapshot_time".to_owned(), time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true).into());

@@ -51,8 +51,16 @@ struct Host {
     running: Vec<String>,
     queued: Vec<String>,
     schedules: Vec<Schedule>,
-    repository: Option<RepoStats>,
+    repository: Option<Repository>,
     alerts: Vec<Alert>,
+}
+
+/// What the agent told of it last, if that was of this one.
+#[derive(Debug, Deserialize)]
+struct Repository {
+    name: Option<String>,
+    #[serde(flatten)]
+    stats: Option<RepoStats>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -201,12 +209,13 @@ fn known(host: &Host, times: Times) -> Vec<(&'static str, Cell)> {
     add("settings", host.config.words());
     add("running", Some(host.running.join(", ")).filter(|jobs| !jobs.is_empty()));
     add("queued", Some(host.queued.join(", ")).filter(|jobs| !jobs.is_empty()));
-    if let Some(repository) = &host.repository {
+    add("repository", host.repository.as_ref().and_then(|repository| repository.name.clone()));
+    if let Some(repository) = host.repository.as_ref().and_then(|repository| repository.stats.as_ref()) {
         let ratio = repository.dedup_ratio.map_or_else(String::new, |ratio| format!(", 1 : {ratio:.1}"));
         let locked =
             if repository.lock_state == crate::protocol::agent_event::LockState::Locked { ", locked" } else { "" };
         let snapshots = words::count(repository.snapshot_count, "snapshot", "snapshots");
-        add("repository", Some(format!("{}, {snapshots}{ratio}{locked}", words::size(repository.size_bytes))));
+        add("it holds", Some(format!("{}, {snapshots}{ratio}{locked}", words::size(repository.size_bytes))));
         add(
             "last check",
             repository.last_check_at.map(|at| {
@@ -285,7 +294,7 @@ mod tests {
         let full = host(json!({
             "online": true, "last_seen": "2026-01-01T23:59:00Z", "clock_skew_ms": -61_000, "os": "linux", "arch": "amd64",
             "schedule": {"wanted": 7, "applied": 6, "commit": "0123456789ab", "dirty": true}, "config": {"wanted": 2, "applied": 2},
-            "repository": {"size_bytes": 1_048_576, "snapshot_count": 1, "dedup_ratio": 2.51, "lock_state": "locked",
+            "repository": {"name": "main", "size_bytes": 1_048_576, "snapshot_count": 1, "dedup_ratio": 2.51, "lock_state": "locked",
                            "last_check_at": "2026-01-01T00:00:00Z", "last_check_status": "succeeded"},
         }));
         let expected = "host        web-1\n\
@@ -295,7 +304,8 @@ mod tests {
                         clock       61 s behind\n\
                         schedules   version 7 wanted, 6 runs, commit 01234567 with changes\n\
                         settings    version 2 runs\n\
-                        repository  1.0 MiB, 1 snapshot, 1 : 2.5, locked\n\
+                        repository  main\n\
+                        it holds    1.0 MiB, 1 snapshot, 1 : 2.5, locked\n\
                         last check  succeeded 24 h ago\n";
         assert_eq!(shown(&full), expected);
     }

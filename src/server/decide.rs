@@ -353,7 +353,8 @@ fn check_restore(options: &RestoreOptions) -> Result<(), &'static str> {
     if options.schedule.is_some() && options.snapshot != "latest" {
         return Err("`schedule` goes with `snapshot` \"latest\": another id says by itself which snapshot it is");
     }
-    if !options.paths.is_empty() && !(options.include.is_empty() && options.exclude.is_empty()) {
+    let has_patterns = !options.include.is_empty() || !options.exclude.is_empty();
+    if !options.paths.is_empty() && has_patterns {
         return Err("`paths` are whole paths and exclude `include` and `exclude`, which are patterns");
     }
     match (options.in_place, &options.target) {

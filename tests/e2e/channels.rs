@@ -161,6 +161,9 @@ fn each_alert_is_told_once_on_each_channel_whatever_is_out_of_order() {
     assert_eq!(told(&missed), ["alert.raised config_rejected"]);
     assert!(missed[0].json()["alerts"][0]["ended_at"].is_string());
     eventually("it is in order", Duration::from_secs(5), || (channel(&fleet, "dead")["failures"] == 0).then_some(()));
+    eventually("it is written down who was told", Duration::from_secs(10), || {
+        ["hook", "phone", "dead"].iter().all(|name| channel(&fleet, name)["waiting"] == 0).then_some(())
+    });
     // kill -9 changes nothing of what was told.
     fleet.server.as_mut().expect("a server").kill();
     fleet.start_server_with(&[("RUST_LOG", "trace")]);

@@ -195,6 +195,12 @@ fn pass_on(mut client: TcpStream, to: u16, lost: &AtomicBool) -> Option<()> {
     downwards.join().ok()
 }
 
+/// What a command said whose standard error is in this file.
+fn ended(fleet: &Fleet, child: std::process::Child, beside: &str) -> Said {
+    let output = child.wait_with_output().expect("it ends");
+    said(Output { stderr: fleet.read(beside).into_bytes(), ..output })
+}
+
 #[test]
 fn a_lost_answer_makes_one_job_and_a_follower_outlives_the_server_and_its_own_end() {
     let mut fleet = Fleet::started_with_script(
@@ -212,16 +218,21 @@ fn a_lost_answer_makes_one_job_and_a_follower_outlives_the_server_and_its_own_en
     assert_eq!(jobs[0]["id"], job["id"]);
     let id = job["id"].as_str().expect("an id").to_owned();
 
-    let follow =
-        || tool(&fleet, &["log", &id, "-f"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
-    let (interrupted, follower) = (follow(), follow());
+    let follow = |beside: &str| {
+        let beside = std::fs::File::create(fleet.path(beside)).expect("a file");
+        tool(&fleet, &["log", &id, "-f"]).stdout(Stdio::piped()).stderr(beside).spawn().expect("it runs")
+    };
+    let (interrupted, follower) = (follow("interrupted"), follow("follower"));
     eventually("the check runs", Duration::from_secs(20), || {
         (fleet.get(&format!("/v1/jobs/{id}"))["status"] == "running").then_some(())
+    });
+    eventually("both are with it", Duration::from_secs(20), || {
+        ["interrupted", "follower"].iter().all(|beside| fleet.read(beside).contains("running")).then_some(())
     });
     // Time to begin with the log: both must be waiting.
     std::thread::sleep(Duration::from_millis(500));
     assert!(Command::new("kill").args(["-s", "INT", &interrupted.id().to_string()]).status().expect("kill").success());
-    let interrupted = said(interrupted.wait_with_output().expect("it ends"));
+    let interrupted = ended(&fleet, interrupted, "interrupted");
     assert_eq!(interrupted.code, 130, "{}", interrupted.beside);
     assert!(interrupted.beside.contains(&format!("restic-manager cancel {id}")), "{}", interrupted.beside);
     fleet.server = None;
@@ -229,7 +240,7 @@ fn a_lost_answer_makes_one_job_and_a_follower_outlives_the_server_and_its_own_en
     fleet.start_server();
     assert_eq!(fleet.get(&format!("/v1/jobs/{id}"))["status"], "running", "nobody has ended it");
     fleet.write("go", "");
-    let followed = said(follower.wait_with_output().expect("it ends"));
+    let followed = ended(&fleet, follower, "follower");
     assert_eq!(followed.code, 0, "{}", followed.beside);
     assert!(followed.beside.contains("trying again until the server is back"), "{}", followed.beside);
     assert!(

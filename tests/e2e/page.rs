@@ -132,7 +132,7 @@ fn a_page_shows_what_its_token_may_see_and_buttons_to_those_who_may_press_them()
     assert!(!browse(&fleet, Some("eyes"), "/hosts/web-1", &[]).body.contains("<button"));
 
     // What a button does is taken from our own pages only: a browser sends the password with any site's request.
-    let body = ["-H", "Content-Type: application/json", "-d", r#"{"kind":"check"}"#];
+    let body = ["-H", "Content-Type: application/json", "-d", r#"{"kind":"check","queue_for":"1h"}"#];
     for (more, code) in [
         (["-H", "Sec-Fetch-Site: same-origin"], 201),
         (["-H", "Sec-Fetch-Site: cross-site"], 403),

@@ -124,7 +124,7 @@ const NO_TOML: &str = "it is no TOML";
 const CALENDAR: &str = "it takes a calendar, or counting";
 
 /// The bad cases that no schema can see, and why.
-const UNSEEN: [(&str, &str); 29] = [
+const UNSEEN: [(&str, &str); 31] = [
     ("a-groups-problem-is-told-once", ABSENT),
     ("check-subset", CALENDAR),
     ("copy", OTHER_FILES),
@@ -142,6 +142,7 @@ const UNSEEN: [(&str, &str); 29] = [
     ("repository-secret-command", OTHER_FILES),
     ("repository-secret-no-roots", OTHER_FILES),
     ("repository-secret-outside", OTHER_FILES),
+    ("retention-keeps-nothing", TOGETHER),
     ("retention-wrong-count", NO_TOML),
     ("schedule-id-twice", TOGETHER),
     ("splay-too-long", CALENDAR),
@@ -154,6 +155,7 @@ const UNSEEN: [(&str, &str); 29] = [
     ("unknown-group-none-at-all", OTHER_FILES),
     ("unknown-group", OTHER_FILES),
     ("unknown-repository", OTHER_FILES),
+    ("verify-of-no-schedule", TOGETHER),
 ];
 
 #[test]
