@@ -53,6 +53,8 @@ fn content() -> HostContent {
         config: Default::default(),
         config_hash: "c".into(),
         alarms: Default::default(),
+        absence: Default::default(),
+        pings: Default::default(),
         commit: None,
         adopted_at: None,
         dirty: None,
