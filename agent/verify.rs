@@ -181,8 +181,9 @@ impl VerifyJob<'_> {
         for line in verdicts.lines() {
             write(self.log, LogSource::Event, &mask(&line));
         }
-        let said: Vec<String> = verdicts.error().map(|error| mask(&error)).into_iter().chain(damage.clone()).collect();
-        let error = (!said.is_empty()).then(|| said.join("; restic: "));
+        // restic's words first: where it could restore nothing, the files' names tell less.
+        let said: Vec<String> = damage.clone().into_iter().chain(verdicts.error().map(|error| mask(&error))).collect();
+        let error = (!said.is_empty()).then(|| said.join("; "));
         let status = if error.is_some() { JobOutcome::Failed } else { JobOutcome::Succeeded };
         let mut stats = verdicts.stats();
         stats.insert("snapshot".to_owned(), snapshot.clone().into());

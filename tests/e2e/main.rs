@@ -23,6 +23,7 @@ mod delivery;
 mod demo;
 mod edits;
 mod elected;
+mod every_alert;
 mod follow;
 mod git;
 #[allow(dead_code, reason = "shared with the bars")]

@@ -64,7 +64,7 @@ fn a_sample_of_what_was_backed_up_is_restored_and_compared() {
         damage_largest_pack(&fleet);
         let all = run(r#"{"schedule_id":"proof"}"#, "failed");
         let (said, stats) = (all["error"].as_str().unwrap_or_default(), &all["stats"]);
-        assert!(said.contains("; restic: ") && said.contains("data/noise"), "{restic}: {all}");
+        assert!(said.contains("; of 27 restored files") && said.contains("data/noise"), "{restic}: {all}");
         assert!(stats["checked"] == 27 && stats["same"] == 23, "{restic}: {all}");
         if restic == "restic" {
             let alerts = fleet.get("/v1/alerts");
