@@ -65,6 +65,8 @@ async fn enroll(arguments: &EnrollArguments) -> Result<(), Failure> {
     };
     let dir = &arguments.directory.dir;
     atomic_file::create_private_dir(dir).map_err(|error| chain(&error))?;
+    #[cfg(windows)]
+    crate::service_manager::close_to_others(dir)?;
     let before = Identity::read(dir).map_err(|error| chain(&error))?;
     let mut identity = Identity::read_or_make(dir, &host, &arguments.server).map_err(|error| chain(&error))?;
     write_settings(dir, arguments, &host, before.as_ref(), &mut identity)?;

@@ -13,6 +13,7 @@ use restic_manager::file_error::{FileError, chain};
 use restic_manager::http_client::HttpClient;
 use restic_manager::id::{InstanceId, StreamId};
 use restic_manager::logging::{self, LogFormat};
+use restic_manager::process;
 use restic_manager::protocol::command::Secret;
 use restic_manager::proxy::{Login, ProxyRules};
 use restic_manager::tls;
@@ -38,10 +39,16 @@ const QUERIES_AT_ONCE: usize = 2;
 /// Runs until a signal says stop.
 pub(crate) fn run(dir: &Path) -> Result<(), Failure> {
     logging::start(LogFormat::Text);
+    run_until(dir, stop_signal())
+}
+
+/// The same until `stop` comes, with logs set up already.
+pub(crate) fn run_until(dir: &Path, stop: impl Future<Output = ()>) -> Result<(), Failure> {
+    process::end_with_us();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
     let local = LocalSet::new();
-    local.block_on(&runtime, serve(dir))
+    local.block_on(&runtime, serve(dir, stop))
 }
 
 /// agent.toml of the directory.
@@ -82,7 +89,7 @@ fn proxies(settings: &AgentSettings) -> Result<ProxyRules, String> {
     Ok(ProxyRules::new(proxy, direct.clone()))
 }
 
-async fn serve(dir: &Path) -> Result<(), Failure> {
+async fn serve(dir: &Path, stop: impl Future<Output = ()>) -> Result<(), Failure> {
     let settings = read_settings(dir)?;
     check_rights(dir)?;
     let identity = Identity::read(dir).map_err(|error| chain(&error))?;
@@ -149,7 +156,7 @@ async fn serve(dir: &Path) -> Result<(), Failure> {
         tokio::task::spawn_local(runner::run_queries(Rc::clone(&agent)));
     }
     tokio::task::spawn_local(status::run_writer(Rc::clone(&agent)));
-    stop_signal().await;
+    stop.await;
     tracing::info!("stopping");
     // What runs is cancelled as an operator would, so that restic leaves no lock. What cannot end in time dies with us.
     let running: Vec<_> = agent.running.borrow().values().cloned().collect();
