@@ -4,6 +4,7 @@
 use std::os::windows::process::CommandExt;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use tokio::process::{Child, Command};
 use win32job::{ExtendedLimitInfo, Job, JobError};
@@ -14,7 +15,10 @@ const CREATE_NEW_PROCESS_GROUP: u32 = 0x0000_0200;
 /// A console of its own that nobody sees. CTRL_BREAK reaches a program only through one.
 const CREATE_NO_WINDOW: u32 = 0x0800_0000;
 
-/// The hidden command of both our programs that sends CTRL_BREAK; its argument is the number of the process.
+/// It makes three calls; a host that is out of breath gets this long.
+const HELPER_WITHIN: Duration = Duration::from_secs(5);
+
+/// The hidden command of the agent that sends CTRL_BREAK; its argument is the number of the process.
 pub const SEND_BREAK: &str = "send-break";
 
 /// A program and what it started, while the program runs.
@@ -39,24 +43,43 @@ impl Tree {
         Self { pid: child.id().unwrap_or_default(), job: Mutex::new(job) }
     }
 
-    /// True where the helper was started; whether the program heeds it shows by the caller's deadline.
+    /// True where CTRL_BREAK was sent; whether the program heeds it shows by the caller's deadline. Waits for the helper, some
+    /// milliseconds: whoever cannot be asked is to be killed at once.
     pub(super) fn interrupt(&self) -> bool {
-        let Ok(us) = std::env::current_exe() else { return false };
-        #[allow(clippy::disallowed_methods, reason = "the helper is ours, and nobody waits for it")]
-        let helper = std::process::Command::new(us)
-            .args([SEND_BREAK, &self.pid.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .creation_flags(CREATE_NO_WINDOW)
-            .spawn();
-        self.pid != 0 && helper.is_ok()
+        let sent = break_by_helper(self.pid);
+        if let Err(error) = &sent {
+            tracing::warn!(pid = self.pid, %error, "a program could not be asked to stop");
+        }
+        sent.is_ok()
     }
 
     pub(super) fn kill(&self) {
         // Closing its only handle ends everything in it.
         if let Ok(mut job) = self.job.lock() {
             *job = None;
+        }
+    }
+}
+
+fn break_by_helper(pid: u32) -> std::io::Result<()> {
+    #[allow(clippy::disallowed_methods, reason = "the helper is ours, and ends by itself")]
+    let mut helper = std::process::Command::new(std::env::current_exe()?)
+        .args([SEND_BREAK, &pid.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .creation_flags(CREATE_NO_WINDOW)
+        .spawn()?;
+    let patience = Instant::now() + HELPER_WITHIN;
+    loop {
+        match helper.try_wait()? {
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => return Err(std::io::Error::other(format!("{SEND_BREAK} failed: {status}"))),
+            None if Instant::now() < patience => std::thread::sleep(Duration::from_millis(5)),
+            None => {
+                let _ = helper.kill();
+                return Err(std::io::ErrorKind::TimedOut.into());
+            }
         }
     }
 }
