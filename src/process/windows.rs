@@ -15,6 +15,8 @@ const CREATE_NEW_PROCESS_GROUP: u32 = 0x0000_0200;
 /// A console of its own that nobody sees. CTRL_BREAK reaches a program only through one.
 const CREATE_NO_WINDOW: u32 = 0x0800_0000;
 
+/// The exit code of what we killed: one that no program has of its own.
+const KILLED: u32 = 0xE000_0009;
 /// It makes three calls; a host that is out of breath gets this long.
 const HELPER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -53,10 +55,18 @@ impl Tree {
         sent.is_ok()
     }
 
+    /// Not by closing the job: then its programs end with 0, as if they had done their work.
     pub(super) fn kill(&self) {
-        // Closing its only handle ends everything in it.
-        if let Ok(mut job) = self.job.lock() {
-            *job = None;
+        use windows_sys::Win32::System::JobObjects::TerminateJobObject;
+        if let Ok(mut job) = self.job.lock()
+            && let Some(job) = job.take()
+        {
+            #[allow(
+                unsafe_code,
+                reason = "one of the crate's three exceptions: no safe library ends a job with a code"
+            )]
+            // SAFETY: the handle is open until `job` is dropped below; the call takes it and a number.
+            let _ = unsafe { TerminateJobObject(job.handle() as _, KILLED) };
         }
     }
 }
@@ -109,7 +119,7 @@ pub fn end_with_us() {
 /// There is no such process, it has no console, or it may not be joined.
 pub fn send_break(pid: u32) -> std::io::Result<()> {
     use windows_sys::Win32::System::Console::{AttachConsole, CTRL_BREAK_EVENT, FreeConsole, GenerateConsoleCtrlEvent};
-    #[allow(unsafe_code, reason = "the crate's other exception: no safe library sends CTRL_BREAK")]
+    #[allow(unsafe_code, reason = "one of the crate's three exceptions: no safe library sends CTRL_BREAK")]
     // SAFETY: three plain calls into kernel32 that take numbers, no pointers, and touch no memory of ours.
     let sent = unsafe {
         FreeConsole();
@@ -119,7 +129,11 @@ pub fn send_break(pid: u32) -> std::io::Result<()> {
 }
 
 pub(super) fn exit_of(status: ExitStatus) -> Exit {
-    Exit::Code(status.code().unwrap_or(-1))
+    match status.code() {
+        // The same bits.
+        Some(code) if code.cast_unsigned() == KILLED => Exit::Signal(9),
+        code => Exit::Code(code.unwrap_or(-1)),
+    }
 }
 
 pub(super) fn keep_together(command: &mut Command) {
