@@ -52,8 +52,9 @@ pub(crate) fn permits_hooks(hooks: Hooks, options: &BackupOptions) -> Result<(),
 }
 
 /// CVE-2024-24576: no quoting is safe for these.
-fn is_batch_file(name: &str) -> bool {
-    let lower = name.to_ascii_lowercase();
+pub(crate) fn is_batch_file(name: &str) -> bool {
+    // Windows leaves dots off a name's end.
+    let lower = name.trim_end_matches('.').to_ascii_lowercase();
     lower.ends_with(".bat") || lower.ends_with(".cmd")
 }
 

@@ -13,7 +13,7 @@ use restic_manager::protocol::text::Span;
 
 use crate::commands::ended;
 use crate::core::Agent;
-use crate::hook_reference::{HookReference, hook_reference};
+use crate::hook_reference::{HookReference, hook_reference, is_batch_file};
 use crate::restic_run::{Task, log_line, masked};
 
 /// A hook that says nothing else is given up on after this.
@@ -189,6 +189,10 @@ fn named_program(dir: &Path, name: &str) -> Result<PathBuf, String> {
         format!("there is no {}: put the program there, owned by root and executable", asked.display())
     })?;
     let path = path.canonicalize().map_err(|error| format!("{}: {error}", path.display()))?;
+    // By what it is, not by the name that led to it.
+    if path.to_str().is_none_or(is_batch_file) {
+        return Err(format!("{} is a batch file: write it as .ps1 or .exe", path.display()));
+    }
     check_rights(&path)?;
     Ok(path)
 }

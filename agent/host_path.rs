@@ -56,7 +56,8 @@ impl HostPath {
         let mut characters = text.chars();
         let (first, second, third) = (characters.next(), characters.next(), characters.next());
         match (first, second, third) {
-            (Some('/'), _, _) => {
+            // Windows takes either stroke for a share's; elsewhere //a is /a.
+            (Some('/'), second, _) if !(cfg!(windows) && second.is_some_and(is_separator)) => {
                 let named = |part: &&str| !part.is_empty() && *part != ".";
                 let components = text.split('/').filter(named).map(str::to_owned).collect();
                 Ok(Self { root: Root::Unix, components })
@@ -64,7 +65,9 @@ impl HostPath {
             (Some(drive), Some(':'), Some('/' | '\\')) if drive.is_ascii_alphabetic() => {
                 Self::windows(Root::Drive(drive.to_ascii_lowercase()), text[3..].split(is_separator))
             }
-            (Some('\\'), Some('\\'), _) => {
+            (Some(first), Some(second), _)
+                if (first, second) == ('\\', '\\') || cfg!(windows) && is_separator(first) && is_separator(second) =>
+            {
                 let mut parts = text[2..].split(is_separator);
                 let mut name = || parts.next().filter(|part| !part.is_empty() && !matches!(*part, "?" | "."));
                 let (Some(server), Some(share)) = (name(), name()) else { return Err(InvalidPath::Strange) };

@@ -47,6 +47,9 @@ mod run;
 mod runner;
 mod scheduler;
 mod sender;
+mod service;
+#[cfg(windows)]
+mod service_manager;
 mod settings;
 mod snapshots;
 mod spool;
@@ -76,6 +79,13 @@ enum Command {
     Status(status::StatusArguments),
     /// Try each hop on the way to the server and say which one fails and what to change
     Diagnose(diagnose::DiagnoseArguments),
+    /// Install, remove or be the Windows service; on Linux, say how systemd starts the agent
+    #[command(subcommand)]
+    Service(service::ServiceCommand),
+    /// Send CTRL_BREAK to a program that the agent started
+    #[cfg(windows)]
+    #[command(hide = true, name = restic_manager::process::SEND_BREAK)]
+    SendBreak { pid: u32 },
 }
 
 /// Where the agent keeps its files.
@@ -136,6 +146,11 @@ fn main() -> ExitCode {
         Command::Run(directory) => run::run(&directory),
         Command::Status(arguments) => status::run(&arguments),
         Command::Diagnose(arguments) => diagnose::run(&arguments),
+        Command::Service(command) => service::run(&command),
+        #[cfg(windows)]
+        Command::SendBreak { pid } => {
+            restic_manager::process::send_break(pid).map_err(|error| Failure::from(format!("CTRL_BREAK: {error}")))
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,17 +5,13 @@ use std::path::Path;
 
 /// The path with every link followed, as far as it is there, and the rest as it is written. Fails where a link leads nowhere.
 pub(crate) fn real(path: &str) -> Result<String, String> {
-    if cfg!(windows) {
-        // Its canonical paths are in a form that the policy does not compare.
-        return Ok(path.to_owned());
-    }
     for folder in Path::new(path).ancestors() {
         match std::fs::canonicalize(folder) {
             Ok(there) => {
                 let rest = Path::new(path).strip_prefix(folder).unwrap_or(Path::new(""));
                 // Joining nothing would add a separator.
                 let leads = if rest.as_os_str().is_empty() { there } else { there.join(rest) };
-                return Ok(leads.to_string_lossy().into_owned());
+                return Ok(plain(&leads.to_string_lossy()));
             }
             Err(error) if folder.is_symlink() => {
                 return Err(format!(
@@ -27,6 +23,27 @@ pub(crate) fn real(path: &str) -> Result<String, String> {
         }
     }
     Ok(path.to_owned())
+}
+
+/// Canonical paths on Windows begin with `\\?\`, which the policy does not compare.
+fn plain(path: &str) -> String {
+    match (path.strip_prefix(r"\\?\UNC\"), path.strip_prefix(r"\\?\")) {
+        (Some(share), _) => format!(r"\\{share}"),
+        (None, Some(drive)) => drive.to_owned(),
+        (None, None) => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod plain_tests {
+    use super::plain;
+
+    #[test]
+    fn canonical_windows_paths_are_told_as_people_write_them() {
+        assert_eq!(plain(r"\\?\C:\data"), r"C:\data");
+        assert_eq!(plain(r"\\?\UNC\nas\share\a"), r"\\nas\share\a");
+        assert_eq!(plain("/data"), "/data");
+    }
 }
 
 #[cfg(all(test, unix))]

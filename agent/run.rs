@@ -14,6 +14,7 @@ use restic_manager::file_error::{FileError, chain};
 use restic_manager::http_client::HttpClient;
 use restic_manager::id::{InstanceId, StreamId};
 use restic_manager::logging::{self, LogFormat};
+use restic_manager::process;
 use restic_manager::protocol::command::Secret;
 use restic_manager::proxy::{Login, ProxyRules};
 use restic_manager::service_manager::{self, Moment};
@@ -44,10 +45,16 @@ const STOP_PATIENCE: Duration = Duration::from_secs(110);
 /// Runs until a signal says stop.
 pub(crate) fn run(directory: &Directory) -> Result<(), Failure> {
     logging::start(LogFormat::Text);
+    run_until(directory, stop_signal())
+}
+
+/// The same until `stop` comes, with logs set up already.
+pub(crate) fn run_until(directory: &Directory, stop: impl Future<Output = ()>) -> Result<(), Failure> {
+    process::end_with_us();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
     let local = LocalSet::new();
-    local.block_on(&runtime, serve(directory))
+    local.block_on(&runtime, serve(directory, stop))
 }
 
 /// agent.toml.
@@ -91,7 +98,7 @@ fn proxies(settings: &AgentSettings) -> Result<ProxyRules, String> {
     Ok(ProxyRules::new(proxy, direct.clone()))
 }
 
-async fn serve(directory: &Directory) -> Result<(), Failure> {
+async fn serve(directory: &Directory, stop: impl Future<Output = ()>) -> Result<(), Failure> {
     let (dir, settings_file) = (directory.dir.as_path(), directory.settings_file());
     let settings = read_settings(&settings_file)?;
     check_rights(dir, &settings_file)?;
@@ -163,7 +170,7 @@ async fn serve(directory: &Directory) -> Result<(), Failure> {
     service_manager::tell(Moment::Ready(&status::line(&agent)));
     let told = Rc::clone(&agent);
     tokio::task::spawn_local(service_manager::keep_alive(move || status::line(&told)));
-    stop_signal().await;
+    stop.await;
     tracing::info!("stopping");
     // What runs is cancelled as an operator would, so that restic leaves no lock. What cannot end in time dies with us.
     let running: Vec<_> = agent.running.borrow().values().cloned().collect();

@@ -114,7 +114,21 @@ pub fn write_at(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
     #[cfg(unix)]
     return std::os::unix::fs::FileExt::write_all_at(file, bytes, offset);
     #[cfg(windows)]
-    return std::os::windows::fs::FileExt::seek_write(file, bytes, offset).map(|_| ());
+    return seek_write_all(file, bytes, offset);
+}
+
+/// One `seek_write` may write less than it was given.
+#[cfg(windows)]
+fn seek_write_all(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = std::os::windows::fs::FileExt::seek_write(file, bytes, offset)?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        bytes = &bytes[written..];
+        offset += written as u64;
+    }
+    Ok(())
 }
 
 /// Opens a file for an advisory lock, makes it if it is missing.
@@ -132,16 +146,21 @@ pub fn sync_parent(path: &Path) -> Result<(), FileError> {
     #[cfg(unix)]
     File::open(parent).and_then(|dir| dir.sync_all()).map_err(FileError::of("make durable", parent))?;
     #[cfg(not(unix))]
-    let _ = (parent, File::open);
+    let _ = parent;
     Ok(())
 }
 
 /// Options that give a new file to its owner alone.
 pub(crate) fn private_options() -> OpenOptions {
-    let mut options = OpenOptions::new();
     #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options
+    {
+        let mut options = OpenOptions::new();
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        options
+    }
+    // The access list of the agent's directory, which its files inherit.
+    #[cfg(not(unix))]
+    OpenOptions::new()
 }
 
 /// The name can be guessed: in a directory of another user's, who may have put a link there, root must not follow it.

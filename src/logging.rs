@@ -16,6 +16,22 @@ pub enum LogFormat {
     Json,
 }
 
+/// A log file that is larger than this when we start, in bytes, gives way to a new one.
+const LARGEST_LOG_BYTES: u64 = 8 * 1024 * 1024;
+
+/// From now on, as text, at the end of a file: a Windows service has no stderr that anybody reads. The file before it is kept as
+/// `.old`. Where it can't be opened there are no logs.
+pub fn start_in_file(path: &std::path::Path) {
+    #![allow(clippy::disallowed_methods, reason = "a log is no state: losing its end in a crash loses nothing")]
+    if std::fs::metadata(path).is_ok_and(|log| log.len() > LARGEST_LOG_BYTES) {
+        let _ = std::fs::rename(path, path.with_extension("log.old"));
+    }
+    let Ok(file) = std::fs::OpenOptions::new().create(true).append(true).open(path) else { return };
+    let (filter, _) = filter_of(&std::env::var("RUST_LOG").unwrap_or_default());
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::sync::Arc::new(file)).with_ansi(false);
+    let _ = tracing_subscriber::registry().with(layer.with_target(false).with_filter(filter)).try_init();
+}
+
 /// From now on. `RUST_LOG` is a level (`debug`) or levels by module (`info,restic_manager::server=debug`); default: info.
 pub fn start(format: LogFormat) {
     let text = std::env::var("RUST_LOG").unwrap_or_default();

@@ -17,12 +17,22 @@ use tokio::sync::{Notify, mpsc, watch};
 
 mod activity;
 mod bytes;
-mod unix_or_windows;
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
 
 pub use activity::{Activity, HAS_ACTIVITY, activity};
 pub use bytes::run_for_bytes;
 
-use unix_or_windows::{exit_of, heed_interrupts, interrupt_group, keep_together, kill_group};
+#[cfg(unix)]
+pub use unix::end_with_us;
+#[cfg(unix)]
+use unix::{Tree, exit_of, heed_interrupts, keep_together};
+#[cfg(windows)]
+pub use windows::{SEND_BREAK, end_with_us, send_break};
+#[cfg(windows)]
+use windows::{Tree, exit_of, heed_interrupts, keep_together};
 
 /// Longest line that is passed on, in bytes. The rest of a longer one is dropped, and the line says so.
 pub const LINE_LIMIT_BYTES: usize = 1024 * 1024;
@@ -115,9 +125,11 @@ impl std::error::Error for StartError {
 #[derive(Debug)]
 pub struct Running {
     pid: u32,
+    /// It and what it started.
+    tree: Arc<Tree>,
     /// The process is reaped and its number may soon be another's.
     ended: Arc<AtomicBool>,
-    /// Where there are no process groups, the supervisor kills.
+    /// Should the tree not be reached, the supervisor kills the program itself.
     kill: Arc<Notify>,
 }
 
@@ -127,15 +139,15 @@ impl Running {
     }
 
     /// Asks the program and what it started to stop, as Ctrl-C does. Never SIGTERM: restic 0.14 dies of it and leaves its
-    /// lock. False where it can't be asked: it has ended, or this is Windows, where this version cannot.
+    /// lock. On Windows CTRL_BREAK, which a helper process sends. False where it can't be asked, as it has ended.
     pub fn interrupt(&self) -> bool {
-        !self.ended.load(Ordering::Acquire) && interrupt_group(self.pid)
+        !self.ended.load(Ordering::Acquire) && self.tree.interrupt()
     }
 
-    /// Kills the program and what it started. On Windows only the program itself in this version.
+    /// Kills the program and what it started.
     pub fn kill_tree(&self) {
         if !self.ended.load(Ordering::Acquire) {
-            kill_group(self.pid);
+            self.tree.kill();
             self.kill.notify_one();
         }
     }
@@ -159,7 +171,8 @@ pub fn start(program: &Program) -> Result<(Running, mpsc::Receiver<Output>), Sta
     let mut child = spawn(program, Stdio::null())?;
     // `id` is absent only after a wait, and nobody has waited yet.
     let pid = child.id().unwrap_or_default();
-    let running = Running { pid, ended: Arc::default(), kill: Arc::default() };
+    let tree = Arc::new(Tree::of(&child));
+    let running = Running { pid, tree: Arc::clone(&tree), ended: Arc::default(), kill: Arc::default() };
 
     let (sender, receiver) = mpsc::channel(CHANNEL_LINES);
     let (cut, is_cut) = watch::channel(false);
@@ -177,7 +190,7 @@ pub fn start(program: &Program) -> Result<(Running, mpsc::Receiver<Output>), Sta
         let in_time = tokio::time::timeout(AFTER_EXIT, &mut pipes_end).await.is_ok();
         // Whatever it left behind must not go on while its job counts as finished.
         ended.store(true, Ordering::Release);
-        kill_group(pid);
+        tree.kill();
         if !in_time {
             let _ = cut.send(true);
             pipes_end.await;

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
-use super::unix_or_windows::{exit_of, kill_group};
-use super::{Exit, Program, RunError, spawn};
+use super::{Exit, Program, RunError, Tree, exit_of, spawn};
 
 /// Bytes of stderr that are kept.
 const STDERR_LIMIT: usize = 64 * 1024;
@@ -21,7 +20,7 @@ pub async fn run_for_bytes(
     deadline: Duration,
 ) -> Result<(Exit, Vec<u8>, String), RunError> {
     let mut child = spawn(program, Stdio::piped()).map_err(RunError::Start)?;
-    let pid = child.id();
+    let tree = Tree::of(&child);
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let feed = async {
         if let Some(mut stdin) = stdin {
@@ -40,11 +39,9 @@ pub async fn run_for_bytes(
         Ok((exit, stdout, String::from_utf8_lossy(&stderr).trim().to_owned()))
     };
     let outcome = tokio::time::timeout(deadline, all).await;
-    if !matches!(outcome, Ok(Ok(_)))
-        && let Some(pid) = pid
-    {
+    if !matches!(outcome, Ok(Ok(_))) {
         // Not reaped yet, so that the number is still its own.
-        kill_group(pid);
+        tree.kill();
     }
     outcome.unwrap_or_else(|_| Err(RunError::Deadline { program: program.program.clone(), deadline }))
 }
