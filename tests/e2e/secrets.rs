@@ -12,7 +12,7 @@ use data_encoding::{BASE64, BASE64URL, HEXLOWER};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::harness::{AGENT, Fleet, Process, eventually, text};
+use crate::harness::{AGENT, Fleet, Process, SERVER, eventually, text};
 
 /// With characters that every encoding writes in another way.
 const REPOSITORY_PASSWORD: &str = "canary-1 repo\"pässword/%41+\\x";
@@ -257,16 +257,43 @@ fn nothing_secret_is_in_any_file_argument_log_or_answer() {
         .iter()
         .map(|path| format!("/v1/hosts/web-1{path}"))
         .chain(
-            ["/v1/hosts", "/v1/events", "/v1/config", "/v1/status", "/metrics", "/readyz"]
+            ["/v1/hosts", "/v1/events", "/v1/config", "/v1/status", "/v1/alerts", "/v1/audit", "/metrics", "/readyz"]
                 .iter()
                 .map(|path| (*path).to_owned()),
         )
         .collect();
     let ids: Vec<&str> = list["jobs"].as_array().expect("jobs").iter().filter_map(|job| job["id"].as_str()).collect();
     paths.extend(ids.iter().flat_map(|id| [format!("/v1/jobs/{id}"), format!("/v1/jobs/{id}/log")]));
+    // The pages, which read the same in another shape.
+    paths.extend(["/", "/hosts/web-1", "/alerts", "/audit"].map(str::to_owned));
+    paths.extend(ids.iter().map(|id| format!("/jobs/{id}")));
     for path in &paths {
-        let (_, answer) = fleet.curl(&["-i", path]).expect("an answer");
+        let (code, answer) = fleet.curl(&["-i", path]).expect("an answer");
+        assert!(code == 200 || path == "/v1/status", "{path}: {answer}");
         answers.push((path.clone(), answer));
+    }
+    let token_file = fleet.path("state/admin-token");
+    let of_jobs = ids.iter().map(|id| vec!["log", id]);
+    let of_hosts = [
+        vec!["hosts"],
+        vec!["host", "web-1"],
+        vec!["jobs", "web-1"],
+        vec!["alerts"],
+        vec!["events"],
+        vec!["snapshots", "web-1"],
+    ];
+    for command in of_hosts.into_iter().chain(of_jobs) {
+        for json in [&[][..], &["--json"]] {
+            let ran = Command::new(SERVER)
+                .args(&command)
+                .args(json)
+                .args(["--server", &fleet.url(), "--token-file", text(&token_file)])
+                .output()
+                .expect("it runs");
+            let said = [ran.stdout, ran.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+            assert!(ran.status.success(), "{command:?}: {said}");
+            answers.push((command.join(" "), said));
+        }
     }
     let status = Command::new(AGENT).args(["status", "--dir", text(&dir)]).output().expect("status runs");
     answers.push(("status".to_owned(), String::from_utf8_lossy(&status.stdout).into_owned()));

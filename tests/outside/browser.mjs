@@ -25,7 +25,11 @@ async function open(options) {
   page.on("request", (request) => {
     if (!request.url().startsWith(url + "/")) complaints.push(`${page.url()} asks ${request.url()}`);
   });
-  page.on("dialog", (dialog) => dialog.accept());
+  page.on("dialog", (dialog) => {
+    // Only a script that a host has smuggled in would.
+    if (dialog.type() === "alert") complaints.push(`${page.url()}: a script said ${dialog.message()}`);
+    return dialog.accept();
+  });
   page.setDefaultTimeout(30000);
   return page;
 }
