@@ -223,7 +223,9 @@ fn permits_path(text: &str, within: impl Fn(&HostPath) -> bool, key: &str, done:
     if within(&path) {
         return Ok(());
     }
-    Err(format!("{text:?} may not be {done} on this host: add a folder above it to {key} in [policy] of agent.toml"))
+    Err(format!(
+        "{text:?} may not be {done} on this host: add a folder above it to {key} in [policy] of agent.toml, and restart the agent"
+    ))
 }
 
 #[cfg(test)]

@@ -147,7 +147,8 @@ pub(super) fn judge(finished: &mut JobFinished, spec: &JobSpec, destination: Des
     if succeeded && is_nothing && !(include.is_empty() && paths.is_empty()) {
         let asked = if paths.is_empty() { "fits `include`" } else { "is named in `paths`" };
         finished.status = JobOutcome::Failed;
-        finished.error = Some(format!("nothing was restored: no file of {of} {asked}"));
+        finished.error =
+            Some(format!("nothing was restored: no file of {of} {asked}; `find` tells which snapshots have it"));
     }
 }
 

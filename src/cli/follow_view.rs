@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::failure::CliFailure;
 use super::follow::{Told, follow, unless_interrupted};
-use super::job::{Job, progress_words};
+use super::job::{Job, progress_words, waits};
 use super::log_line::{LogLine, log_line};
 use super::output::{Output, remark};
 use super::words;
@@ -98,7 +98,7 @@ impl<'o> FollowView<'o> {
         if job.is_final() {
             return;
         }
-        let waiting = job.waiting_for.as_ref().map_or_else(String::new, |what| format!(", waits for {what}"));
+        let waiting = job.waiting_for.as_ref().map_or_else(String::new, |what| format!(", {}", waits(what)));
         let text = format!("{}: {}{waiting}", job.name(), job.status_words());
         match &self.bar {
             Some(bar) => bar.set_message(printable(&text)),

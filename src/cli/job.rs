@@ -91,7 +91,7 @@ impl Job {
 
     /// Why, in one line: an error, what it waits for, the first warning, or what came of it.
     pub(super) fn detail(&self) -> String {
-        let waiting = self.waiting_for.as_ref().map(|what| format!("waits for {what}"));
+        let waiting = self.waiting_for.as_ref().map(|what| waits(what));
         let progress = self.progress.as_ref().filter(|_| !self.is_final()).map(progress_words);
         let found = self.error.clone().or(waiting).or_else(|| self.warnings.first().cloned()).or(progress);
         found.unwrap_or_else(|| self.result())
@@ -153,6 +153,11 @@ pub(super) fn progress_words(progress: &JobProgress) -> String {
         }),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// What a job waits for, as the server says it: "for job ..." or "a prune of ...".
+pub(super) fn waits(what: &str) -> String {
+    format!("waits for {}", what.strip_prefix("for ").unwrap_or(what))
 }
 
 #[cfg(test)]

@@ -38,6 +38,9 @@ pub struct RestoreArguments {
     /// Leave this out; not together with PATH or --include
     #[arg(long, value_name = "PATTERN", conflicts_with_all = ["paths", "include"])]
     exclude: Vec<String>,
+    /// How long it may wait for a host that is away, such as 2h [default: it is refused]
+    #[arg(long, value_name = "SPAN")]
+    queue_for: Option<String>,
     /// Follow it to its end; the exit code is then the job's: 0 done, 3 done with warnings, 1 failed or cancelled
     #[arg(short, long)]
     follow: bool,
@@ -63,6 +66,9 @@ pub(super) async fn run(arguments: &RestoreArguments) -> Result<u8, CliFailure> 
         )));
     }
     let mut body = json!({"snapshot": snapshot, "paths": paths, "include": include, "exclude": exclude});
+    if let Some(span) = &arguments.queue_for {
+        body["queue_for"] = json!(span);
+    }
     if let Some(schedule) = schedule {
         body["schedule"] = json!(schedule);
     }

@@ -7,7 +7,7 @@ use super::api::{self, path, post_once, read};
 use super::client::{CliFailure, ServerArguments};
 use super::follow::unless_interrupted;
 use super::follow_view::{self, Printed};
-use super::job::Job;
+use super::job::{Job, waits};
 use super::output::{Output, OutputArguments, remark};
 use crate::http_client::HttpClient;
 use crate::protocol::job_options::JobKind;
@@ -22,6 +22,9 @@ pub struct RunArguments {
     /// The job's options, as the HTTP API has them, such as '{"read_data": true}'
     #[arg(long, value_name = "JSON")]
     options: Option<String>,
+    /// How long it may wait for a host that is away, such as 2h [default: a backup waits a day, others are refused]
+    #[arg(long, value_name = "SPAN")]
+    queue_for: Option<String>,
     /// Follow it to its end; the exit code is then the job's: 0 done, 3 done with warnings, 1 failed or cancelled
     #[arg(short, long)]
     follow: bool,
@@ -43,6 +46,9 @@ pub(super) async fn run(arguments: &RunArguments) -> Result<u8, CliFailure> {
     };
     if let Some(options) = options {
         body["options"] = options;
+    }
+    if let Some(span) = &arguments.queue_for {
+        body["queue_for"] = json!(span);
     }
     let made = begin(&client, &path(&["hosts", host, "jobs"]), &body, arguments.follow, &mut output).await;
     match made {
@@ -81,7 +87,7 @@ pub(super) async fn begin(
     } else if job.is_final() {
         job.outcome().iter().try_for_each(|line| output.line(line))?;
     } else {
-        let waiting = job.waiting_for.as_ref().map_or_else(String::new, |what| format!(", waits for {what}"));
+        let waiting = job.waiting_for.as_ref().map_or_else(String::new, |what| format!(", {}", waits(what)));
         output.line(&format!("job {}, {}: {}{waiting}", job.id, job.name(), job.status_words()))?;
         remark(&format!("`restic-manager log {} -f` follows it", job.id));
     }

@@ -56,6 +56,12 @@ assert.equal(await page.evaluate(() => document.activeElement.textContent), "Ski
 await page.keyboard.press("Enter");
 assert.equal(await page.evaluate(() => document.activeElement.id), "main");
 
+// Who comes by a link to a page below is signed in for what its script asks, too.
+const linked = await open({});
+await linked.goto(url + "/hosts/web-1");
+await linked.locator("#live", { hasText: "Live" }).waitFor();
+await linked.context().close();
+
 // The fleet: filtered by name, and back.
 await page.getByLabel("Name contains").fill("db-");
 await page.getByRole("button", { name: "Filter" }).click();

@@ -17,6 +17,9 @@ use crate::server::decide::Refusal;
 use crate::server::find_job::FindError;
 use crate::server::slot::WriteError;
 
+/// Asks browsers for a password, which is the token.
+const BASIC: &str = "Basic realm=\"restic-manager\", charset=\"UTF-8\"";
+
 /// Whole or streamed; a stream that fails just ends.
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 pub type Answer = Response<Body>;
@@ -131,6 +134,14 @@ impl Problem {
         problem
     }
 
+    /// The same to a page's script: by Basic the browser sends along what its user signed in with, which it else keeps to the part of
+    /// the server where that was.
+    pub fn to_browser(mut self) -> Self {
+        self.headers.retain(|(name, _)| *name != WWW_AUTHENTICATE);
+        self.headers.push((WWW_AUTHENTICATE, HeaderValue::from_static(BASIC)));
+        self
+    }
+
     /// 401 to an agent whose connection has shown no certificate. The connection ends with it: the agent may have one that was
     /// not asked for when it connected.
     pub fn client_certificate() -> Self {
@@ -179,8 +190,7 @@ impl Problem {
         let mut response = html(status, page(&self.body));
         response.headers_mut().extend(self.headers);
         if status == StatusCode::UNAUTHORIZED {
-            let basic = HeaderValue::from_static("Basic realm=\"restic-manager\", charset=\"UTF-8\"");
-            response.headers_mut().insert(WWW_AUTHENTICATE, basic);
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(BASIC));
         }
         response
     }

@@ -69,13 +69,19 @@ async fn answer(
     }
 }
 
+/// What the script of the pages sends with its requests.
+const OF_PAGE: &str = "x-restic-manager-page";
+
 /// The operator whose token the request has.
 fn operator_behind(app: &App, request: &Request) -> Result<Operator, Problem> {
-    let Some(token) = request.token() else {
-        return Err(Problem::unauthorized("the request has no token: send Authorization: Bearer <token>"));
+    let refused = |detail: &str| {
+        let problem = Problem::unauthorized(detail);
+        if request.header(OF_PAGE).is_some() { problem.to_browser() } else { problem }
     };
-    let operator = operator_of(&app.tokens(), &token)
-        .ok_or_else(|| Problem::unauthorized("no operator has this token: see [[tokens]] in server.toml"))?;
+    let token = request.token();
+    let token = token.ok_or_else(|| refused("the request has no token: send Authorization: Bearer <token>"))?;
+    let operator = operator_of(&app.tokens(), &token);
+    let operator = operator.ok_or_else(|| refused("no operator has this token: see [[tokens]] in server.toml"))?;
     request.let_in();
     Ok(operator)
 }

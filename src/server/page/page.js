@@ -57,12 +57,14 @@ function become(old, wanted) {
 
 // One connection per page: either all events, or the log of the job that runs.
 let cursor = "now";
+// So that the browser is asked for what its user signed in with, wherever that was.
+const OF_PAGE = { "X-Restic-Manager-Page": "1" };
 async function news(signal) {
   const to = new URL(main.dataset.news, location.origin);
   const isLog = to.pathname.endsWith("/log");
   if (!isLog) to.searchParams.set("after", cursor);
   if (!isLog && cursor === "now") to.searchParams.set("wait", "0");
-  const answer = await fetch(to, { signal });
+  const answer = await fetch(to, { signal, headers: OF_PAGE });
   if (!answer.ok) throw new Error(answer.status);
   if (isLog) {
     // Its first piece, or its end, is news enough: the page has the rest.
@@ -104,7 +106,7 @@ async function follow() {
 async function post(to, body) {
   problem.textContent = "";
   const key = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-  const headers = { "Content-Type": "application/json", "Idempotency-Key": key };
+  const headers = { ...OF_PAGE, "Content-Type": "application/json", "Idempotency-Key": key };
   try {
     const answer = await fetch(location.origin + to, { method: "POST", headers, body });
     const said = await answer.json();
