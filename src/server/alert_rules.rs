@@ -197,15 +197,12 @@ pub fn decide_alerts(host: &HostName, state: &HostState, content: Option<&HostCo
     facts
 }
 
-/// Whether a schedule has had no success for longer than `age`. Before the first one the time since the host's enrollment counts;
-/// without an agent nothing can succeed, and nothing has.
-pub fn is_stale(
-    age: Span,
-    memory: Option<&ScheduleMemory>,
-    enrolled_at: Option<DateTime<Utc>>,
-    now: DateTime<Utc>,
-) -> bool {
-    let since = memory.and_then(|memory| memory.last_success).or(enrolled_at);
+/// Whether a schedule has had no success for longer than `age`. Before the first one the time counts since the host was enrolled and its
+/// schedules became what they are: a new one has had no time yet. Without an agent nothing can succeed, and nothing has.
+pub fn is_stale(age: Span, memory: Option<&ScheduleMemory>, state: &HostState, now: DateTime<Utc>) -> bool {
+    let changed_at = state.schedule_wanted.as_ref().and_then(|wanted| wanted.adopted_at);
+    let begun_at = state.enrolled_at.map(|at| changed_at.map_or(at, |changed_at| at.max(changed_at)));
+    let since = memory.and_then(|memory| memory.last_success).or(begun_at);
     since.is_none_or(|since| now - since > length(age))
 }
 
@@ -238,7 +235,7 @@ fn due_alerts(state: &HostState, content: Option<&HostContent>, moment: Moment) 
         let mut add = |kind, job_id, text| {
             due.push(Due { kind, schedule_id: Some(schedule.id.clone()), job_id, text });
         };
-        if let Some(age) = alarms.max_age.filter(|age| is_stale(*age, memory, state.enrolled_at, moment.now)) {
+        if let Some(age) = alarms.max_age.filter(|age| is_stale(*age, memory, state, moment.now)) {
             add(AlertKind::StaleSchedule, None, format!("schedule {} had no success for {age}", schedule.id));
         }
         let Some(memory) = memory else { continue };

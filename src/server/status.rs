@@ -74,7 +74,7 @@ impl Status {
             self.checked += 1;
             let memory = state.schedules.get(&schedule.id);
             // Revoked, it backs nothing up any more.
-            if state.enrolled_at.is_none() || is_stale(max_age, memory, state.enrolled_at, now) {
+            if state.enrolled_at.is_none() || is_stale(max_age, memory, state, now) {
                 let last_success = memory.and_then(|memory| memory.last_success);
                 late.push(Late { id: schedule.id.clone(), kind: schedule.kind, last_success, max_age });
             }

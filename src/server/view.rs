@@ -82,7 +82,7 @@ pub fn host_view(
                 "last_success": last_success,
                 "last_status": memory.and_then(|m| m.last_status),
                 "next_fire": next_fire(schedule, zone, now),
-                "stale": max_age.map(|age| is_stale(age, memory, state.enrolled_at, now)),
+                "stale": max_age.map(|age| is_stale(age, memory, state, now)),
             })
         })
         .collect();

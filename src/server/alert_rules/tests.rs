@@ -236,3 +236,14 @@ fn a_laptop_is_not_stale_while_it_is_away_nor_at_once_when_it_is_back() {
     let sooner = HostContent { absence: Absence::of(true, Some(Span::from_secs(3600))), ..laptop };
     assert_eq!(due(&folded, &sooner, moment(4, away)).0, ["agent_offline"]);
 }
+
+#[test]
+fn a_schedule_that_has_just_been_written_has_had_no_time_to_succeed() {
+    let (enrolled, written) = (at("2026-01-01T00:00:00Z"), at("2026-01-05T00:00:00Z"));
+    let wanted = serde_json::from_value(json!({"version": 2, "hash": "h", "adopted_at": written})).expect("a version");
+    let state = HostState { enrolled_at: Some(enrolled), schedule_wanted: Some(wanted), ..HostState::default() };
+    let stale_after = |hours: i64| is_stale(Span::from_secs(7200), None, &state, written + TimeDelta::hours(hours));
+    assert_eq!([stale_after(0), stale_after(2), stale_after(3)], [false, false, true]);
+    let succeeded = ScheduleMemory { last_success: Some(enrolled), ..ScheduleMemory::default() };
+    assert!(is_stale(Span::from_secs(7200), Some(&succeeded), &state, written), "an edit makes nothing fresh");
+}

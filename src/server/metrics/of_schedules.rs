@@ -44,7 +44,7 @@ pub(super) static FAMILIES: &[Family] = &[
         source: Source::Host(|host, now, samples| {
             each(host, now, samples, |of| {
                 let age = of.host.content.as_ref()?.alarms.get(&of.schedule.id)?.max_age?;
-                Some(is_stale(age, of.memory, of.host.state.enrolled_at, of.now))
+                Some(is_stale(age, of.memory, &of.host.state, of.now))
             });
         }),
     },

@@ -12,6 +12,7 @@ use super::table::{Row, Table};
 use crate::id::{HostName, ScheduleId};
 use crate::job::JobStatus;
 use crate::protocol::job_options::JobKind;
+use crate::server::alert_rules;
 use crate::server::host_content::HostContent;
 use crate::server::host_state::HostState;
 use crate::server::view::{Contact, is_online, next_fire};
@@ -201,8 +202,7 @@ impl HostLine {
 /// Whether a schedule had no success for longer than it may.
 pub fn is_stale(state: &HostState, content: Option<&HostContent>, id: &ScheduleId, now: DateTime<Utc>) -> bool {
     let Some(max_age) = content.and_then(|content| content.alarms.get(id)?.max_age) else { return false };
-    let last = state.schedules.get(id).and_then(|memory| memory.last_success);
-    last.is_none_or(|at| (now - at).num_seconds() > i64::try_from(max_age.as_secs()).unwrap_or(i64::MAX))
+    alert_rules::is_stale(max_age, state.schedules.get(id), state, now)
 }
 
 /// The earliest next fire of a host's schedules.

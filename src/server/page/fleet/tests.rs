@@ -70,8 +70,11 @@ fn a_host_is_as_its_state_says() {
         crate::server::alert_rules::Alarms { max_age: Some("1h".parse().expect("a span")), ..Default::default() },
     )];
     let watched = HostContent { alarms: Arc::new(alarms.into()), ..content() };
-    let stale = HostLine::of(&host(), &folded.state, Some(&watched), &heard(), noon());
-    assert_eq!(stale.wrong, [Wrong::Failed, Wrong::Stale]);
+    let wrong_after = |hours: i64| {
+        HostLine::of(&host(), &folded.state, Some(&watched), &heard(), noon() + chrono::TimeDelta::hours(hours)).wrong
+    };
+    assert_eq!(wrong_after(0), [Wrong::Failed], "it has had no time yet");
+    assert!(wrong_after(2).contains(&Wrong::Stale));
     folded.add([Fact::AlertRaised(AlertRaised {
         alert_id: id(9),
         kind: AlertKind::BackupFailed,
