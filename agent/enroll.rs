@@ -73,7 +73,7 @@ async fn make_and_show(arguments: &EnrollArguments) -> Result<(), Failure> {
     let (dir, settings_file) = (&arguments.directory.dir, arguments.directory.settings_file());
     atomic_file::create_private_dir(dir).map_err(|error| chain(&error))?;
     #[cfg(windows)]
-    crate::service_manager::close_to_others(dir)?;
+    crate::service_windows::close_to_others(dir)?;
     let before = Identity::read(dir).map_err(|error| chain(&error))?;
     let mut identity = Identity::read_or_make(dir, &host, &arguments.server).map_err(|error| chain(&error))?;
     write_settings(&settings_file, arguments, &host, before.as_ref(), &mut identity)?;

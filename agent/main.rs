@@ -49,7 +49,7 @@ mod scheduler;
 mod sender;
 mod service;
 #[cfg(windows)]
-mod service_manager;
+mod service_windows;
 mod settings;
 mod snapshots;
 mod spool;

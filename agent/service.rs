@@ -1,5 +1,5 @@
 //! Edge. `restic-manager-agent service`: the Windows service's commands; elsewhere it says how systemd starts the agent.
-//! Does not talk to the service manager itself: `service_manager` does.
+//! Does not talk to the service manager itself: `service_windows` does.
 
 use clap::Subcommand;
 
@@ -18,11 +18,11 @@ pub(crate) enum ServiceCommand {
 
 #[cfg(windows)]
 pub(crate) fn run(command: &ServiceCommand) -> Result<(), Failure> {
-    use crate::service_manager;
+    use crate::service_windows;
     match command {
-        ServiceCommand::Install(directory) => service_manager::install(&directory.dir),
-        ServiceCommand::Uninstall => service_manager::uninstall(),
-        ServiceCommand::Run(directory) => service_manager::run(&directory.dir),
+        ServiceCommand::Install(directory) => service_windows::install(&directory.dir),
+        ServiceCommand::Uninstall => service_windows::uninstall(),
+        ServiceCommand::Run(directory) => service_windows::run(&directory.dir),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Edge. Files that are replaced whole: temporary file, fsync, rename, fsync of the directory; and directories
 //! that only their owner may enter. Does not append: `append_file` does.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::SystemTime;
@@ -134,6 +134,16 @@ fn seek_write_all(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<
 /// Opens a file for an advisory lock, makes it if it is missing.
 pub fn open_lock(path: &Path) -> Result<File, FileError> {
     private_options().create(true).append(true).open(path).map_err(FileError::of("open", path))
+}
+
+/// Takes the lock of such a file for as long as the file is open. `None`: another process has it.
+pub fn try_lock(path: &Path) -> Result<Option<File>, FileError> {
+    let lock = open_lock(path)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(FileError::of("lock", path)(error)),
+    }
 }
 
 /// Makes a new or renamed entry of the parent directory durable.

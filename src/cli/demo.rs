@@ -326,6 +326,7 @@ fn farewell(dir: &Path, port: u16, keep: bool) {
     }
     let curl =
         format!("curl -s -H \"Authorization: Bearer $(cat {dir_text}/state/admin-token)\" http://127.0.0.1:{port}");
+    println!("  http://127.0.0.1:{port}/hosts/{HOST}      the page, for a browser; the password is the token");
     println!("  {curl}/v1/hosts/{HOST} | jq");
     println!("  {curl}/v1/hosts/{HOST}/jobs | jq '.jobs[] | [.kind, .status, .finished_at]'");
     println!("  {curl}/v1/hosts/{HOST}/snapshots | jq");

@@ -114,20 +114,9 @@ pub struct Alert {
     pub told: BTreeMap<ChannelName, DateTime<Utc>>,
 }
 
+/// It has begun; as `alert.updated`: it goes on, and what is to be said of it is another thing now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AlertRaised {
-    pub alert_id: AlertId,
-    pub kind: AlertKind,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub schedule_id: Option<ScheduleId>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub job_id: Option<JobId>,
-    pub text: String,
-}
-
-/// It goes on, and what is to be said of it is another thing now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AlertUpdated {
     pub alert_id: AlertId,
     pub kind: AlertKind,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -187,7 +176,7 @@ impl OpenAlerts {
     }
 
     /// The same alert, with its newest words: who has seen to it, and since when it is open, stays.
-    pub fn update(&mut self, updated: &AlertUpdated) {
+    pub fn update(&mut self, updated: &AlertRaised) {
         if let Some(alert) = self.0.iter_mut().find(|alert| alert.id == updated.alert_id) {
             (alert.job_id, alert.text) = (updated.job_id, updated.text.clone());
         }

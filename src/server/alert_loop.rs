@@ -34,16 +34,8 @@ pub async fn run(app: Arc<App>) {
 
 async fn look(app: &Arc<App>) -> Result<(), FileError> {
     let path = app.state_dir.path.join(".alerts.lock");
-    let lock = blocking(move || {
-        let lock = atomic_file::open_lock(&path)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Some(lock)),
-            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
-            Err(std::fs::TryLockError::Error(error)) => Err(FileError::of("lock", &path)(error)),
-        }
-    });
     // Another server is at it.
-    let Some(lock) = lock.await? else { return Ok(()) };
+    let Some(lock) = blocking(move || atomic_file::try_lock(&path)).await? else { return Ok(()) };
     for host in app.hosts() {
         if *app.stopping.borrow() {
             break;

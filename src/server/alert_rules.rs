@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::alert::{AlertKind, AlertRaised, AlertResolved, AlertUpdated};
+use super::alert::{AlertKind, AlertRaised, AlertResolved};
 use super::fact::Fact;
 use super::host_content::HostContent;
 use super::host_state::{HostState, ScheduleMemory};
@@ -184,7 +184,7 @@ pub fn decide_alerts(host: &HostName, state: &HostState, content: Option<&HostCo
     facts.extend(due.iter().filter_map(|due| {
         let Due { kind, schedule_id, job_id, text } = due.clone();
         if let Some(open) = open_of(due) {
-            let updated = AlertUpdated { alert_id: open.id, kind, schedule_id, job_id, text };
+            let updated = AlertRaised { alert_id: open.id, kind, schedule_id, job_id, text };
             return (updated.text != open.text).then_some(Fact::AlertUpdated(updated));
         }
         if has_time(due) {

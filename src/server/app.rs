@@ -69,8 +69,7 @@ pub struct App {
     pub leases: LeaseDesk,
     /// True from the moment on at which the server is to stop.
     pub stopping: watch::Sender<bool>,
-    pub ready_at: DateTime<Utc>,
-    /// When there was no server before this one: silence of then does not count.
+    /// When there was no server before this one was ready: silence of then does not count.
     pub outage: Outage,
     hosts: RwLock<BTreeMap<HostName, Arc<Host>>>,
     tokens: RwLock<Arc<Vec<OperatorToken>>>,
@@ -106,8 +105,7 @@ impl App {
         let is_synced = state_dir.sync_file_system();
         let fleet = Slot::open(FLEET, &state_dir.fleet_dir(), Arc::clone(&shared))?;
         let leases = LeaseDesk::open(&state_dir.repositories_dir(), Arc::clone(&shared))?;
-        let ready_at = clock::now();
-        let outage = Outage { from: state_dir.last_alive(), ready_at };
+        let outage = Outage { from: state_dir.last_alive(), ready_at: clock::now() };
         let app = Arc::new(Self {
             leases,
             state_dir,
@@ -115,7 +113,6 @@ impl App {
             shared,
             traffic: Traffic::default(),
             stopping: watch::Sender::new(false),
-            ready_at,
             outage,
             hosts: RwLock::default(),
             tokens: RwLock::default(),

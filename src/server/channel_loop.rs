@@ -152,15 +152,7 @@ async fn write_all(app: &App, channel: &Channel, task: &mut Task) -> Result<(), 
 
 async fn lock(app: &App, name: &ChannelName) -> Result<Option<File>, FileError> {
     let path = app.state_dir.path.join(format!(".channel.{name}.lock"));
-    let lock = blocking(move || {
-        let lock = atomic_file::open_lock(&path)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Some(lock)),
-            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
-            Err(std::fs::TryLockError::Error(error)) => Err(FileError::of("lock", &path)(error)),
-        }
-    });
-    lock.await
+    blocking(move || atomic_file::try_lock(&path)).await
 }
 
 /// Everything that this channel has to be told of, by the states as they are.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::alert::{AlertAcknowledged, AlertRaised, AlertResolved, AlertUpdated};
+use super::alert::{AlertAcknowledged, AlertRaised, AlertResolved};
 use super::alert_told::AlertSent;
 use super::ping_rules::PingSent;
 use crate::id::{EnrollmentId, JobId, ScheduleId, StreamId};
@@ -143,7 +143,7 @@ pub enum Fact {
     ScheduleVersioned(Versioned),
     ConfigVersioned(Versioned),
     AlertRaised(AlertRaised),
-    AlertUpdated(AlertUpdated),
+    AlertUpdated(AlertRaised),
     AlertResolved(AlertResolved),
     AlertAcknowledged(AlertAcknowledged),
     AlertSent(AlertSent),

@@ -73,7 +73,7 @@ pub fn find_job(app: &App, id: JobId) -> Result<Option<(Arc<Host>, Job)>, FindEr
             return Ok(Some((host, job)));
         }
     }
-    if found.is_whole && index.is_complete(app.ready_at) {
+    if found.is_whole && index.is_complete(app.outage.ready_at) {
         return Ok(None);
     }
     app.index_wanted.notify_one();
@@ -166,12 +166,12 @@ mod tests {
         let known = |job: u8, trusted| history::is_known(&dir, u64::MAX, id(job), trusted).expect("read");
         assert!(known(7, None) && !known(99, None), "by history");
         index_upkeep::complete_once(&app).expect("index").expect("nobody else is at it");
-        assert!(known(7, Some(app.ready_at)) && known(7, None) && !known(99, Some(app.ready_at)));
+        assert!(known(7, Some(app.outage.ready_at)) && known(7, None) && !known(99, Some(app.outage.ready_at)));
         // The control: an index that lacks a hint and passes for complete is believed, so nothing else was read.
         for file in std::fs::read_dir(state.path().join("jobs/2026")).expect("a directory") {
             std::fs::write(file.expect("a file").path(), "").expect("emptied");
         }
-        assert!(!known(7, Some(app.ready_at)) && known(7, None));
+        assert!(!known(7, Some(app.outage.ready_at)) && known(7, None));
     }
 
     #[test]

@@ -104,13 +104,8 @@ fn lock_path(log: &Path) -> PathBuf {
 
 /// Does something to a log file that must not meet an append. `false`: somebody is appending to one of the host's logs.
 pub fn while_nobody_appends(path: &Path, deed: impl FnOnce() -> Result<(), FileError>) -> Result<bool, FileError> {
-    let lock_path = lock_path(path);
-    let lock = atomic_file::open_lock(&lock_path)?;
-    match lock.try_lock() {
-        Ok(()) => deed().map(|()| true),
-        Err(std::fs::TryLockError::WouldBlock) => Ok(false),
-        Err(std::fs::TryLockError::Error(error)) => Err(FileError::of("lock", &lock_path)(error)),
-    }
+    let Some(_lock) = atomic_file::try_lock(&lock_path(path))? else { return Ok(false) };
+    deed().map(|()| true)
 }
 
 /// Opens the log and cuts a torn last line off. Reads its end only.

@@ -22,20 +22,19 @@ pub const LAPSES_AFTER: TimeDelta = TimeDelta::minutes(15);
 /// What a job waits for when its agent has been silent for that long.
 pub const OUT_OF_CONTACT: &str = "its agent, which is out of contact";
 
-/// When the agent was heard. Silence from before the server's readiness does not count against it.
+/// When the agent was heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AgentContact {
     pub last_seen: Option<DateTime<Utc>>,
-    /// From when on its silence counts, where that is later, by `silence`.
-    pub server_ready_at: DateTime<Utc>,
+    /// From when on its silence counts against it, by `silence`.
+    pub silent_since: DateTime<Utc>,
     pub now: DateTime<Utc>,
 }
 
 impl AgentContact {
     /// Whether it has been silent for so long that its leases lapse.
     pub fn is_lost(self) -> bool {
-        let since = self.last_seen.map_or(self.server_ready_at, |seen| seen.max(self.server_ready_at));
-        self.now - since > LAPSES_AFTER
+        self.now - self.silent_since > LAPSES_AFTER
     }
 
     /// Whether it was heard within that time, also by the server's predecessor.

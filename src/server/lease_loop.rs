@@ -116,7 +116,7 @@ impl Seen {
 
 fn contact_of(app: &App, host: Option<&Host>) -> AgentContact {
     let last_seen = host.and_then(Host::last_seen);
-    AgentContact { last_seen, server_ready_at: silent_since(last_seen, app.outage), now: clock::now() }
+    AgentContact { last_seen, silent_since: silent_since(last_seen, app.outage), now: clock::now() }
 }
 
 /// What a job that is queued waits for, for people. `None`: for nothing.

@@ -17,6 +17,7 @@ use super::host::Host;
 use super::ping_rules::{PingSent, due_ping};
 use crate::atomic_file;
 use crate::clock;
+use crate::file_error::chain;
 use crate::id::{HostName, ScheduleId};
 use crate::job::JobStatus;
 
@@ -75,7 +76,10 @@ fn has_pings(app: &App) -> bool {
 
 async fn try_lock(app: &App) -> Option<File> {
     let path = app.state_dir.path.join(".pings.lock");
-    blocking(move || atomic_file::open_lock(&path).ok().filter(|lock| lock.try_lock().is_ok())).await
+    blocking(move || atomic_file::try_lock(&path)).await.unwrap_or_else(|error| {
+        tracing::warn!("pings wait for the next look: {}", chain(&error));
+        None
+    })
 }
 
 /// Until nothing is due, or what is has to wait.
@@ -116,7 +120,7 @@ fn all_due(app: &App) -> Vec<Due> {
             let runs =
                 |job: &&crate::job::Job| job.status == JobStatus::Running && job.schedule_id.as_ref() == Some(schedule);
             let running = state.jobs.values().filter(runs).max_by_key(|job| job.queued_seq).map(|job| job.id);
-            if let Some(ping) = due_ping(schedule, state.schedules.get(schedule), running, now) {
+            if let Some(ping) = due_ping(schedule, state.schedules.get(schedule), running, content.adopted_at, now) {
                 all.push(Due { host: Arc::clone(&host), url: url.clone(), ping });
             }
         }

@@ -59,17 +59,21 @@ impl Pinged {
     }
 }
 
-/// The next ping of a schedule. `running`: its job that runs.
+/// The next ping of a schedule. `running`: its job that runs. `adopted_at`: when the configuration was adopted; an address that was told
+/// nothing yet is new, and ends from before it are none of its news.
 pub fn due_ping(
     schedule_id: &ScheduleId,
     memory: Option<&ScheduleMemory>,
     running: Option<JobId>,
+    adopted_at: Option<DateTime<Utc>>,
     now: DateTime<Utc>,
 ) -> Option<PingSent> {
     let ping = |job_id, stage| PingSent { schedule_id: schedule_id.clone(), job_id, stage };
     let pinged = memory.map_or(Pinged::default(), |memory| memory.pinged);
     let end = memory.and_then(|memory| memory.last_end.as_ref());
-    let is_news = |at: Option<DateTime<Utc>>| at.is_some_and(|at| now - at < NEWS_FOR);
+    let since = adopted_at.filter(|_| pinged == Pinged::default());
+    let is_news =
+        |at: Option<DateTime<Utc>>| at.is_some_and(|at| now - at < NEWS_FOR && since.is_none_or(|since| at > since));
     if let Some(end) = end.filter(|end| pinged.end != Some(end.job_id) && is_news(end.at)) {
         return Some(ping(end.job_id, if end.succeeded { Stage::Success } else { Stage::Fail }));
     }
@@ -93,7 +97,7 @@ mod tests {
         let mut memory = ScheduleMemory::default();
         let mut told = Vec::new();
         let mut settle = |memory: &mut ScheduleMemory, running: Option<JobId>, now| {
-            while let Some(ping) = due_ping(&schedule("x"), Some(memory), running, now) {
+            while let Some(ping) = due_ping(&schedule("x"), Some(memory), running, None, now) {
                 memory.pinged.sent(&ping);
                 told.push((ping.job_id, ping.stage));
             }
@@ -108,5 +112,18 @@ mod tests {
         assert_eq!(settle(&mut memory, Some(id(3)), noon()), [(id(2), Stage::Fail), (id(3), Stage::Start)]);
         memory.last_end = ended(3, false);
         assert_eq!(settle(&mut memory, None, noon() + TimeDelta::hours(30)), []);
+    }
+
+    #[test]
+    fn a_new_address_is_not_told_of_what_was_before_it() {
+        let mut memory = ScheduleMemory { last_end: ended(1, true), ..ScheduleMemory::default() };
+        let due = |memory: &ScheduleMemory, adopted: DateTime<Utc>| {
+            due_ping(&schedule("x"), Some(memory), None, Some(adopted), noon() + TimeDelta::minutes(5))
+        };
+        assert_eq!(due(&memory, noon() + TimeDelta::minutes(1)), None);
+        assert!(due(&memory, noon() - TimeDelta::minutes(1)).is_some());
+        // One that knows the schedule is told whatever was edited meanwhile.
+        memory.pinged.start = Some(id(1));
+        assert!(due(&memory, noon() + TimeDelta::minutes(1)).is_some());
     }
 }

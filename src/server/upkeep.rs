@@ -57,12 +57,7 @@ pub async fn run(app: Arc<App>) {
 /// One run; `None`: another server is at it. Blocks.
 pub fn run_once(app: &App) -> Result<Option<Done>, FileError> {
     let path = app.state_dir.path.join(".upkeep.lock");
-    let lock = atomic_file::open_lock(&path)?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(std::fs::TryLockError::WouldBlock) => return Ok(None),
-        Err(std::fs::TryLockError::Error(error)) => return Err(FileError::of("lock", &path)(error)),
-    }
+    let Some(_lock) = atomic_file::try_lock(&path)? else { return Ok(None) };
     let (rules, now) = (app.keep_rules(), clock::now());
     let mut done = Done::default();
     let tell = |result: Result<(), FileError>| {

@@ -224,7 +224,7 @@ pub async fn events(app: &Arc<App>, mut request: Request, Agent { host, .. }: Ag
     drop(state);
     let envelopes = envelopes(&request.body().await?)?;
     let is_of_jobs = envelopes.iter().any(|envelope| events_in::concerns_jobs(&envelope.kind));
-    let (writer, content, indexed_since) = (Arc::clone(&host), host.content(), app.ready_at);
+    let (writer, content, indexed_since) = (Arc::clone(&host), host.content(), app.outage.ready_at);
     let everybody = Arc::clone(app);
     let taken = host.slot.write(move |batch| {
         let is_of_another = |job: JobId| is_of_another_host(&everybody, job, &writer.name);

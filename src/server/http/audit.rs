@@ -9,7 +9,7 @@ use super::request::Request;
 use crate::id::{HostName, JobId};
 use crate::server::access::Operator;
 use crate::server::app::{App, blocking};
-use crate::server::audit::{Action, Change, newest_first, record};
+use crate::server::audit::{Action, Change, Entry, newest_first, record};
 use crate::server::view;
 
 /// An operator's change, which is done: returns when it is in the log.
@@ -38,19 +38,19 @@ async fn keep(app: &App, change: Change) -> Result<(), Problem> {
 
 /// `GET /v1/audit?limit=&before=`: newest first; `next` is the `before` of the page that follows.
 pub async fn audit(app: &Arc<App>, request: Request, _: Operator) -> Result<Answer, Problem> {
-    let limit = page_limit(&request)?;
-    let before: Option<u64> = request.query("before")?;
+    let (entries, more) = entries_before(app, request.query("before")?, page_limit(&request)?).await?;
+    let next = entries.last().filter(|_| more).map(|entry| entry.seq.to_string());
+    // Text, numbers and times always have a JSON form.
+    let entries = entries.iter().map(|entry| serde_json::to_value(entry).unwrap_or_default()).collect();
+    Ok(ok(&view::page("audit", entries, next)))
+}
+
+/// At most `limit` entries, newest first, those before this seq if one is given; and whether there are more.
+pub async fn entries_before(app: &Arc<App>, before: Option<u64>, limit: usize) -> Result<(Vec<Entry>, bool), Problem> {
     if app.shared.servers.in_company() {
         app.fleet.refresh().await;
     }
     let (dir, head) = (app.state_dir.fleet_dir(), app.fleet.durable().head.seq);
-    blocking(move || {
-        let up_to = before.map_or(head, |before| before.saturating_sub(1).min(head));
-        let (entries, more) = newest_first(&dir, up_to, limit)?;
-        let next = entries.last().filter(|_| more).map(|entry| entry.seq.to_string());
-        // Text, numbers and times always have a JSON form.
-        let entries = entries.iter().map(|entry| serde_json::to_value(entry).unwrap_or_default()).collect();
-        Ok(ok(&view::page("audit", entries, next)))
-    })
-    .await
+    let up_to = before.map_or(head, |before| before.saturating_sub(1).min(head));
+    Ok(blocking(move || newest_first(&dir, up_to, limit)).await?)
 }

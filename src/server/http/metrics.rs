@@ -59,7 +59,7 @@ fn gather(app: &App, operator: &Operator) -> Snapshot {
         fleet: (!operator.is_limited()).then(|| FleetFigures {
             config: config_figures(app),
             traffic: traffic_figures(app),
-            process: own_cost(app.ready_at),
+            process: own_cost(app.outage.ready_at),
         }),
     }
 }

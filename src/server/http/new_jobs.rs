@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
 use super::answer::{Answer, Problem, json as json_answer};
 use super::audit;
@@ -52,49 +52,20 @@ pub async fn create_job(app: &Arc<App>, mut request: Request, operator: Operator
         .await
 }
 
+/// The options of a restore as they are, and how long it may wait.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct RestoreRequest {
-    snapshot: String,
-    #[serde(default)]
-    schedule: Option<String>,
-    #[serde(default)]
-    paths: Vec<String>,
-    #[serde(default)]
-    include: Vec<String>,
-    #[serde(default)]
-    exclude: Vec<String>,
-    #[serde(default)]
-    target: Option<String>,
-    #[serde(default)]
-    in_place: bool,
-    #[serde(default)]
-    confirm: Option<String>,
-    #[serde(default)]
-    overwrite: Option<String>,
     #[serde(default)]
     queue_for: Option<Span>,
+    #[serde(flatten)]
+    options: Map<String, Value>,
 }
 
 /// `POST /v1/hosts/{host}/restore`: the restore job, with the restore's own words.
 pub async fn restore(app: &Arc<App>, mut request: Request, operator: Operator) -> Result<Answer, Problem> {
     let host = host_of(app, &request, &operator).await?;
     let (body, bytes) = request.json::<RestoreRequest>(ContentType::MustBeJson).await?;
-    let mut options = json!({"snapshot": body.snapshot, "include": body.include, "exclude": body.exclude});
-    if !body.paths.is_empty() {
-        options["paths"] = body.paths.into();
-    }
-    for (name, value) in
-        [("schedule", body.schedule), ("target", body.target), ("confirm", body.confirm), ("overwrite", body.overwrite)]
-    {
-        if let Some(value) = value {
-            options[name] = Value::String(value);
-        }
-    }
-    if body.in_place {
-        options["in_place"] = Value::Bool(true);
-    }
-    let asked = (Some("restore".to_owned()), None, Some(options), body.queue_for);
+    let asked = (Some("restore".to_owned()), None, Some(Value::Object(body.options)), body.queue_for);
     start_job(app, &host, &request, &operator, asked, &bytes).await
 }
 

@@ -9,6 +9,7 @@ use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, HeaderValue};
 
 use super::answer::{Answer, Problem, answer, for_browsers, full, html};
+use super::audit::entries_before;
 use super::operator::contact;
 use super::request::{Request, shown};
 use crate::clock;
@@ -16,7 +17,7 @@ use crate::id::HostName;
 use crate::problem::Severity;
 use crate::server::access::Operator;
 use crate::server::app::{App, blocking};
-use crate::server::audit::newest_first;
+
 use crate::server::fleet_state::rejection_alert;
 use crate::server::host::Host;
 use crate::server::page::alerts::{MOST, alerts_page};
@@ -105,17 +106,8 @@ pub async fn alerts(app: &Arc<App>, _: Request, operator: Operator) -> Result<An
 
 /// `GET /audit?before=`.
 pub async fn audit(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {
-    let before: Option<u64> = request.query("before")?;
-    if app.shared.servers.in_company() {
-        app.fleet.refresh().await;
-    }
-    let (dir, head) = (app.state_dir.fleet_dir(), app.fleet.durable().head.seq);
-    blocking(move || {
-        let up_to = before.map_or(head, |before| before.saturating_sub(1).min(head));
-        let (entries, more) = newest_first(&dir, up_to, PAGE)?;
-        Ok(page(audit_page(&visitor(&operator), &entries, more, clock::now())))
-    })
-    .await
+    let (entries, more) = entries_before(app, request.query("before")?, PAGE).await?;
+    Ok(page(audit_page(&visitor(&operator), &entries, more, clock::now())))
 }
 
 /// The hosts that an operator may see, by name, as far as they are this fleet's. Blocks.

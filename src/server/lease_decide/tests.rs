@@ -55,8 +55,8 @@ impl Scene {
 
     fn ask<R>(&self, decide: impl FnOnce(Tenant<'_>) -> R) -> R {
         let has_repository = |_: &RepositoryName| self.is_configured;
-        let contact =
-            AgentContact { last_seen: Some(self.last_seen), server_ready_at: self.server_ready_at, now: self.now };
+        let silent_since = self.last_seen.max(self.server_ready_at);
+        let contact = AgentContact { last_seen: Some(self.last_seen), silent_since, now: self.now };
         decide(Tenant {
             host: &host(),
             state: &self.host.state,

@@ -209,7 +209,7 @@ fn the_index_is_made_complete_and_can_be_deleted() {
     assert_eq!(index.find(id(7)).hints, []);
     assert_eq!(found(7), Some(("web-1".to_owned(), id(7))), "before the first upkeep history is read");
     index_upkeep::complete_once(&app).expect("index").expect("nobody else is at it");
-    assert!(index.is_complete(app.ready_at));
+    assert!(index.is_complete(app.outage.ready_at));
     assert_eq!(index.find(id(7)).hints, [Hint { host: "web-1".to_owned(), seq: 2 }]);
     assert_eq!((found(7), found(99)), (Some(("web-1".to_owned(), id(7))), None));
     // The control: a hint leads there without history being read; a false one to nothing.
