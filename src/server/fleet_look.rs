@@ -73,41 +73,17 @@ pub async fn look(directory: &Path, last: &mut LastLook, why: Why) -> Look {
     }
     let path = directory.to_owned();
     let marks = blocking(move || Marks::of(&path)).await;
-    let is_unasked = std::mem::take(&mut last.is_unasked);
-    let (tree, now, said) = match (why, last.tree.take()) {
+    let (tree, now, said) = match (why, last.tree.clone()) {
         (Why::OnlyGit, Some((tree, then))) => {
+            last.is_unasked = false;
             // Where more has changed since there is another hint, or the next scan.
             let said = if then == marks { ask(&marks, &mut last.slow_at).await } else { None };
             (tree, then, said)
         }
-        (_, before) => {
-            let may_differ =
-                why != Why::Hint && (why != Why::Rescan || is_unasked || !is_known(last.git.as_ref(), None, &marks));
-            let (path, mut read) = (directory.to_owned(), std::mem::take(&mut last.read));
-            let reading = blocking(move || (fleet_tree::read(&path, &mut read), read));
-            // Beside the reading: it would take as long again.
-            let early = async { if may_differ { ask(&marks, &mut last.slow_at).await } else { None } };
-            let ((read, last_read), early) = tokio::join!(reading, early);
-            last.read = last_read;
-            let (tree, now) = match read {
-                Ok(read) => read,
-                Err(at_work) => {
-                    last.tree = before;
-                    return Look { tree: last.told(), at_work: Some(at_work) };
-                }
-            };
-            let is_of_these = early.is_some() && now == marks;
-            let said = match why {
-                Why::Hint => {
-                    last.is_unasked = can_ask(&now, last.slow_at);
-                    None
-                }
-                _ if is_of_these => early,
-                _ if is_known(last.git.as_ref(), Some(&tree.hash), &now) => None,
-                _ => ask(&now, &mut last.slow_at).await,
-            };
-            (tree, now, said)
-        }
+        _ => match read_anew(directory, last, why, marks).await {
+            Ok(seen) => seen,
+            Err(at_work) => return Look { tree: last.told(), at_work: Some(at_work) },
+        },
     };
     if let (Some(git), Some(said)) = (&now.git, said) {
         let place = now.directory.clone().unwrap_or_default();
@@ -118,6 +94,38 @@ pub async fn look(directory: &Path, last: &mut LastLook, why: Why) -> Look {
     }
     last.tree = Some((tree, now));
     Look { tree: last.told(), at_work: None }
+}
+
+/// The tree with the marks of its reading, and what git says of it if it was asked.
+async fn read_anew(
+    directory: &Path,
+    last: &mut LastLook,
+    why: Why,
+    marks: Marks,
+) -> Result<(Tree, Marks, Option<Result<String, String>>), AtWork> {
+    let was_unasked = std::mem::take(&mut last.is_unasked);
+    let may_differ = match why {
+        Why::Hint => false,
+        Why::Rescan => was_unasked || !is_known(last.git.as_ref(), None, &marks),
+        Why::OnlyGit | Why::Forced => true,
+    };
+    let (path, mut read) = (directory.to_owned(), std::mem::take(&mut last.read));
+    let reading = blocking(move || (fleet_tree::read(&path, &mut read), read));
+    // Beside the reading: it would take as long again.
+    let early = async { if may_differ { ask(&marks, &mut last.slow_at).await } else { None } };
+    let ((read, last_read), early) = tokio::join!(reading, early);
+    last.read = last_read;
+    let (tree, now) = read?;
+    if why == Why::Hint {
+        last.is_unasked = can_ask(&now, last.slow_at);
+        return Ok((tree, now, None));
+    }
+    let said = match early {
+        Some(said) if now == marks => Some(said),
+        _ if is_known(last.git.as_ref(), Some(&tree.hash), &now) => None,
+        _ => ask(&now, &mut last.slow_at).await,
+    };
+    Ok((tree, now, said))
 }
 
 impl LastLook {
