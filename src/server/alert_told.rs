@@ -98,6 +98,7 @@ impl EndedAlerts {
         self.0.iter()
     }
 
+    /// Adds alerts that have just ended; beyond `MOST_ENDED` the oldest go.
     pub fn extend(&mut self, ended: impl IntoIterator<Item = Alert>, ended_at: DateTime<Utc>) {
         self.0.extend(ended.into_iter().map(|alert| EndedAlert { alert, ended_at, end_told: BTreeSet::new() }));
         while self.0.len() > MOST_ENDED {
@@ -105,18 +106,21 @@ impl EndedAlerts {
         }
     }
 
+    /// A channel was told that it began; nothing where that was known.
     pub fn tell(&mut self, id: AlertId, channel: &ChannelName, at: DateTime<Utc>) {
         if let Some(ended) = self.0.iter_mut().find(|ended| ended.alert.id == id) {
             ended.alert.told.entry(channel.clone()).or_insert(at);
         }
     }
 
+    /// A channel was told that it ended.
     pub fn tell_end(&mut self, id: AlertId, channel: &ChannelName) {
         if let Some(ended) = self.0.iter_mut().find(|ended| ended.alert.id == id) {
             ended.end_told.insert(channel.clone());
         }
     }
 
+    /// Drops what is older than `ENDED_FOR`.
     pub fn forget_old(&mut self, now: DateTime<Utc>) {
         while self.0.front().is_some_and(|ended| now - ended.ended_at > ENDED_FOR) {
             self.0.pop_front();
@@ -144,6 +148,7 @@ pub struct ChannelHealth {
 }
 
 impl ChannelHealth {
+    /// The channel has taken a message: what failed before counts no more.
     pub fn sent(&mut self, sent: &AlertSent, at: DateTime<Utc>) {
         self.known_since.get_or_insert(at);
         if sent.what == Told::Digest {
@@ -155,6 +160,7 @@ impl ChannelHealth {
         }
     }
 
+    /// The channel has not: the next try comes later.
     pub fn failed(&mut self, failed: &AlertSendFailed, at: DateTime<Utc>) {
         self.known_since.get_or_insert(at);
         self.failures = self.failures.saturating_add(1);

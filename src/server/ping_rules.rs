@@ -51,6 +51,7 @@ pub struct Pinged {
 }
 
 impl Pinged {
+    /// The other side has taken it: that stage of that job is told no more.
     pub fn sent(&mut self, sent: &PingSent) {
         match sent.stage {
             Stage::Start => self.start = Some(sent.job_id),

@@ -41,6 +41,7 @@ impl Open {
         Held(Arc::clone(&self.0))
     }
 
+    /// How many there are now.
     pub fn count(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

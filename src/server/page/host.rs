@@ -41,6 +41,7 @@ pub struct FromFiles<'a> {
     pub all_snapshots: bool,
 }
 
+/// The page of one host, as whole HTML.
 pub fn host_page(visitor: &Visitor, known: &Known<'_>, files: &FromFiles<'_>, now: DateTime<Utc>) -> String {
     let zone = known.state.hello.as_ref().and_then(|hello| hello.timezone.as_deref());
     let zone: Tz = zone.and_then(|zone| zone.parse().ok()).unwrap_or(Tz::UTC);

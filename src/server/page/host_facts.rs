@@ -56,6 +56,7 @@ pub fn standing(known: &Known<'_>) -> Html {
     all(parts)
 }
 
+/// What is known of the host now: contact, versions, repository.
 pub fn host_facts(known: &Known<'_>, now: DateTime<Utc>) -> El {
     let (state, text) = (known.state, |text: String| Some(all([text])));
     let hello = state.hello.as_ref();

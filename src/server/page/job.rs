@@ -31,6 +31,7 @@ pub struct JobNow<'a> {
     pub is_cut: bool,
 }
 
+/// The page of one job, as whole HTML.
 pub fn job_page(visitor: &Visitor, now_of: &JobNow<'_>, now: DateTime<Utc>) -> String {
     let JobNow { host, job, .. } = *now_of;
     let of = job.schedule_id.as_ref().map(|schedule| format!(" {schedule}")).unwrap_or_default();

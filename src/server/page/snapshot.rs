@@ -38,6 +38,7 @@ pub enum Asked {
     NotAsked,
 }
 
+/// The restore browser at one folder of a snapshot, as whole HTML.
 pub fn snapshot_page(visitor: &Visitor, folder: &Folder<'_>, asked: &Asked, now: DateTime<Utc>) -> String {
     let short: String = folder.snapshot.chars().take(8).collect();
     let title = format!("{short} of {}", folder.host);
