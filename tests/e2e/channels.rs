@@ -282,12 +282,16 @@ fn who_is_killed_between_sending_and_writing_sends_the_same_id_again() {
     assert_eq!(both[0].header("idempotency-key"), both[1].header("idempotency-key"));
     assert_eq!(told(&both), ["alert.raised config_rejected", "alert.raised config_rejected"]);
     assert_eq!(first.len(), 1);
+    fleet.write("config/hosts/web-1.toml", "repository = \"main\"\n");
+    fleet.post("/v1/config/reload", "");
+    eventually("its end", Duration::from_secs(20), || {
+        fleet.get("/v1/alerts")["alerts"].as_array().expect("alerts").is_empty().then_some(())
+    });
     // A digest of what was open since yesterday, once.
     let at = (chrono::Utc::now() - chrono::TimeDelta::hours(1)).format("%H:%M");
     let daily = Receiver::start();
     let digest = format!("{}digest = \"{at}\"\n", other("daily", &daily.url("/")));
     set_channels(&fleet, &[other("hook", &web.url("/")), digest].concat());
-    fleet.write("config/hosts/web-1.toml", "repository = \"main\"\n");
     fleet.post("/v1/config/reload", "");
     let digest = daily.await_count(1)[0].json();
     assert_eq!(

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{Fleet, PASSWORD, eventually, text};
-use crate::locks::locks;
+use crate::locks::{locks, locks_in};
 use crate::troubles::{kill_restic, noise, oldest_and_newest};
 
 const OFFSITE_PASSWORD: &str = "canary-offsite-password";
@@ -103,7 +103,7 @@ fn a_killed_copy_leaves_no_lock_in_either_repository_nor_does_one_that_died_with
     for body in [r#"{"kind":"init"}"#, r#"{"kind":"init","options":{"to":"offsite"}}"#, r#"{"schedule_id":"data"}"#] {
         assert_eq!(fleet.run_job(body)["status"], "succeeded", "{body}");
     }
-    let offsite_locks = |fleet: &Fleet| fs::read_dir(fleet.path("offsite-web-1/locks")).expect("locks").count();
+    let offsite_locks = |fleet: &Fleet| locks_in(&fleet.path("offsite-web-1"));
     let begin = |fleet: &Fleet| {
         let job = fleet.post("/v1/hosts/web-1/jobs", r#"{"schedule_id":"away"}"#);
         eventually("the copy has both locks", Duration::from_secs(20), || {

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::checker::{check_history, segments};
 use crate::harness::{Fleet, PASSWORD, Process, eventually, text};
+use crate::locks::locks;
 
 /// splitmix64: the same seed gives the same choices on every machine.
 pub(crate) struct Random(pub(crate) u64);
@@ -347,13 +348,12 @@ fn an_agent_killed_within_a_backup_leaves_nothing_in_the_way() {
     assert_eq!(fleet.run_job(r#"{"kind":"init"}"#)["status"], "succeeded");
     limited(100);
     let id = fleet.post("/v1/hosts/web-1/jobs", r#"{"schedule_id":"data"}"#)["id"].as_str().expect("an id").to_owned();
-    let locks = || fs::read_dir(fleet.path("repo/locks")).map_or(0, Iterator::count);
-    eventually("the backup holds a lock", Duration::from_secs(30), || (locks() > 0).then_some(()));
+    eventually("the backup holds a lock", Duration::from_secs(30), || (locks(&fleet) > 0).then_some(()));
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(fleet.get(&format!("/v1/jobs/{id}"))["status"], "running");
     assert!(!restics_of(fleet.dir.path()).is_empty(), "restic runs");
     kill_agent(&mut fleet);
-    assert!(fs::read_dir(fleet.path("repo/locks")).map_or(0, Iterator::count) > 0, "restic had no time to unlock");
+    assert!(locks(&fleet) > 0, "restic had no time to unlock");
     fleet_limit(&fleet, &repository, 0);
     fleet.start_agent();
     let job = fleet.wait_for_job(&id, Duration::from_secs(60));
@@ -369,8 +369,7 @@ fn an_agent_killed_within_a_backup_leaves_nothing_in_the_way() {
 fn an_agent_killed_while_it_lists_snapshots_leaves_nothing_in_the_way() {
     let mut fleet = Fleet::started();
     assert_eq!(fleet.run_job(r#"{"kind":"init"}"#)["status"], "succeeded");
-    let is_locked =
-        |fleet: &Fleet| fs::read_dir(fleet.path("repo/locks")).is_ok_and(|mut locks| locks.next().is_some());
+    let is_locked = |fleet: &Fleet| locks(fleet) > 0;
     let lists = |fleet: &Fleet| {
         restics_of(fleet.dir.path()).iter().any(|process| {
             let command = fs::read(Path::new(process).join("cmdline")).unwrap_or_default();

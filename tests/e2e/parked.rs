@@ -270,6 +270,8 @@ fn a_parked_poll_is_answered_in_the_version_and_manner_of_its_request() {
     let scene = Scene::new(false);
     let close = "HTTP/1.1\r\nConnection: close";
     let kept = "HTTP/1.0\r\nConnection: keep-alive";
+    // None is closed meanwhile: when the server sees that is not told by the order of events.
+    let mut newer_ones = Vec::new();
     for (number, (request, status, header)) in [
         ("HTTP/1.0", "HTTP/1.0 200 OK", None),
         (close, "HTTP/1.1 200 OK", Some("connection: close")),
@@ -283,6 +285,7 @@ fn a_parked_poll_is_answered_in_the_version_and_manner_of_its_request() {
         // A newer poll takes the older one's place, which is answered at once.
         let mut newer = scene.connect();
         scene.park(&mut newer, "HTTP/1.1");
+        newer_ones.push(newer);
         let answer = line.answer();
         assert_eq!((messages(&answer), &answer.1["cursor"]), (Vec::new(), &json!(scene.cursor)));
         assert!(answer.0.starts_with(&format!("{status}\r\n")), "{}", answer.0);
@@ -294,7 +297,8 @@ fn a_parked_poll_is_answered_in_the_version_and_manner_of_its_request() {
         } else {
             assert!(line.has_ended(), "{request}");
         }
-        assert_eq!(scene.count(ANSWERED), number + 1);
+        // This one, and the newer ones of the requests before.
+        assert_eq!(scene.count(ANSWERED), 2 * number + 1);
     }
     // A GET with a body is hyper's alone, and answered all the same.
     let parked = scene.count(PARKED);
@@ -329,7 +333,7 @@ fn a_client_that_goes_away_while_parked_leaves_nothing_behind() {
         // The nine older ones were answered and are idle; the last one is parked.
         assert_eq!(sockets(), none + 10);
         drop(lines);
-        eventually("the descriptors are closed", Duration::from_secs(2), || (sockets() == none).then_some(()));
+        eventually("the descriptors are closed", Duration::from_secs(10), || (sockets() == none).then_some(()));
     }
 }
 
