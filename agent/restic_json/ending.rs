@@ -326,7 +326,7 @@ fn is_telling(line: &str) -> bool {
     !(empty || interrupted || is_retry(line) || is_stack(line) || noise.iter().any(|noise| line.starts_with(noise)))
 }
 
-fn cut(text: &str, bytes: usize) -> String {
+pub(crate) fn cut(text: &str, bytes: usize) -> String {
     if text.len() <= bytes {
         return text.to_owned();
     }

@@ -1,6 +1,6 @@
 //! Edge. Where a restore goes, looked up and judged before restic runs, and what came of it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use restic_manager::file_error::chain;
 use restic_manager::id::JobId;
@@ -13,9 +13,12 @@ use crate::latest_snapshot::{described, latest};
 use crate::named_snapshots::{known, resolved};
 use crate::policy::restoring::{as_includes, no_patterns, place, written_over};
 use crate::real_path;
+use crate::restic_json::ending::cut;
 use crate::restic_version::ResticVersion;
 use crate::surroundings::Surroundings;
 
+/// Bytes of the paths that an error names.
+const LONGEST_LIST_BYTES: usize = 1000;
 /// So many files are counted for a restic that does not count them.
 const MOST_COUNTED: u64 = 1_000_000;
 
@@ -23,6 +26,8 @@ const MOST_COUNTED: u64 = 1_000_000;
 pub(crate) struct Destination {
     pub(super) target: String,
     snapshot: Option<Snapshot>,
+    /// Where each of the asked paths is when it was restored, as far as names tell.
+    expected: Vec<(String, PathBuf)>,
     /// What else of the host could be meant, for a person.
     beside: Option<String>,
     surroundings: Surroundings,
@@ -58,16 +63,19 @@ pub(super) async fn prepared(
             options.include = as_includes(&options.paths);
         }
         let (beside, surroundings) = (beside(agent, asked), Surroundings::default());
-        return Ok((JobSpec::Restore(options), Some(Destination { target, snapshot, beside, surroundings })));
+        let expected = below(&target, &options.paths);
+        let destination = Destination { target, snapshot, expected, beside, surroundings };
+        return Ok((JobSpec::Restore(options), Some(destination)));
     }
     let paths = snapshot.as_ref().map(|snapshot| snapshot.paths.clone()).unwrap_or_default();
     let target = place(&paths)?;
-    let mut surroundings = Surroundings::default();
+    let (mut surroundings, mut expected) = (Surroundings::default(), Vec::new());
     if options.exclude.is_empty() {
         no_patterns(&options.include)?;
         let named = if options.paths.is_empty() { &options.include } else { &options.paths };
         let over = written_over(named, &paths)?;
         agent.policy.permits_in_place(&over, real_path::real)?;
+        expected = options.paths.iter().cloned().zip(over.iter().map(PathBuf::from)).collect();
         options.include = as_includes(&over);
         surroundings = Surroundings::of(&over);
     } else {
@@ -81,7 +89,14 @@ pub(super) async fn prepared(
             "restic {version} cannot put one drive's files back in place: upgrade to 0.17, or restore into a directory"
         ));
     }
-    Ok((JobSpec::Restore(options), Some(Destination { target, snapshot, beside: None, surroundings })))
+    let destination = Destination { target, snapshot, expected, beside: None, surroundings };
+    Ok((JobSpec::Restore(options), Some(destination)))
+}
+
+/// Where these paths of a snapshot are once they are restored into a directory. Names that are not UTF-8 are not known by their paths.
+fn below(target: &str, paths: &[String]) -> Vec<(String, PathBuf)> {
+    let known = paths.iter().filter(|path| !path.contains(char::REPLACEMENT_CHARACTER));
+    known.map(|path| (path.clone(), Path::new(target).join(path.trim_start_matches('/')))).collect()
 }
 
 /// The newest snapshots of other schedules, where "latest" was asked for and is not all of the host. Where patterns were asked for, what
@@ -117,25 +132,41 @@ fn restore_target(agent: &Agent, job: JobId, wanted: Option<&str>) -> Result<Str
     Ok(target)
 }
 
-/// restic counts a restore of nothing as a success; who asked for files that are not in the snapshot must not. Says what was restored and
-/// where to, and how many files: restics before 0.17 do not count them. Of a restore that failed nobody knows how many are whole:
-/// restic counts those too that it could not write.
+/// restic counts a restore of nothing as a success, and of a part; who asked for files that are not in the snapshot must not. Says what was
+/// restored and where to, and how many files: restics before 0.17 do not count them. Of a restore that failed nobody knows how many are
+/// whole: restic counts those too that it could not write.
 pub(super) fn judge(finished: &mut JobFinished, spec: &JobSpec, destination: Destination) {
-    let Destination { target, snapshot, beside, surroundings } = destination;
+    let Destination { target, snapshot, expected, beside, surroundings } = destination;
     surroundings.put_back();
-    let JobSpec::Restore(RestoreOptions { include, paths, in_place, .. }) = spec else { return };
+    let JobSpec::Restore(RestoreOptions { include, in_place, .. }) = spec else { return };
+    let of = snapshot.as_ref().map_or_else(|| "the snapshot".to_owned(), described);
     let stats = finished.stats.get_or_insert_default();
-    let succeeded = finished.status == JobOutcome::Succeeded;
-    if !succeeded {
-        ["files_restored", "bytes_restored"].iter().for_each(|name| drop(stats.remove(*name)));
-    } else if !in_place && !stats.contains_key("files_restored") {
+    if !in_place && !stats.contains_key("files_restored") {
         stats.insert("files_restored".to_owned(), entries_below(Path::new(&target)).into());
     }
-    let count = |name: &str| stats.get(name).and_then(serde_json::Value::as_u64);
-    // An old restic does not say what it did in place.
-    let is_nothing = count("files_restored").is_some_and(|files| files + count("files_skipped").unwrap_or(0) == 0);
+    if finished.status == JobOutcome::Succeeded {
+        let count = |name: &str| stats.get(name).and_then(serde_json::Value::as_u64);
+        // An old restic does not say what it did in place.
+        let is_nothing = count("files_restored").is_some_and(|files| files + count("files_skipped").unwrap_or(0) == 0);
+        let absent = expected.iter().filter(|(_, place)| place.symlink_metadata().is_err());
+        let absent: Vec<String> = absent.map(|(path, _)| format!("{path:?}")).collect();
+        finished.error = if is_nothing && !include.is_empty() {
+            Some(format!("nothing was restored: no file of {of} fits `include`; `find` tells which snapshots have it"))
+        } else if !absent.is_empty() {
+            let rest = if absent.len() < expected.len() { "; the rest was restored" } else { "" };
+            let absent = cut(&absent.join(", "), LONGEST_LIST_BYTES);
+            Some(format!("not in {of}, by `paths`: {absent}; `find` tells which snapshots have it{rest}"))
+        } else {
+            None
+        };
+        if finished.error.is_some() {
+            finished.status = JobOutcome::Failed;
+        }
+    }
+    if finished.status != JobOutcome::Succeeded {
+        ["files_restored", "bytes_restored"].iter().for_each(|name| drop(stats.remove(*name)));
+    }
     stats.insert("target".to_owned(), target.into());
-    let of = snapshot.as_ref().map_or_else(|| "the snapshot".to_owned(), described);
     if let Some(Snapshot { id, time, paths, .. }) = snapshot {
         stats.insert("snapshot".to_owned(), id.into());
         stats.insert("snapshot_time".to_owned(), time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true).into());
@@ -143,12 +174,6 @@ pub(super) fn judge(finished: &mut JobFinished, spec: &JobSpec, destination: Des
     }
     if let Some(others) = beside {
         finished.warnings.push(format!("\"latest\" is {of}; the host's newest of others, with other paths: {others}"));
-    }
-    if succeeded && is_nothing && !(include.is_empty() && paths.is_empty()) {
-        let asked = if paths.is_empty() { "fits `include`" } else { "is named in `paths`" };
-        finished.status = JobOutcome::Failed;
-        finished.error =
-            Some(format!("nothing was restored: no file of {of} {asked}; `find` tells which snapshots have it"));
     }
 }
 

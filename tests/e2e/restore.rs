@@ -211,6 +211,23 @@ fn the_latest_is_all_of_what_is_asked_for_and_a_path_is_taken_letter_for_letter(
     assert_eq!(fs::read_to_string(&named).expect("restored"), "the one");
     assert_eq!(in_place(json!({"schedule": "db"}))["status"], "succeeded");
     assert_eq!(fs::read_to_string(db.join("dump")).expect("restored"), "tables");
-    let missing = restore(&fleet, &json!({"snapshot": "latest", "paths": [data.join("nosuch")]}));
-    assert!(missing["error"].as_str().is_some_and(|error| error.contains("`paths`")), "{missing}");
+    // What is not there is told by name, also beside what is.
+    for in_place in [false, true] {
+        for (paths, rest) in [(vec![data.join("nosuch")], false), (vec![named.clone(), data.join("nosuch")], true)] {
+            let mut body = json!({"snapshot": "latest", "paths": paths});
+            if in_place {
+                body["in_place"] = true.into();
+                body["confirm"] = "web-1".into();
+            }
+            let missing = restore(&fleet, &body);
+            let error = missing["error"].as_str().expect("an error");
+            assert!(error.contains("/nosuch\"; `find`") && !error.contains("a[1]"), "{missing}");
+            assert_eq!(error.ends_with("the rest was restored"), rest, "{missing}");
+            assert_eq!(
+                (&missing["status"], missing["stats"].get("files_restored")),
+                (&json!("failed"), None),
+                "{missing}"
+            );
+        }
+    }
 }

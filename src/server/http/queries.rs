@@ -10,7 +10,7 @@ use hyper::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::answer::{Answer, Problem, json as json_answer, ok};
-use super::operator::{host_of, is_online, page_limit, read_job, show_job, snapshots_of, wait_for_end};
+use super::operator::{host_of, is_away, page_limit, read_job, show_job, snapshots_of, wait_for_end};
 use super::request::{Request, shown};
 use crate::clock;
 use crate::id::{HostName, JobId};
@@ -226,7 +226,7 @@ async fn job_of_question(host: &Arc<Host>, id: JobId, question: &Question) -> Re
 
 /// Makes the query's job, if the agent is there to take it and has not too many already.
 async fn begin(app: &Arc<App>, host: &Arc<Host>, operator: &Operator, question: &Question) -> Result<JobId, Problem> {
-    if !is_online(app, host) {
+    if is_away(app, host) {
         let detail = format!(
             "host {} is offline, and only its agent can answer this: GET /v1/hosts/{} says when it was seen last",
             shown(host.name.as_str()),
