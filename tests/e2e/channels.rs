@@ -298,6 +298,11 @@ fn who_is_killed_between_sending_and_writing_sends_the_same_id_again() {
         (&digest["type"], &digest["title"]),
         (&json!("alert.digest"), &json!("restic-manager: 0 open alerts, 1 ended"))
     );
+    // Whoever is killed before that is written sends it again, with the same id.
+    eventually("what was sent is written down", Duration::from_secs(20), || {
+        let facts = fleet.read(&format!("state/fleet/{}.jsonl", chrono::Utc::now().format("%Y-%m")));
+        facts.lines().any(|line| line.contains("alert.sent") && line.contains("\"daily\"")).then_some(())
+    });
     fleet.start_server();
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!((web.received().len(), daily.received().len()), (2, 1));
