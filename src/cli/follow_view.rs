@@ -70,18 +70,20 @@ struct FollowView<'o> {
     bar: Option<ProgressBar>,
     /// What was last said of the job.
     said: String,
+    /// The job's id and name while it was queued when it was looked at last.
+    queued: Option<(String, String)>,
     progress_said: Option<Instant>,
 }
 
 impl<'o> FollowView<'o> {
     fn new(output: &'o mut Output, printed: Printed) -> Self {
         let bar = (std::io::stderr().is_terminal() && !output.json).then(|| {
-            let style = ProgressStyle::with_template("{spinner} {bar:20} {wide_msg}");
-            let bar = ProgressBar::new(100).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            // Of most jobs nobody knows how much of them is done: the time tells that they run.
+            let bar = ProgressBar::new(100).with_style(style("{spinner} {elapsed:>4} {wide_msg}"));
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
-        Self { output, printed, bar, said: String::new(), progress_said: None }
+        Self { output, printed, bar, said: String::new(), queued: None, progress_said: None }
     }
 
     fn tell(&mut self, told: &Told<'_>) -> Result<(), CliFailure> {
@@ -98,17 +100,25 @@ impl<'o> FollowView<'o> {
         if job.is_final() {
             return;
         }
+        self.queued = (job.status == "queued").then(|| (job.id.clone(), job.name()));
         let waiting = job.waiting_for.as_ref().map_or_else(String::new, |what| format!(", {}", waits(what)));
-        let text = format!("{}: {}{waiting}", job.name(), job.status_words());
+        self.say(&job.id, format!("{}: {}{waiting}", job.name(), job.status_words()));
+    }
+
+    fn say(&mut self, id: &str, text: String) {
         match &self.bar {
             Some(bar) => bar.set_message(printable(&text)),
-            None if text != self.said && !self.output.json => remark(&format!("job {}, {text}", job.id)),
+            None if text != self.said && !self.output.json => remark(&format!("job {id}, {text}")),
             None => {}
         }
         self.said = text;
     }
 
     fn tell_line(&mut self, line: &Value) -> Result<(), CliFailure> {
+        // Only what runs has a log.
+        if let Some((id, name)) = self.queued.take() {
+            self.say(&id, format!("{name}: running"));
+        }
         if self.output.json {
             return match self.printed {
                 Printed::Log => self.output.json(line).and_then(|()| self.output.flush()),
@@ -117,7 +127,8 @@ impl<'o> FollowView<'o> {
         }
         match log_line(line) {
             Some(LogLine::Progress(progress)) => self.tell_progress(&progress),
-            Some(LogLine::Text(text)) => {
+            Some(LogLine::Counted { part, what, .. }) if self.bar.is_some() && part < 1.0 => self.fill(part, what),
+            Some(LogLine::Text(text) | LogLine::Counted { text, .. }) => {
                 let output = &mut *self.output;
                 let mut print = || output.line(&text).and_then(|()| output.flush());
                 match &self.bar {
@@ -132,13 +143,20 @@ impl<'o> FollowView<'o> {
 
     fn tell_progress(&mut self, progress: &JobProgress) {
         let words = progress_words(progress);
-        if let Some(bar) = &self.bar {
-            bar.set_position(u64::from(progress.percent_done.map_or(0, words::percent)));
-            bar.set_message(words);
+        if self.bar.is_some() {
+            self.fill(progress.percent_done.unwrap_or(0.0), words);
         } else if self.progress_said.is_none_or(|at| at.elapsed() >= PROGRESS_EVERY) && !words.is_empty() {
             self.progress_said = Some(Instant::now());
             remark(&words);
         }
+    }
+
+    /// The bar as far as this part, 0 to 1.
+    fn fill(&self, part: f64, message: String) {
+        let Some(bar) = &self.bar else { return };
+        bar.set_style(style("{spinner} {bar:20} {wide_msg}"));
+        bar.set_position(u64::from(words::percent(part)));
+        bar.set_message(message);
     }
 
     fn remark(&self, text: &str) {
@@ -153,4 +171,8 @@ impl<'o> FollowView<'o> {
             bar.finish_and_clear();
         }
     }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }

@@ -99,7 +99,7 @@ const TROUBLES: [Trouble; 8] = [
         make: closed_port,
         status: "failed",
         exit_codes: [None, Some(1)],
-        words: &["out of reach: ", "connection refused", "(the last of 2 attempts)"],
+        words: &["connection refused", "(the last of 2 attempts)"],
         alert: "backup_failed",
         by_version: true,
     },
