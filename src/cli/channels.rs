@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use clap::Args;
+use hyper::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -13,6 +14,7 @@ use super::client::{CliFailure, ServerArguments};
 use super::output::{Output, OutputArguments};
 use super::table::{Cell, Style, Table, cell, cut, number, styled, whole, whole_or_none};
 use super::words::Times;
+use crate::printable::printable;
 
 /// The server tries for 31 s.
 const TEST_DEADLINE: Duration = Duration::from_secs(60);
@@ -103,8 +105,13 @@ pub(super) async fn test(arguments: &TestArguments) -> Result<u8, CliFailure> {
     let client = arguments.server.reach()?.client;
     let mut output = Output::new(arguments.output);
     let body = json!({ "channel": arguments.channel });
-    let answer = client.post_json(&path(&["alerts", "test"]), &body, TEST_DEADLINE).await;
-    let value: Value = answer.map_err(|error| CliFailure::of(&error))?;
+    let body = Some(("application/json", body.to_string().into_bytes()));
+    let answer = client.request(Method::POST, &path(&["alerts", "test"]), &[], body, TEST_DEADLINE).await;
+    let answer = answer.map_err(|error| CliFailure::of(&error))?;
+    if let Some(why) = refused(answer.status, &answer.body) {
+        return Err(format!("channel {} has not taken it: {why}", arguments.channel).into());
+    }
+    let value: Value = answer.json().map_err(|error| CliFailure::of(&error))?;
     if output.json {
         output.json(&value)?;
     } else {
@@ -115,10 +122,27 @@ pub(super) async fn test(arguments: &TestArguments) -> Result<u8, CliFailure> {
     Ok(0)
 }
 
+/// Why the channel has not taken it. With that status proxies speak too, of a server that they cannot reach: the code is ours.
+fn refused(status: u16, body: &[u8]) -> Option<String> {
+    let problem: Value = serde_json::from_slice(body).ok()?;
+    let is_ours = status == 502 && problem["code"] == "channel-failed";
+    problem["detail"].as_str().filter(|_| is_ours).map(printable)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cli::api::read;
+
+    #[test]
+    fn what_the_other_side_of_a_channel_said_is_told_from_what_a_proxy_says() {
+        let ours = json!({"status": 502, "code": "channel-failed", "detail": "answered 401\u{1b}"}).to_string();
+        assert_eq!(refused(502, ours.as_bytes()).as_deref(), Some("answered 401\\u{1b}"));
+        assert_eq!(refused(200, ours.as_bytes()), None);
+        for theirs in ["{\"detail\": \"bad gateway\"}", "<html>", ""] {
+            assert_eq!(refused(502, theirs.as_bytes()), None, "{theirs}");
+        }
+    }
 
     #[test]
     fn a_channel_works_once_it_has_taken_something_and_fails_until_it_does_again() {

@@ -20,6 +20,8 @@ use crate::protocol::agent_event::JobProgress;
 
 /// Progress in plain lines comes no more often than this.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+/// Of most jobs nobody knows how much of them is done: the time tells that they run.
+const NO_BAR: &str = "{spinner} {elapsed:>4} {wide_msg}";
 /// The person pressed Ctrl-C: as shells tell it.
 const INTERRUPTED: u8 = 130;
 
@@ -78,8 +80,7 @@ struct FollowView<'o> {
 impl<'o> FollowView<'o> {
     fn new(output: &'o mut Output, printed: Printed) -> Self {
         let bar = (std::io::stderr().is_terminal() && !output.json).then(|| {
-            // Of most jobs nobody knows how much of them is done: the time tells that they run.
-            let bar = ProgressBar::new(100).with_style(style("{spinner} {elapsed:>4} {wide_msg}"));
+            let bar = ProgressBar::new(100).with_style(style(NO_BAR));
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
@@ -127,18 +128,26 @@ impl<'o> FollowView<'o> {
         }
         match log_line(line) {
             Some(LogLine::Progress(progress)) => self.tell_progress(&progress),
-            Some(LogLine::Counted { part, what, .. }) if self.bar.is_some() && part < 1.0 => self.fill(part, what),
-            Some(LogLine::Text(text) | LogLine::Counted { text, .. }) => {
-                let output = &mut *self.output;
-                let mut print = || output.line(&text).and_then(|()| output.flush());
-                match &self.bar {
-                    Some(bar) => bar.suspend(print)?,
-                    None => print()?,
-                }
+            Some(LogLine::Counted { part, what, .. }) if self.bar.is_some() && part < 1.0 => {
+                self.fill(part, format!("{} %, {what}", words::percent(part)));
             }
+            Some(LogLine::Counted { text, .. }) => {
+                self.print(&text)?;
+                self.empty();
+            }
+            Some(LogLine::Text(text)) => self.print(&text)?,
             None => {}
         }
         Ok(())
+    }
+
+    fn print(&mut self, text: &str) -> Result<(), CliFailure> {
+        let output = &mut *self.output;
+        let mut print = || output.line(text).and_then(|()| output.flush());
+        match &self.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
     }
 
     fn tell_progress(&mut self, progress: &JobProgress) {
@@ -157,6 +166,13 @@ impl<'o> FollowView<'o> {
         bar.set_style(style("{spinner} {bar:20} {wide_msg}"));
         bar.set_position(u64::from(words::percent(part)));
         bar.set_message(message);
+    }
+
+    /// No bar: what was counted is done, and nobody knows what comes next.
+    fn empty(&self) {
+        let Some(bar) = &self.bar else { return };
+        bar.set_style(style(NO_BAR));
+        bar.set_message(printable(&self.said));
     }
 
     fn remark(&self, text: &str) {
