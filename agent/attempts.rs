@@ -16,6 +16,7 @@ use crate::identity::random_unit;
 use crate::restic_args::{fs_snapshot, job_snapshots_arguments};
 use crate::restic_json::cause::Cause;
 use crate::restic_json::document;
+use crate::restic_json::ending::{self, Transcript};
 use crate::restic_run::{self, Ran, Task, job_context, log_line, masked};
 use crate::restic_version::ResticVersion;
 use crate::retry::{self, Attempts, Next, RetryRules};
@@ -58,8 +59,7 @@ async fn run_attempts(agent: &Agent, task: &Task<'_>, version: ResticVersion) ->
                     has_run = false;
                     let before = failed.error.as_deref().unwrap_or_default();
                     let error = masked(agent, &error);
-                    let text =
-                        format!("whether the attempt before made its snapshot cannot be asked: {error} ({before})");
+                    let text = format!("{before}; whether that attempt made its snapshot cannot be asked: {error}");
                     let finished = JobFinished { error: Some(text), ..failed.clone() };
                     Ran { cause: Some(Cause::Unreachable), ..Ran::of(finished) }
                 }
@@ -126,7 +126,14 @@ async fn find_snapshot(agent: &Agent, task: &Task<'_>, version: ResticVersion) -
     let deadline = agent.settings.no_progress.map_or(LOOK_DEADLINE, |span| span.duration().min(LOOK_DEADLINE));
     let captured = run_to_end(&program, deadline).await.map_err(|error| chain(&error))?;
     if captured.exit != Exit::Code(0) {
-        return Err(format!("{}: {}", captured.exit, captured.stderr.trim()));
+        // As a job's own failure is told: one line, without what restic said while it was still trying.
+        let mut transcript = Transcript::new(None);
+        captured.stderr.lines().for_each(|line| drop(transcript.stderr(line.as_bytes())));
+        let exit = match captured.exit {
+            Exit::Code(code) => ending::Exit::Code(code),
+            Exit::Signal(signal) => ending::Exit::Signal(signal),
+        };
+        return Err(transcript.end(exit, version).error.unwrap_or_default());
     }
     let found = document::snapshots(captured.stdout.as_bytes()).ok_or("restic printed no list of snapshots")?;
     // More than one cannot be; the newest is the last.

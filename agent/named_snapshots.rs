@@ -28,11 +28,25 @@ pub(crate) struct Trouble {
     pub(crate) text: String,
     /// restic's, where it failed.
     pub(crate) exit_code: Option<i32>,
+    /// What was asked for is not there: `snapshot` or `path`.
+    pub(crate) missing: Option<&'static str>,
+}
+
+impl Trouble {
+    /// There is no such snapshot, or path in it.
+    pub(crate) fn missing(what: &'static str, text: String) -> Self {
+        Self { missing: Some(what), ..Self::from(text) }
+    }
+
+    /// restic failed.
+    pub(crate) fn of_restic(text: String, exit_code: Option<i32>) -> Self {
+        Self { exit_code, ..Self::from(text) }
+    }
 }
 
 impl From<String> for Trouble {
     fn from(text: String) -> Self {
-        Self { text, exit_code: None }
+        Self { text, exit_code: None, missing: None }
     }
 }
 
@@ -55,7 +69,7 @@ pub(crate) async fn ask(
     };
     let end = transcript.end(exit, version);
     match end.error {
-        Some(text) => Err(Trouble { text, exit_code: end.exit_code }),
+        Some(text) => Err(Trouble::of_restic(text, end.exit_code)),
         None => Ok(stdout),
     }
 }
@@ -97,7 +111,10 @@ pub(crate) async fn named(
         known.extend(document::snapshots(&stdout).unwrap_or_default());
     }
     let latest = match names.iter().any(|name| *name == "latest") {
-        true => Some(latest_for(&own(agent, version).await?, restore)?),
+        true => match own(agent, version).await?.as_slice() {
+            [] => return Err(Trouble::missing("snapshot", "this host has no snapshot".to_owned())),
+            own => Some(latest_for(own, restore)?),
+        },
         false => None,
     };
     let found = names.iter().map(|name| {
@@ -105,7 +122,9 @@ pub(crate) async fn named(
             return latest.clone().ok_or_else(|| Trouble::from("this host has no snapshot".to_owned()));
         }
         let found = known.iter().find(|snapshot| goes_by(snapshot, name)).cloned();
-        found.ok_or_else(|| Trouble::from(format!("there is no snapshot {name}, or more than one whose id begins so")))
+        found.ok_or_else(|| {
+            Trouble::missing("snapshot", format!("there is no snapshot {name}, or more than one whose id begins so"))
+        })
     });
     let found = found.collect::<Result<Vec<_>, _>>()?;
     for snapshot in &found {

@@ -50,10 +50,12 @@ pub(crate) async fn run(agent: &Agent, task: &Task<'_>, version: ResticVersion) 
             result.count(&mut stats);
             JobFinished { exit_code: Some(0), stats: Some(stats), ..ended(task.id, JobOutcome::Succeeded, None) }
         }
-        Err(Trouble { text, exit_code }) => {
+        Err(Trouble { text, exit_code, missing }) => {
             let text = masked(agent, &text);
             result.write(LogSource::Event, &text).await;
-            JobFinished { exit_code, ..ended(task.id, JobOutcome::Failed, Some(&text)) }
+            // For programs, which go by no words.
+            let stats = missing.map(|what| Map::from_iter([("missing".to_owned(), what.into())]));
+            JobFinished { exit_code, stats, ..ended(task.id, JobOutcome::Failed, Some(&text)) }
         }
     }
 }
@@ -131,7 +133,7 @@ async fn answer(
         stats.extend(named.first().map(|snapshot| ("snapshot".to_owned(), snapshot.id.clone().into())));
         let path = options.path.as_deref().unwrap_or("/");
         if result.found == 0 && !path.trim_end_matches('/').is_empty() && stats.remove("itself").is_none() {
-            return Err(format!("there is no {path:?} in the snapshot").into());
+            return Err(Trouble::missing("path", format!("there is no {path:?} in the snapshot")));
         }
         stats.remove("itself");
     }
@@ -188,7 +190,7 @@ async fn stream(
     };
     let end = transcript.end(exit, version);
     match end.error {
-        Some(text) => Err(Trouble { text, exit_code: end.exit_code }),
+        Some(text) => Err(Trouble::of_restic(text, end.exit_code)),
         None => Ok(stats),
     }
 }

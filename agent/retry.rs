@@ -94,7 +94,7 @@ pub(crate) fn told(attempt: u32, rules: &RetryRules, error: Option<&str>, wait: 
 pub(crate) fn after_all(mut finished: JobFinished, attempts: u32) -> JobFinished {
     if attempts > 1 && finished.status == JobOutcome::Failed {
         let last = finished.error.as_deref().unwrap_or("no reason was given");
-        finished.error = Some(format!("{attempts} attempts, the last: {last}"));
+        finished.error = Some(format!("{last} (the last of {attempts} attempts)"));
     }
     finished
 }
@@ -214,7 +214,7 @@ mod tests {
         let text = told(1, &RULES, Some("connection reset"), wait);
         assert_eq!(text, "attempt 1 of 4 failed: connection reset; the next begins in 20 s");
         assert_eq!(after_all(finished(), 1).error.as_deref(), Some("connection reset"));
-        assert_eq!(after_all(finished(), 3).error.as_deref(), Some("3 attempts, the last: connection reset"));
+        assert_eq!(after_all(finished(), 3).error.as_deref(), Some("connection reset (the last of 3 attempts)"));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 mod alerts;
 mod api;
+mod audit;
+mod channels;
 pub mod check;
 pub mod client;
 mod client_file;
@@ -23,11 +25,14 @@ mod output;
 pub mod plan;
 pub mod plan_side;
 pub mod plan_text;
+mod private_file;
 mod restore;
 mod run;
+mod said_by_restic;
 pub mod schema;
 pub mod serve;
 pub mod shell_help;
 mod snapshots;
+mod status;
 mod table;
 mod words;

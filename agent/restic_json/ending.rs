@@ -265,7 +265,12 @@ impl Transcript {
             Some(first) if is_summing_up(&said) => format!("{said}, the first: {}", cut(first, LONGEST_FIRST_BYTES)),
             _ => said,
         };
-        cause.map_or_else(|| said.clone(), |cause| format!("{said} ({cause})"))
+        match cause {
+            None => said,
+            // restic's own words begin with what it was about, and end with the reason: a table has no room for both.
+            Some(Cause::Unreachable) => format!("{}: {said}", Cause::Unreachable),
+            Some(cause) => format!("{said} ({cause})"),
+        }
     }
 }
 

@@ -97,8 +97,9 @@ fn outcome(run: &Run) -> String {
     };
     if let Some(error) = &end.error {
         // Without what only says the cause in words.
-        let cause = end.cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
-        let _ = write!(text, ": {:?}", error.strip_suffix(&cause).unwrap_or(error));
+        let cause = end.cause.map(|cause| cause.to_string()).unwrap_or_default();
+        let said = error.strip_prefix(&format!("{cause}: ")).or_else(|| error.strip_suffix(&format!(" ({cause})")));
+        let _ = write!(text, ": {:?}", said.unwrap_or(error));
     }
     if let Some(first) = end.warnings.first() {
         let more = if end.warnings.len() > 1 { format!(" and {} more", end.warnings.len() - 1) } else { String::new() };

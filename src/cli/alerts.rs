@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::api::{DEADLINE, Pages, Query, path, read};
+use super::channels;
 use super::client::{CliFailure, ServerArguments};
 use super::output::{Output, OutputArguments};
 use super::table::{Cell, Column, Style, Table, cell, cut, styled, whole, whole_or_none};
@@ -26,6 +27,10 @@ pub struct AlertsArguments {
 enum Deed {
     /// Say that an alert is seen to; it ends with its cause
     Ack(AckArguments),
+    /// List where alerts are told, and how each channel fares
+    Channels(channels::ChannelsArguments),
+    /// Send a test message on a channel now, and say what was said there
+    Test(channels::TestArguments),
 }
 
 #[derive(Debug, Args)]
@@ -46,6 +51,8 @@ pub(super) struct Alert {
     /// Absent: the fleet's own.
     host: Option<String>,
     kind: String,
+    /// Absent: the server is older than it.
+    severity: Option<String>,
     schedule_id: Option<String>,
     text: String,
     raised_at: Option<DateTime<Utc>>,
@@ -53,10 +60,11 @@ pub(super) struct Alert {
 }
 
 impl Alert {
-    pub(super) const COLUMNS: [Column; 7] = [
+    pub(super) const COLUMNS: [Column; 8] = [
         whole("ALERT"),
         whole("HOST"),
         whole("KIND"),
+        whole_or_none("SEVERITY", 5),
         cut("SCHEDULE", 3),
         whole_or_none("SINCE", 2),
         cut("SEEN TO BY", 4),
@@ -64,11 +72,16 @@ impl Alert {
     ];
 
     pub(super) fn row(&self, times: Times) -> Vec<Cell> {
-        let style = if self.acknowledged_by.is_some() { Style::Faint } else { Style::Bad };
+        let style = match self.severity.as_deref() {
+            _ if self.acknowledged_by.is_some() => Style::Faint,
+            Some("warning") => Style::Doubtful,
+            _ => Style::Bad,
+        };
         vec![
             cell(&self.id),
             cell(self.host.as_deref().unwrap_or("(all)")),
             styled(&self.kind, style),
+            styled(self.severity.as_deref().unwrap_or_default(), style),
             cell(self.schedule_id.as_deref().unwrap_or_default()),
             cell(times.show_if(self.raised_at)),
             cell(self.acknowledged_by.as_deref().unwrap_or_default()),
@@ -78,8 +91,11 @@ impl Alert {
 }
 
 pub(super) async fn run(arguments: &AlertsArguments) -> Result<u8, CliFailure> {
-    if let Some(Deed::Ack(arguments)) = &arguments.deed {
-        return acknowledge(arguments).await;
+    match &arguments.deed {
+        Some(Deed::Ack(arguments)) => return acknowledge(arguments).await,
+        Some(Deed::Channels(arguments)) => return channels::list(arguments).await,
+        Some(Deed::Test(arguments)) => return channels::test(arguments).await,
+        None => {}
     }
     let client = arguments.server.reach()?.client;
     let mut output = Output::new(arguments.output);

@@ -113,6 +113,11 @@ impl<'c> Pages<'c> {
         Self { has_limit: false, ..self }
     }
 
+    /// From this place on, as an earlier page has told it.
+    pub(super) fn from(self, next: Option<impl ToString>) -> Self {
+        Self { next: next.map(|next| next.to_string()), ..self }
+    }
+
     /// A list that the host's agent has to make first.
     pub(super) fn of_question(client: &'c HttpClient, path: String, query: Query, list: &'static str) -> Self {
         Self { is_question: true, ..Self::new(client, path, query, (list, "after"), None) }

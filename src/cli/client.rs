@@ -7,6 +7,8 @@ use clap::Args;
 
 use super::client_file::{self, ClientFile};
 pub use super::failure::CliFailure;
+use super::output::remark;
+use super::private_file::{Holds, Opened, check_rights};
 use crate::file_error::{FileError, chain};
 use crate::http_client::HttpClient;
 use crate::protocol::command::Secret;
@@ -88,7 +90,12 @@ impl Credentials {
     }
 
     fn token_for(&self, url: &str, file: &ClientFile) -> Result<Secret, String> {
-        let from_file = |path: &Path| -> Result<Secret, String> {
+        let from_file = |path: &Path, is_own: bool| -> Result<Secret, String> {
+            match check_rights(path, Holds::Token) {
+                // A secret that a container is given is often there for all in it.
+                Err(Opened::ToReaders(text)) if !is_own => remark(&format!("warning: {text}")),
+                rights => rights.map_err(|opened| opened.words().to_owned())?,
+            }
             let text = std::fs::read_to_string(path).map_err(|error| chain(&FileError::of("read", path)(error)))?;
             if text.trim().is_empty() {
                 return Err(format!("{} is empty: it should hold a token", path.display()));
@@ -99,12 +106,12 @@ impl Credentials {
             return Ok(Secret::new(token.trim().to_owned()));
         }
         if let Some(path) = self.token_file.as_ref().filter(|path| !path.as_os_str().is_empty()) {
-            return from_file(path);
+            return from_file(path, false);
         }
         match file {
             _ if !is_about(file, url) => {}
             ClientFile { token: Some(token), .. } => return Ok(Secret::new(token.reveal().trim().to_owned())),
-            ClientFile { token_file: Some(path), .. } => return from_file(path),
+            ClientFile { token_file: Some(path), .. } => return from_file(path, true),
             _ => {}
         }
         let mut text =
@@ -160,6 +167,35 @@ mod tests {
         assert_eq!(token(None, &file(None)).as_deref(), Ok("of-the-file"));
         assert_eq!(token(Some(""), &file(Some("https://B/"))).as_deref(), Ok("of-the-file"));
         assert!(token(None, &ClientFile::default()).expect_err("none").contains("state/admin-token"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_token_file_that_others_may_read_is_refused_where_client_toml_names_it_and_one_that_they_may_write_always() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("token");
+        std::fs::write(&path, "hush\n").expect("written");
+        let named = ClientFile { token_file: Some(path.clone()), ..ClientFile::default() };
+        let given = Credentials { token_file: Some(path.clone()), ..credentials(None) };
+        for (mode, expected) in [(0o600, [true, true]), (0o644, [true, false]), (0o660, [false, false])] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("set");
+            let found = [
+                given.token_for("https://b", &ClientFile::default()),
+                credentials(None).token_for("https://b", &named),
+            ];
+            for (found, is_fine) in found.into_iter().zip(expected) {
+                match found {
+                    Ok(token) => assert!(is_fine && token.reveal() == "hush", "{mode:o}"),
+                    Err(error) => {
+                        assert!(
+                            !is_fine && error.contains("chmod 600") && !error.contains("hush"),
+                            "{mode:o}: {error}"
+                        );
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::private_file::{Holds, check_rights};
 use crate::file_error::{FileError, chain};
 use crate::protocol::command::Secret;
 use crate::toml_reader::{Place, TableReader, read_document};
@@ -39,7 +40,8 @@ pub(super) fn read(path: &Path, home: Option<&Path>) -> Result<ClientFile, Strin
         }
         text => text.map_err(|error| chain(&FileError::of("read", path)(error)))?,
     };
-    let is_open = is_readable_by_others(path).map_err(|error| chain(&FileError::of("look at", path)(error)))?;
+    check_rights(path, Holds::Settings).map_err(|opened| opened.words().to_owned())?;
+    let is_open = check_rights(path, Holds::Token).is_err();
     parse(path, &text, home, is_open)
 }
 
@@ -71,18 +73,6 @@ fn whole_path<'d>(table: &mut TableReader<'d>, key: &'d str, file: &Path, home: 
     let text = table.string(key)?.value;
     let at_home = text.strip_prefix("~/").zip(home).map(|(rest, home)| home.join(rest));
     Some(at_home.unwrap_or_else(|| file.parent().unwrap_or(Path::new("")).join(text)))
-}
-
-#[cfg(unix)]
-fn is_readable_by_others(path: &Path) -> io::Result<bool> {
-    use std::os::unix::fs::PermissionsExt;
-    Ok(fs::metadata(path)?.permissions().mode() & 0o077 != 0)
-}
-
-/// On Windows a user's own folders are the user's own.
-#[cfg(not(unix))]
-fn is_readable_by_others(_: &Path) -> io::Result<bool> {
-    Ok(false)
 }
 
 #[cfg(test)]
@@ -144,6 +134,21 @@ mod tests {
         for (mode, is_fine) in [(0o600, true), (0o400, true), (0o640, false), (0o604, false)] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("set");
             assert_eq!(read(&path, None).is_ok(), is_fine, "{mode:o}");
+        }
+        // Without a token in it others may read it, and never write it: they would say to whom the token is shown.
+        fs::write(&path, "token_file = \"t\"").expect("written");
+        for (mode, is_fine) in [(0o644, true), (0o664, false), (0o606, false)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("set");
+            let error = read(&path, None).err().unwrap_or_default();
+            assert_eq!(error.is_empty(), is_fine, "{mode:o}");
+            assert!(
+                is_fine
+                    || error.ends_with(&format!(
+                        "client.toml is open to others than its owner: chmod go-w {}",
+                        path.display()
+                    )),
+                "{error}"
+            );
         }
     }
 }

@@ -13,6 +13,9 @@ pub struct CliFailure {
     pub text: String,
 }
 
+/// Codes of problems that say that there is no such thing, whatever their status.
+const MISSING: [&str; 2] = ["no-such-snapshot", "no-such-path"];
+
 /// The command line contradicts itself.
 const USAGE: u8 = 2;
 
@@ -22,6 +25,8 @@ impl CliFailure {
         let code = match error {
             ClientError::Problem { status: 401 | 403, .. } => 4,
             ClientError::Problem { status: 404, .. } => 5,
+            // What was asked for is in no host's repository: a 422, since it was the host's agent that looked.
+            ClientError::Problem { body, .. } if MISSING.contains(&body.code.as_str()) => 5,
             _ => 1,
         };
         // The words may be the server's, or of whoever answers in its place.
@@ -98,7 +103,11 @@ mod tests {
     use crate::protocol::ProblemBody;
 
     fn problem(status: u16, detail: &str) -> ClientError {
-        let text = serde_json::json!({"type": "x", "title": "t", "status": status, "detail": detail, "code": "c"});
+        problem_with(status, detail, "c")
+    }
+
+    fn problem_with(status: u16, detail: &str, code: &str) -> ClientError {
+        let text = serde_json::json!({"type": "x", "title": "t", "status": status, "detail": detail, "code": code});
         let body: ProblemBody = serde_json::from_value(text).expect("a problem");
         ClientError::Problem { status, body: Box::new(body), retry_after: None }
     }
@@ -107,6 +116,12 @@ mod tests {
     fn codes_tell_who_may_not_from_what_is_not_there_and_the_rest() {
         let code = |status| CliFailure::of(&problem(status, "d")).code;
         assert_eq!([401, 403, 404, 409, 422, 500, 503].map(code), [4, 4, 5, 1, 1, 1, 1]);
+        let code = |code| CliFailure::of(&problem_with(422, "no such snapshot", code)).code;
+        assert_eq!(
+            ["no-such-snapshot", "no-such-path", "query-failed"].map(code),
+            [5, 5, 1],
+            "by the code, not the words"
+        );
     }
 
     #[test]

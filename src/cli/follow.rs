@@ -45,15 +45,17 @@ pub(super) async fn follow(
     is_there: bool,
     tell: &mut impl FnMut(Told<'_>) -> Result<(), CliFailure>,
 ) -> Result<Ended, CliFailure> {
-    let job_path = path(&["jobs", id]);
+    let mut id = id.to_owned();
     let mut reach = Reach { is_there, lost_since: None };
     let mut after = 0;
     loop {
-        let value = reach.get(client, &job_path, tell).await?;
+        let value = reach.get(client, &path(&["jobs", &id]), tell).await?;
         let job: Job = read(&value)?;
+        // A beginning of it may soon be another's too.
+        id.clone_from(&job.id);
         tell(Told::Job(&job))?;
         let (began, before) = (Instant::now(), after);
-        let is_whole = read_log(client, id, &mut after, &job, tell).await?;
+        let is_whole = read_log(client, &mut after, &job, tell).await?;
         if is_whole && job.is_final() {
             return Ok(Ended { job, value });
         }
@@ -66,14 +68,13 @@ pub(super) async fn follow(
 /// Tells what comes of the log; whether it came to its end, or the server's.
 async fn read_log(
     client: &HttpClient,
-    id: &str,
     after: &mut u64,
     job: &Job,
     tell: &mut impl FnMut(Told<'_>) -> Result<(), CliFailure>,
 ) -> Result<bool, CliFailure> {
     let silence = if job.status == "queued" { SILENCE_QUEUED } else { SILENCE_RUNNING };
     let query = Query::default().with("after", Some(*after)).flag("follow", true);
-    let log = format!("{}{}", path(&["jobs", id, "log"]), query.text());
+    let log = format!("{}{}", path(&["jobs", &job.id, "log"]), query.text());
     let passing = |error: ClientError| if is_passing(&error) { Ok(false) } else { Err(CliFailure::of(&error)) };
     let mut lines = match client.stream_lines(&log, &[], DEADLINE, silence).await {
         Ok(lines) => lines,

@@ -20,6 +20,8 @@ use crate::protocol::agent_event::JobProgress;
 
 /// Progress in plain lines comes no more often than this.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+/// Of most jobs nobody knows how much of them is done: the time tells that they run.
+const NO_BAR: &str = "{spinner} {elapsed:>4} {wide_msg}";
 /// The person pressed Ctrl-C: as shells tell it.
 const INTERRUPTED: u8 = 130;
 
@@ -70,18 +72,19 @@ struct FollowView<'o> {
     bar: Option<ProgressBar>,
     /// What was last said of the job.
     said: String,
+    /// The job's id and name while it was queued when it was looked at last.
+    queued: Option<(String, String)>,
     progress_said: Option<Instant>,
 }
 
 impl<'o> FollowView<'o> {
     fn new(output: &'o mut Output, printed: Printed) -> Self {
         let bar = (std::io::stderr().is_terminal() && !output.json).then(|| {
-            let style = ProgressStyle::with_template("{spinner} {bar:20} {wide_msg}");
-            let bar = ProgressBar::new(100).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            let bar = ProgressBar::new(100).with_style(style(NO_BAR));
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
-        Self { output, printed, bar, said: String::new(), progress_said: None }
+        Self { output, printed, bar, said: String::new(), queued: None, progress_said: None }
     }
 
     fn tell(&mut self, told: &Told<'_>) -> Result<(), CliFailure> {
@@ -98,17 +101,25 @@ impl<'o> FollowView<'o> {
         if job.is_final() {
             return;
         }
+        self.queued = (job.status == "queued").then(|| (job.id.clone(), job.name()));
         let waiting = job.waiting_for.as_ref().map_or_else(String::new, |what| format!(", {}", waits(what)));
-        let text = format!("{}: {}{waiting}", job.name(), job.status_words());
+        self.say(&job.id, format!("{}: {}{waiting}", job.name(), job.status_words()));
+    }
+
+    fn say(&mut self, id: &str, text: String) {
         match &self.bar {
             Some(bar) => bar.set_message(printable(&text)),
-            None if text != self.said && !self.output.json => remark(&format!("job {}, {text}", job.id)),
+            None if text != self.said && !self.output.json => remark(&format!("job {id}, {text}")),
             None => {}
         }
         self.said = text;
     }
 
     fn tell_line(&mut self, line: &Value) -> Result<(), CliFailure> {
+        // Only what runs has a log.
+        if let Some((id, name)) = self.queued.take() {
+            self.say(&id, format!("{name}: running"));
+        }
         if self.output.json {
             return match self.printed {
                 Printed::Log => self.output.json(line).and_then(|()| self.output.flush()),
@@ -117,28 +128,51 @@ impl<'o> FollowView<'o> {
         }
         match log_line(line) {
             Some(LogLine::Progress(progress)) => self.tell_progress(&progress),
-            Some(LogLine::Text(text)) => {
-                let output = &mut *self.output;
-                let mut print = || output.line(&text).and_then(|()| output.flush());
-                match &self.bar {
-                    Some(bar) => bar.suspend(print)?,
-                    None => print()?,
-                }
+            Some(LogLine::Counted { part, what, .. }) if self.bar.is_some() && part < 1.0 => {
+                self.fill(part, format!("{} %, {what}", words::percent(part)));
             }
+            Some(LogLine::Counted { text, .. }) => {
+                self.print(&text)?;
+                self.empty();
+            }
+            Some(LogLine::Text(text)) => self.print(&text)?,
             None => {}
         }
         Ok(())
     }
 
+    fn print(&mut self, text: &str) -> Result<(), CliFailure> {
+        let output = &mut *self.output;
+        let mut print = || output.line(text).and_then(|()| output.flush());
+        match &self.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+
     fn tell_progress(&mut self, progress: &JobProgress) {
         let words = progress_words(progress);
-        if let Some(bar) = &self.bar {
-            bar.set_position(u64::from(progress.percent_done.map_or(0, words::percent)));
-            bar.set_message(words);
+        if self.bar.is_some() {
+            self.fill(progress.percent_done.unwrap_or(0.0), words);
         } else if self.progress_said.is_none_or(|at| at.elapsed() >= PROGRESS_EVERY) && !words.is_empty() {
             self.progress_said = Some(Instant::now());
             remark(&words);
         }
+    }
+
+    /// The bar as far as this part, 0 to 1.
+    fn fill(&self, part: f64, message: String) {
+        let Some(bar) = &self.bar else { return };
+        bar.set_style(style("{spinner} {bar:20} {wide_msg}"));
+        bar.set_position(u64::from(words::percent(part)));
+        bar.set_message(message);
+    }
+
+    /// No bar: what was counted is done, and nobody knows what comes next.
+    fn empty(&self) {
+        let Some(bar) = &self.bar else { return };
+        bar.set_style(style(NO_BAR));
+        bar.set_message(printable(&self.said));
     }
 
     fn remark(&self, text: &str) {
@@ -153,4 +187,8 @@ impl<'o> FollowView<'o> {
             bar.finish_and_clear();
         }
     }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }

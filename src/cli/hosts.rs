@@ -10,6 +10,7 @@ use super::client::{CliFailure, ServerArguments};
 use super::output::{Output, OutputArguments};
 use super::table::{Cell, Style, Table, cell, cut, facts, number, styled, whole, whole_or_none};
 use super::words::{self, Times};
+use crate::http_client::HttpClient;
 use crate::protocol::agent_event::RepoStats;
 
 #[derive(Debug, Args)]
@@ -111,6 +112,18 @@ impl Host {
             (running, queued) => format!("{running} running, {queued} queued"),
         }
     }
+}
+
+/// A host's agent that does not come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Away {
+    pub(super) last_seen: Option<DateTime<Utc>>,
+}
+
+/// Whether this host's agent is away.
+pub(super) async fn away_of(client: &HttpClient, host: &str) -> Result<Option<Away>, CliFailure> {
+    let host: Host = read(&api::get(client, &path(&["hosts", host])).await?)?;
+    Ok((!host.online).then_some(Away { last_seen: host.last_seen }))
 }
 
 /// `restic-manager hosts`.

@@ -11,7 +11,7 @@ use super::output::{Output, OutputArguments};
 
 #[derive(Debug, Args)]
 pub struct LogArguments {
-    /// The job's id
+    /// The job's id, or eight and more of its first characters
     job: String,
     /// Follow it to the job's end; the exit code is then the job's: 0 done, 3 done with warnings, 1 failed or cancelled
     #[arg(short, long)]
@@ -38,7 +38,7 @@ pub(super) async fn run(arguments: &LogArguments) -> Result<u8, CliFailure> {
         };
         if output.json {
             output.json(&line)?;
-        } else if let Some(LogLine::Text(text)) = log_line(&line) {
+        } else if let Some(LogLine::Text(text) | LogLine::Counted { text, .. }) = log_line(&line) {
             output.line(&text)?;
         }
     }

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::said_by_restic::{counted, summary_words};
 use super::words::utc;
 use crate::printable::printable;
 use crate::protocol::agent_event::{JobProgress, LogDropped, LogSource, LogStream};
@@ -14,6 +15,13 @@ pub(super) enum LogLine {
     /// Printable, with its time.
     Text(String),
     Progress(JobProgress),
+    /// The same of a job of which restic tells it in text: the part that is done, 0 to 1, and of what.
+    Counted {
+        part: f64,
+        what: String,
+        /// Printable, with its time.
+        text: String,
+    },
 }
 
 #[derive(Deserialize)]
@@ -31,8 +39,15 @@ pub(super) fn log_line(envelope: &Value) -> Option<LogLine> {
         JobProgress::TYPE => return JobProgress::deserialize(payload).ok().map(LogLine::Progress),
         LogStream::TYPE => {
             let line = LogStream::deserialize(payload).ok()?;
+            if line.stream == LogSource::Stdout
+                && let Some((part, what)) = counted(&line.payload)
+            {
+                let text = format!("{} {}", utc(ts), printable(&line.payload));
+                return Some(LogLine::Counted { part, what: printable(what), text });
+            }
+            let words = if line.stream == LogSource::Stdout { summary_words(&line.payload) } else { None };
             // A tab is a control character too, and an ordinary one in what programs print.
-            let text = printable(&line.payload.replace('\t', "    "));
+            let text = printable(&words.unwrap_or(line.payload).replace('\t', "    "));
             if line.stream == LogSource::Event { format!("[{text}]") } else { text }
         }
         LogDropped::TYPE => {
@@ -55,7 +70,7 @@ mod tests {
         let line = json!({"seq": 1, "ts": "2026-01-01T00:00:00.5Z", "type": kind, "payload": payload});
         match log_line(&line).expect("a line") {
             LogLine::Text(text) => text,
-            LogLine::Progress(_) => unreachable!("no progress"),
+            LogLine::Progress(_) | LogLine::Counted { .. } => unreachable!("no progress"),
         }
     }
 
@@ -72,6 +87,23 @@ mod tests {
         assert_eq!(text("of.later\u{7}", &json!({})), "2026-01-01T00:00:00Z [of.later\\u{7}]");
         let dropped = text("log.dropped", &json!({"from": 2, "to": 9}));
         assert!(dropped.contains("lines 2 to 9 were dropped"), "{dropped}");
+    }
+
+    #[test]
+    fn what_restic_prints_for_programs_is_told_in_words_and_only_from_its_standard_output() {
+        let line = |stream: &str, payload: &str| {
+            let payload =
+                json!({"job_id": ID, "seq": 1, "ts": "2026-01-01T00:00:00Z", "stream": stream, "payload": payload});
+            log_line(&json!({"seq": 1, "ts": "2026-01-01T00:00:00Z", "type": "log.stream", "payload": payload}))
+        };
+        let summary = r#"{"message_type":"summary","num_errors":0}"#;
+        let text = |text: &str| Some(LogLine::Text(format!("2026-01-01T00:00:00Z {text}")));
+        assert_eq!(line("stdout", summary), text("no errors were found"));
+        assert_eq!(line("stderr", summary), text(summary));
+        let packs = "[0:05] 50.00%  6 / 12 packs\u{7}";
+        let shown = "2026-01-01T00:00:00Z [0:05] 50.00%  6 / 12 packs\\u{7}".to_owned();
+        let counted = LogLine::Counted { part: 0.5, what: "6 / 12 packs\\u{7}".to_owned(), text: shown };
+        assert_eq!(line("stdout", packs), Some(counted));
     }
 
     #[test]

@@ -206,6 +206,7 @@ impl OpenAlerts {
 pub fn alert_view(host: Option<&HostName>, alert: &Alert) -> serde_json::Value {
     // A struct of text and times always has a JSON form.
     let mut view = serde_json::to_value(alert).unwrap_or_default();
+    view["severity"] = alert.kind.severity().as_str().into();
     if let Some(host) = host {
         view["host"] = host.as_str().into();
     }

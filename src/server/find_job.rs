@@ -1,6 +1,7 @@
 //! Edge. One job by its id, whichever host has it: by the index of jobs, by memory, and while the index is not complete by
 //! reading history, one search at a time and not for long. Does not make the index: `index_upkeep` does.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, TryLockError};
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::app::App;
 use super::history;
 use super::host::Host;
-use super::job_index::JobIndex;
+use super::job_index::{Hint, JobIndex};
 use crate::file_error::FileError;
 use crate::id::{HostName, JobId};
 use crate::job::Job;
@@ -21,8 +22,35 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub enum FindError {
     File(FileError),
     /// The index is being made, and history was not read to its end.
-    NotYet(JobId),
+    NotYet(String),
 }
+
+/// How a job's id begins, as people copy it: eight characters or more.
+#[derive(Debug, Clone)]
+pub struct IdBeginning {
+    text: String,
+    first: JobId,
+    last: JobId,
+}
+
+impl IdBeginning {
+    /// `None`: no id begins so, or too many could.
+    pub fn of(text: &str) -> Option<Self> {
+        let text = text.to_ascii_lowercase();
+        let rest = |all: &'static str| all.get(text.len()..).filter(|_| text.len() >= SHORTEST_BEGINNING);
+        // With its hyphens: another way of writing it would begin another way.
+        let is_of_an_id = text.bytes().zip(NO_ID.bytes()).all(|(byte, form)| (byte == b'-') == (form == b'-'));
+        let whole = |all| format!("{text}{}", rest(all)?).parse::<JobId>().ok();
+        let (first, last) = (whole(NO_ID)?, whole(LAST_ID)?);
+        is_of_an_id.then_some(Self { text, first, last })
+    }
+}
+
+const SHORTEST_BEGINNING: usize = 8;
+const NO_ID: &str = "00000000-0000-0000-0000-000000000000";
+const LAST_ID: &str = "ffffffff-ffff-ffff-ffff-ffffffffffff";
+/// Of jobs whose ids begin alike so many are looked at: one more than nobody could mean.
+const MOST_ALIKE: usize = 16;
 
 impl fmt::Display for FindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -57,14 +85,8 @@ pub fn find_job(app: &App, id: JobId) -> Result<Option<(Arc<Host>, Job)>, FindEr
     let index = JobIndex::of(&app.state_dir.path);
     let found = index.find(id);
     for hint in &found.hints {
-        let Some(host) = hint.host.parse().map_or(Ok(None), |name| host_with_journal(app, &name))? else { continue };
-        let durable = host.slot.durable();
-        let job = match durable.state.job(id) {
-            Some(job) => Some(job.clone()),
-            None => history::job_at(&host.journal_dir(), durable.head.seq, id, hint.seq)?,
-        };
-        if let Some(job) = job {
-            return Ok(Some((host, job)));
+        if let Some(job) = job_at_hint(app, id, hint)? {
+            return Ok(Some(job));
         }
     }
     for host in app.hosts() {
@@ -78,6 +100,45 @@ pub fn find_job(app: &App, id: JobId) -> Result<Option<(Arc<Host>, Job)>, FindEr
     }
     app.index_wanted.notify_one();
     search_history(app, id, Instant::now() + PATIENCE)
+}
+
+/// The jobs whose ids begin so, by id; sixteen at most. No history is read but where the index says: where that is not complete, a
+/// job that ended long ago may be missing. May block.
+pub fn find_jobs_beginning(app: &App, beginning: &IdBeginning) -> Result<Vec<(Arc<Host>, Job)>, FindError> {
+    let index = JobIndex::of(&app.state_dir.path);
+    let (hints, is_whole) = index.find_beginning(&beginning.text, MOST_ALIKE);
+    let mut found = BTreeMap::new();
+    for (id, hint) in hints {
+        if !found.contains_key(&id)
+            && let Some(job) = job_at_hint(app, id, &hint)?
+        {
+            found.insert(id, job);
+        }
+    }
+    for host in app.hosts() {
+        let state = host.slot.durable().state;
+        let ended = state.recent.iter().filter(|job| (beginning.first..=beginning.last).contains(&job.id));
+        for job in state.jobs.range(beginning.first..=beginning.last).map(|(_, job)| job).chain(ended) {
+            found.entry(job.id).or_insert_with(|| (Arc::clone(&host), job.clone()));
+        }
+    }
+    if found.is_empty() && !(is_whole && index.is_complete(app.outage.ready_at)) {
+        app.index_wanted.notify_one();
+        return Err(FindError::NotYet(beginning.text.clone()));
+    }
+    Ok(found.into_values().take(MOST_ALIKE).collect())
+}
+
+/// The job, if it is where the hint says.
+fn job_at_hint(app: &App, id: JobId, hint: &Hint) -> Result<Option<(Arc<Host>, Job)>, FindError> {
+    let host = hint.host.parse().map_or(Ok(None), |name| host_with_journal(app, &name))?;
+    let Some(host) = host else { return Ok(None) };
+    let durable = host.slot.durable();
+    let job = match durable.state.job(id) {
+        Some(job) => Some(job.clone()),
+        None => history::job_at(&host.journal_dir(), durable.head.seq, id, hint.seq)?,
+    };
+    Ok(job.map(|job| (host, job)))
 }
 
 /// Whether another host has a job with this id, as far as the index says, which has each job before it is durable: a host's agent
@@ -100,7 +161,7 @@ fn search_history(app: &App, id: JobId, deadline: Instant) -> Result<Option<(Arc
     let _search = match app.history_search.try_lock() {
         Ok(search) => search,
         Err(TryLockError::Poisoned(search)) => search.into_inner(),
-        Err(TryLockError::WouldBlock) => return Err(FindError::NotYet(id)),
+        Err(TryLockError::WouldBlock) => return Err(FindError::NotYet(id.to_string())),
     };
     // A job that ran has a log, which names its host without reading any history.
     let log_of = |host: &HostName| app.state_dir.host_dir(host).join("logs").join(format!("{id}.jsonl"));
@@ -113,7 +174,7 @@ fn search_history(app: &App, id: JobId, deadline: Instant) -> Result<Option<(Arc
             return Ok(Some((host, job)));
         }
         if is_late || Instant::now() > deadline {
-            return Err(FindError::NotYet(id));
+            return Err(FindError::NotYet(id.to_string()));
         }
     }
     Ok(None)
@@ -133,7 +194,7 @@ mod tests {
         let app = App::open(state.path()).expect("open");
         let search = app.history_search.lock().expect("free");
         let refused = find_job(&app, id(99)).err().expect("somebody is at it");
-        assert!(matches!(refused, FindError::NotYet(job) if job == id(99)));
+        assert!(matches!(&refused, FindError::NotYet(job) if *job == id::<JobId>(99).to_string()));
         let answer = Problem::from(refused).into_answer();
         assert_eq!(answer.status(), 503);
         assert!(answer.headers().contains_key("retry-after"));
@@ -172,6 +233,26 @@ mod tests {
             std::fs::write(file.expect("a file").path(), "").expect("emptied");
         }
         assert!(!known(7, Some(app.outage.ready_at)) && known(7, None));
+    }
+
+    #[test]
+    fn a_job_is_found_by_how_its_id_begins_and_several_are_told() {
+        let (state, _dir) = five_months();
+        let app = App::open(state.path()).expect("open");
+        let found = |text: &str| find_jobs_beginning(&app, &IdBeginning::of(text).expect("a beginning"));
+        assert!(matches!(found("abcdef01"), Err(FindError::NotYet(_))), "the index is not complete");
+        index_upkeep::complete_once(&app).expect("index").expect("nobody else is at it");
+        assert!(found("abcdef01").expect("known").is_empty());
+        let whole = id::<JobId>(7).to_string();
+        let one = found(&whole[..35]).expect("known");
+        assert!(one.len() > 1 && one.iter().all(|(_, job)| job.id.to_string().starts_with(&whole[..35])));
+        assert_eq!(found(&whole).expect("known").len(), 1);
+        let too_short_or_none = ["abcdef0", "abcdef0g", "abcdef01a", "abcdef-01", "", "abcdef01-", "ABCDEF01-2"];
+        assert_eq!(
+            too_short_or_none.map(|text| IdBeginning::of(text).is_some()),
+            [false, false, false, false, false, true, true]
+        );
+        assert!(IdBeginning::of(&format!("{whole}0")).is_none() && IdBeginning::of("äääääääää").is_none());
     }
 
     #[test]

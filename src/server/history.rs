@@ -25,6 +25,8 @@ pub struct JobFilter {
     pub kind: Option<JobKind>,
     pub status: Option<JobStatus>,
     pub schedule: Option<ScheduleId>,
+    /// Without what only asks what is in the repository.
+    pub no_questions: bool,
     /// Only jobs whose line is before this one.
     pub before: Option<u64>,
 }
@@ -34,6 +36,7 @@ impl JobFilter {
         self.kind.is_none_or(|kind| job.kind == kind)
             && self.status.is_none_or(|status| job.status == status)
             && self.schedule.as_ref().is_none_or(|id| job.schedule_id.as_ref() == Some(id))
+            && !(self.no_questions && job.kind.is_query())
             && self.before.is_none_or(|before| job.queued_seq < before)
     }
 }
@@ -277,7 +280,7 @@ mod tests {
 
     use super::*;
     use crate::journal::{Fold, Journal};
-    use crate::server::fact::JobAndActor;
+    use crate::server::fact::{JobAndActor, JobQueued};
     use crate::server::folded::{at, finished, id, operator, queued};
     use crate::server::host_state::HostState;
 
@@ -304,6 +307,22 @@ mod tests {
             .expect("read")
             .filter(|job| *job == listed)
             .expect("as listed")
+    }
+
+    #[test]
+    fn questions_are_jobs_that_a_list_may_leave_out() {
+        let question = match queued(id(2)) {
+            Fact::JobQueued(queued) => Fact::JobQueued(JobQueued { kind: JobKind::Ls, ..queued }),
+            other => other,
+        };
+        let dir = journal(&[(0, queued(id(1))), (1, question)]);
+        let listed = |no_questions| {
+            let filter = JobFilter { no_questions, ..JobFilter::default() };
+            let (jobs, _) = jobs(dir.path(), u64::MAX, &filter, 100).expect("jobs");
+            jobs.iter().map(|job| job.kind).collect::<Vec<_>>()
+        };
+        assert_eq!(listed(false), [JobKind::Ls, JobKind::Backup]);
+        assert_eq!(listed(true), [JobKind::Backup]);
     }
 
     #[test]

@@ -21,6 +21,9 @@ use crate::id::JobId;
 /// not any more, as far as this process knows.
 static FAILED_AT: AtomicI64 = AtomicI64::new(i64::MIN);
 
+/// Of a job's id as text.
+const ID_LENGTH: usize = 36;
+
 /// What could not be read, each told once: whoever makes the index complete makes them anew.
 static UNREADABLE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
@@ -92,6 +95,28 @@ impl JobIndex {
             found.hints.append(&mut here);
         }
         found
+    }
+
+    /// Jobs whose ids begin so, by at least two characters, each with a hint, the newest first; at most so many. Reads what `find` reads.
+    pub fn find_beginning(&self, beginning: &str, most: usize) -> (Vec<(JobId, Hint)>, bool) {
+        let mut found = Vec::new();
+        let Ok(years) = self.years().inspect_err(|error| tell_unreadable(&self.dir, error)) else {
+            return (found, false);
+        };
+        let mut is_whole = true;
+        for year in years.into_iter().rev() {
+            let path = self.file(year, beginning);
+            let Ok(bytes) = read(&path).inspect_err(|error| tell_unreadable(&path, error)) else {
+                is_whole = false;
+                continue;
+            };
+            // It may stand within another id too, where no whole one follows.
+            let id_at = |at: usize| std::str::from_utf8(bytes.get(at..at + ID_LENGTH)?).ok()?.parse::<JobId>().ok();
+            let places = memchr::memmem::rfind_iter(&bytes, beginning.as_bytes());
+            let jobs = places.filter_map(|at| Some((id_at(at)?, hint_of(&bytes[at + ID_LENGTH..])?)));
+            found.extend(jobs.take(most.saturating_sub(found.len())));
+        }
+        (found, is_whole)
     }
 
     /// Whether a job that was durable before `since` and has no hint does not exist.

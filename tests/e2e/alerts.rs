@@ -34,6 +34,7 @@ fn failures_gaps_and_shrunken_backups_are_told_until_they_end() {
     let (kind, alert) = open(&fleet).pop().expect("an alert");
     assert_eq!((kind.as_str(), &alert["job_id"], &alert["schedule_id"]), ("backup_failed", &job["id"], &json!("data")));
     assert!(alert["text"].as_str().is_some_and(|text| text.contains("no repository")), "{alert}");
+    assert_eq!(alert["severity"], "error");
     run(&fleet);
     assert_eq!(open(&fleet), [(kind, alert.clone())], "once");
 
@@ -58,6 +59,7 @@ fn failures_gaps_and_shrunken_backups_are_told_until_they_end() {
     }
     run(&fleet);
     assert_eq!(kinds(&fleet), ["backup_shrunk"]);
+    assert_eq!(open(&fleet)[0].1["severity"], "warning");
     for number in 0..15 {
         fleet.write(&format!("data/file-{number}"), &"x\n".repeat(3000));
     }

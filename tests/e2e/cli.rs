@@ -29,11 +29,11 @@ fn tool(fleet: &Fleet, arguments: &[&str]) -> Command {
     command
 }
 
-struct Said {
+pub(crate) struct Said {
     code: i32,
-    out: String,
+    pub(crate) out: String,
     /// Standard error.
-    beside: String,
+    pub(crate) beside: String,
 }
 
 fn said(output: Output) -> Said {
@@ -51,13 +51,13 @@ fn run(fleet: &Fleet, arguments: &[&str]) -> Said {
 }
 
 /// It must end with this code.
-fn ends(fleet: &Fleet, code: i32, arguments: &[&str]) -> Said {
+pub(crate) fn ends(fleet: &Fleet, code: i32, arguments: &[&str]) -> Said {
     let said = run(fleet, arguments);
     assert_eq!(said.code, code, "{arguments:?}: {}\n{}", said.out, said.beside);
     said
 }
 
-fn json_lines(text: &str) -> Vec<Value> {
+pub(crate) fn json_lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
@@ -80,7 +80,8 @@ fn an_operator_finds_runs_follows_and_restores_and_the_exit_code_is_the_outcome(
     let jobs = ends(&fleet, 0, &["jobs", "web-1", "--utc", "--status", "succeeded"]).out;
     assert!(jobs.lines().count() == 3 && jobs.contains(id) && jobs.contains("Z "), "{jobs}");
     let log = ends(&fleet, 0, &["log", id]).out;
-    assert_eq!(ends(&fleet, 0, &["log", id, "-f"]).out, log, "the same, and the job's outcome");
+    assert_eq!(ends(&fleet, 0, &["log", &id[..8], "-f"]).out, log, "the same, and the job's outcome");
+    assert!(log.contains(" snapshot ") && log.contains(" new, ") && !log.contains("message_type"), "words: {log}");
     assert!(json_lines(&ends(&fleet, 0, &["log", id, "--json"]).out).iter().all(|line| line["seq"].is_u64()));
     assert!(ends(&fleet, 0, &["host", "web-1"]).out.contains("\ndata      backup  succeeded"));
 
@@ -94,6 +95,14 @@ fn an_operator_finds_runs_follows_and_restores_and_the_exit_code_is_the_outcome(
     assert!(entries.len() == 21 && entries.iter().any(|entry| entry["name"] == HOSTILE), "as it is: {entries:?}");
     assert!(ends(&fleet, 0, &["find", "web-1", "evil*"]).out.contains("\\u{202e}"));
     assert!(ends(&fleet, 0, &["stats", "web-1"]).out.contains("snapshots  1\n"));
+    let kinds = |arguments: &[&str]| -> Vec<String> {
+        let jobs = json_lines(&ends(&fleet, 0, &[&["jobs", "web-1", "--json"], arguments].concat()).out);
+        jobs.iter().map(|job| job["kind"].as_str().expect("a kind").to_owned()).collect()
+    };
+    assert_eq!(kinds(&[]), ["backup", "init", "backup"], "questions are left out");
+    assert_eq!((kinds(&["--all"]).len(), kinds(&["--kind", "ls"]).len()), (7, 2));
+    assert!(ends(&fleet, 5, &["ls", "web-1", "deadbeef"]).beside.contains("(422 no-such-snapshot)"));
+    assert!(ends(&fleet, 5, &["ls", "web-1", "latest", "/nowhere"]).beside.contains("(422 no-such-path)"));
 
     let target = fleet.path("restore/there");
     let file = data.join("file-3");

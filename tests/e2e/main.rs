@@ -41,6 +41,7 @@ mod locks;
 mod maintenance;
 mod monitoring;
 mod offline;
+mod operate;
 mod page;
 mod parked;
 mod queries;

@@ -99,7 +99,7 @@ const TROUBLES: [Trouble; 8] = [
         make: closed_port,
         status: "failed",
         exit_codes: [None, Some(1)],
-        words: &["2 attempts, the last: ", "connection refused"],
+        words: &["connection refused", "(the last of 2 attempts)"],
         alert: "backup_failed",
         by_version: true,
     },
@@ -167,6 +167,7 @@ fn meet(fleet: &mut Fleet, restic: &str, trouble: &Trouble) {
         assert!(told.contains(word), "{what}: no {word:?} in {told}");
     }
     assert!(!job.to_string().contains(PASSWORD), "{what}: {job}");
+    assert!(!told.contains("\\n"), "{what}: one line, {told}");
     let version = fleet.get("/v1/hosts/web-1")["restic_version"].as_str().expect("a version").to_owned();
     let minor: u32 = version.split('.').nth(1).expect("a minor version").parse().expect("a number");
     if let Some(code) = trouble.exit_codes[usize::from(minor < 17)] {

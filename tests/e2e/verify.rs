@@ -102,7 +102,7 @@ fn a_restore_test_whose_restic_hangs_or_finds_the_repository_locked_or_away_is_t
     for told in [
         "attempt 1 of 3 failed: restic made no progress for 2s",
         "already locked exclusively by PID 7",
-        "attempt 2 of 3 failed: dial tcp 192.0.2.1:80: connect: connection refused",
+        "attempt 2 of 3 failed: the repository's server is out of reach: dial tcp 192.0.2.1:80: connect: connection refused",
     ] {
         assert!(log.contains(told), "{told}: {log}");
     }

@@ -82,6 +82,19 @@ fn a_network_that_came_back_is_not_the_cause_of_a_later_failure() {
 }
 
 #[test]
+fn that_the_server_is_out_of_reach_stands_before_restics_own_words_and_all_of_it_is_one_line() {
+    let stderr = [
+        "Stat(<config/>) returned error, retrying after 1s: dial tcp: connect: connection refused",
+        "Fatal: unable to open config file: dial tcp: connect: connection refused",
+        "Is there a repository at the following location?",
+    ];
+    let end = end(JobKind::Backup, Exit::Code(1), OLD, &stderr);
+    let expected =
+        "the repository's server is out of reach: unable to open config file: dial tcp: connect: connection refused";
+    assert_eq!((end.cause, end.error.as_deref()), (Some(Cause::Unreachable), Some(expected)));
+}
+
+#[test]
 fn what_restic_wrote_can_be_masked_as_a_whole() {
     let mut transcript = Transcript::new(Some(JobKind::Init));
     transcript.stdout(br#"{"message_type":"initialized","id":"x","repository":"rest:http://a:pw@h/"}"#);

@@ -22,7 +22,7 @@ use crate::server::app::{App, blocking};
 use crate::server::audit::Action;
 use crate::server::decide::{Refusal, decide_abandon, decide_cancel};
 use crate::server::events_in::read_snapshots;
-use crate::server::find_job::find_job;
+use crate::server::find_job::{IdBeginning, find_job, find_jobs_beginning};
 use crate::server::history::{self, JobFilter};
 use crate::server::host::{Host, append_facts};
 use crate::server::host_state::is_unsaid;
@@ -142,6 +142,7 @@ pub async fn jobs(app: &Arc<App>, request: Request, operator: Operator) -> Resul
         kind: request.query::<JobKind>("kind")?,
         status,
         schedule: request.query::<ScheduleId>("schedule")?,
+        no_questions: request.flag("no_questions")?,
         before: request.query("before")?,
     };
     let limit = page_limit(&request)?;
@@ -207,13 +208,29 @@ fn no_such_job(id: JobId) -> Problem {
 /// The job of the path and its host, if the operator may see that.
 pub async fn job_of(app: &Arc<App>, request: &Request, operator: &Operator) -> Result<(Arc<Host>, Job), Problem> {
     let text = request.parameters.get("job").map(String::as_str).unwrap_or_default();
-    let Ok(id) = text.parse::<JobId>() else {
-        return Err(Problem::not_found("no-such-job", format!("{} is no job's id: those are UUIDs", shown(text))));
-    };
     app.shared.servers.sync().await;
     let finder = Arc::clone(app);
+    let Ok(id) = text.parse::<JobId>() else {
+        let beginning = IdBeginning::of(text).ok_or_else(|| {
+            let detail =
+                format!("{} is no job's id: those are UUIDs, or eight and more of their first characters", shown(text));
+            Problem::not_found("no-such-job", detail)
+        })?;
+        let mut found = blocking(move || find_jobs_beginning(&finder, &beginning)).await?;
+        found.retain(|(host, _)| operator.may_see(&host.name));
+        return the_only_one(found, text);
+    };
     let found = blocking(move || find_job(&finder, id)).await?;
     found.filter(|(host, _)| operator.may_see(&host.name)).ok_or_else(|| no_such_job(id))
+}
+
+fn the_only_one(mut found: Vec<(Arc<Host>, Job)>, text: &str) -> Result<(Arc<Host>, Job), Problem> {
+    if found.len() > 1 {
+        let jobs = found.iter().map(|(host, job)| format!("{} ({} on {})", job.id, job.kind, host.name));
+        let detail = format!("several jobs' ids begin with {text}: {}", jobs.collect::<Vec<_>>().join(", "));
+        return Err(Problem::conflict("ambiguous-job-id", detail));
+    }
+    found.pop().ok_or_else(|| Problem::not_found("no-such-job", format!("there is no job whose id begins with {text}")))
 }
 
 pub async fn job(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {

@@ -45,14 +45,6 @@ fn text(request: &Request, name: &str) -> Option<String> {
     request.query.get(name).filter(|text| !text.is_empty()).cloned()
 }
 
-fn flag(request: &Request, name: &str) -> Result<bool, Problem> {
-    match request.query.get(name).map(String::as_str) {
-        None | Some("0" | "false") => Ok(false),
-        Some("" | "1" | "true") => Ok(true),
-        Some(other) => Err(Problem::bad_request("bad-query", format!("{name}: {:?} is neither 1 nor 0", shown(other)))),
-    }
-}
-
 fn in_path(request: &Request, name: &str) -> String {
     request.parameters.get(name).cloned().unwrap_or_default()
 }
@@ -61,7 +53,7 @@ fn in_path(request: &Request, name: &str) -> String {
 pub async fn ls(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {
     let mut options = json!({"snapshot": in_path(&request, "snapshot"), "limit": MOST_ENTRIES});
     options["path"] = text(&request, "path").unwrap_or_else(|| "/".to_owned()).into();
-    if flag(&request, "recursive")? {
+    if request.flag("recursive")? {
         options["recursive"] = true.into();
     }
     ask(app, &request, &operator, Question { kind: JobKind::Ls, list: "entries", options }).await
@@ -85,7 +77,7 @@ pub async fn find(app: &Arc<App>, request: Request, operator: Operator) -> Resul
             options[name] = json!(time);
         }
     }
-    if flag(&request, "ignore_case")? {
+    if request.flag("ignore_case")? {
         options["ignore_case"] = true.into();
     }
     ask(app, &request, &operator, Question { kind: JobKind::Find, list: "matches", options }).await
@@ -104,7 +96,7 @@ pub async fn stats(app: &Arc<App>, request: Request, operator: Operator) -> Resu
 
 /// `GET /v1/hosts/{host}/snapshots?refresh=1`: from the last report; with `refresh` the agent looks first.
 pub async fn snapshots(app: &Arc<App>, request: Request, operator: Operator) -> Result<Answer, Problem> {
-    if !flag(&request, "refresh")? && !request.query.contains_key("job") {
+    if !request.flag("refresh")? && !request.query.contains_key("job") {
         let host = host_of(app, &request, &operator).await?;
         return snapshots_of(&host).await;
     }
@@ -276,14 +268,21 @@ fn not_yet(app: &App, request: &Request, host: &Host, job: &Job) -> Answer {
     answer
 }
 
-/// 422: restic failed, or the agent refused. By the code they are told apart; neither is this server's failure.
+/// 422: restic failed, the agent refused, or what was asked for is not there. By the code they are told apart; none is this server's
+/// failure.
 fn check_success(host: &HostName, job: &Job) -> Result<(), Problem> {
     if job.status == JobStatus::Succeeded {
         return Ok(());
     }
     let why = job.error.clone().unwrap_or_else(|| "no reason was given".to_owned());
     let detail = format!("{} on host {}, job {}: {why}", job.kind, shown(host.as_str()), job.id);
-    let code = if job.exit_code.is_some() { "query-failed" } else { "query-refused" };
+    let missing = job.stats.as_ref().and_then(|stats| stats.get("missing")?.as_str());
+    let code = match missing {
+        Some("snapshot") => "no-such-snapshot",
+        Some("path") => "no-such-path",
+        _ if job.exit_code.is_some() => "query-failed",
+        _ => "query-refused",
+    };
     Err(Problem::unprocessable(code, detail))
 }
 

@@ -116,6 +116,17 @@ impl Request {
         self.query(name)?.ok_or_else(|| Problem::bad_request("bad-query", format!("the query lacks {name}=")))
     }
 
+    /// A query parameter that is either set or not; the name alone sets it.
+    pub fn flag(&self, name: &str) -> Result<bool, Problem> {
+        match self.query.get(name).map(String::as_str) {
+            None | Some("0" | "false") => Ok(false),
+            Some("" | "1" | "true") => Ok(true),
+            Some(other) => {
+                Err(Problem::bad_request("bad-query", format!("{name}: {:?} is neither 1 nor 0", shown(other))))
+            }
+        }
+    }
+
     /// The whole body; 413 past the limit, 408 past the deadline.
     pub async fn body(&mut self) -> Result<Bytes, Problem> {
         self.body_up_to(BODY_LIMIT_BYTES).await

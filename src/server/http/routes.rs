@@ -115,7 +115,7 @@ static OPERATIONS: &[Operation] = &[
     operation!(GET "/v1/hosts" ["limit", "after"], Operator(Viewer, List), operator::hosts),
     operation!(GET "/v1/hosts/{host}" [], Operator(Viewer, Host), operator::host),
     operation!(GET "/v1/hosts/{host}/schedules" [], Operator(Viewer, Host), operator::schedules),
-    operation!(GET "/v1/hosts/{host}/jobs" ["limit", "before", "kind", "status", "schedule"], Operator(Viewer, Host), operator::jobs),
+    operation!(GET "/v1/hosts/{host}/jobs" ["limit", "before", "kind", "status", "schedule", "no_questions"], Operator(Viewer, Host), operator::jobs),
     operation!(POST "/v1/hosts/{host}/jobs" ["wait"], Operator(Operator, Host), new_jobs::create_job),
     operation!(POST "/v1/hosts/{host}/restore" ["wait"], Operator(Operator, Host), new_jobs::restore),
     operation!(GET "/v1/hosts/{host}/snapshots" ["refresh", "job", "wait"], Operator(Viewer, Host), queries::snapshots),

@@ -47,6 +47,26 @@ fn a_job_is_found_again_and_a_torn_line_hides_no_other() {
 }
 
 #[test]
+fn jobs_are_found_by_how_their_ids_begin_and_never_by_what_is_within_another() {
+    let state = tempfile::tempdir().expect("a temporary directory");
+    let journal = state.path().join("hosts/web-1/journal");
+    let index = JobIndex::of(state.path());
+    let now = at("2026-11-23T12:00:00Z");
+    let ids = ["abcdef01-0000-4000-8000-000000000001", "abcdef01-0000-4000-8000-000000000002"];
+    let ids: Vec<JobId> = ids.iter().map(|id| id.parse().expect("an id")).collect();
+    note(&journal, ids[0], 7, now);
+    append(&index.file(2026, "ab"), "abcdef01-0000-40").expect("a torn line");
+    note(&journal, ids[1], 9, now);
+    note(&journal, "ab000000-0000-4000-8000-0000abcdef01".parse().expect("an id"), 11, now);
+    let found = |beginning: &str, most| index.find_beginning(beginning, most);
+    let both = vec![(ids[1], hint("web-1", 9)), (ids[0], hint("web-1", 7))];
+    assert_eq!(found("abcdef01", 9), (both.clone(), true));
+    assert_eq!(found("abcdef01", 1), (both[..1].to_vec(), true));
+    assert_eq!(found("abcdef01-0000-4000-8000-000000000001", 9).0, both[1..]);
+    assert_eq!(found("abcdef02", 9), (Vec::new(), true));
+}
+
+#[test]
 fn what_is_missing_is_added_once_and_complete_is_since_when() {
     let state = tempfile::tempdir().expect("a temporary directory");
     let index = JobIndex::of(state.path());
