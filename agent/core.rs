@@ -14,6 +14,7 @@ use restic_manager::http_client::HttpClient;
 use restic_manager::id::{HostName, InstanceId, JobId};
 use restic_manager::protocol::EVENT_LIMIT_BYTES;
 use restic_manager::protocol::agent_event::{AgentEvent, CommandResult, Snapshot};
+use restic_manager::protocol::command::AgentUpdateAvailable;
 use restic_manager::protocol::repository_access::RepositoryAccess;
 use tokio::sync::Notify;
 
@@ -94,6 +95,8 @@ pub(crate) struct Agent {
     pub(crate) greeted: Notify,
     /// Another instance has this host: nothing is run by ourselves, since the server is there and the other one runs it.
     pub(crate) superseded: Cell<bool>,
+    /// The newer agent that the server told of.
+    pub(crate) update: RefCell<Option<AgentUpdateAvailable>>,
     /// For `status`.
     pub(crate) last_contact: Cell<Option<DateTime<Utc>>>,
     pub(crate) last_error: RefCell<Option<(DateTime<Utc>, String)>>,

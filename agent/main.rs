@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod agent_update;
 mod attempts;
 mod backoff;
 mod commands;

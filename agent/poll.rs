@@ -14,8 +14,11 @@ use restic_manager::protocol::agent_event::{AgentEvent, ConfigAck, ENDED_JOBS_LI
 use restic_manager::protocol::command::{
     CommandCancel, CommandRun, ConfigUpdate, FireResult, HelloAnswer, ScheduleSet,
 };
-use restic_manager::protocol::{BODY_LIMIT_BYTES, PROTOCOL_VERSION, PollAnswer, PollMessage, agent_path};
+use restic_manager::protocol::{
+    BODY_LIMIT_BYTES, PROTOCOL_VERSION, PollAnswer, PollMessage, agent_path, negotiate_version,
+};
 
+use crate::agent_update;
 use crate::backoff::Backoff;
 use crate::commands;
 use crate::core::Agent;
@@ -46,6 +49,7 @@ pub(crate) async fn run(agent: Rc<Agent>) {
             poll(&agent).await
         } else {
             hello(&agent).await.map(|answer| {
+                agent_update::told(&agent, answer.agent_update);
                 agent.hello_due.set(false);
                 agent.greeted.notify_one();
                 is_greeted = true;
@@ -113,6 +117,11 @@ async fn hello(agent: &Agent) -> Result<HelloAnswer, ClientError> {
     agent.clock_offset.set(answer.server_time - (before + (clock::now() - before) / 2));
     if answer.host != agent.host {
         return Err(ClientError::Request("the server takes us for another host"));
+    }
+    if negotiate_version(answer.protocol_version) != Some(answer.protocol_version) {
+        return Err(ClientError::Request(
+            "the server answers in a protocol version that this agent does not speak: update whichever of the two is older",
+        ));
     }
     // What the server has needs no sending again.
     let stream = agent.spool.borrow().stream();

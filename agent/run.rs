@@ -151,6 +151,7 @@ async fn serve(directory: &Directory, stop: impl Future<Output = ()>) -> Result<
         hello_bell: Notify::new(),
         greeted: Notify::new(),
         superseded: Cell::new(false),
+        update: RefCell::default(),
         last_contact: Cell::new(None),
         last_error: RefCell::new(None),
         status_bell: Notify::new(),

@@ -9,6 +9,7 @@ use clap::Args;
 use restic_manager::atomic_file;
 use restic_manager::clock;
 use restic_manager::file_error::chain;
+use restic_manager::protocol::command::AgentUpdateAvailable;
 use restic_manager::schedule::{compile, next_wake};
 use restic_manager::service_manager::{self, Moment};
 use serde::{Deserialize, Serialize};
@@ -48,6 +49,9 @@ struct Status {
     #[serde(default)]
     polls: String,
     agent_version: String,
+    /// The newer one that the server told of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    agent_update: Option<AgentUpdateAvailable>,
     restic_version: Option<String>,
     last_contact: Option<DateTime<Utc>>,
     schedule_version: u64,
@@ -98,6 +102,7 @@ fn status_of(agent: &Agent) -> Status {
         connected_through: agent.way(),
         polls: agent.poll_wait.borrow().describe(agent.server_wait.get()),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        agent_update: agent.update.borrow().clone(),
         restic_version: agent.restic.borrow().as_ref().ok().map(ToString::to_string),
         last_contact: agent.last_contact.get(),
         schedule_version: received.schedules().map_or(0, |set| set.version),
@@ -194,6 +199,8 @@ pub(crate) fn run(arguments: &StatusArguments) -> Result<(), Failure> {
         ("schedule set", version(status.schedule_version)),
         ("settings", version(status.config_version)),
     ];
+    let update = status.agent_update.as_ref();
+    rows.extend(update.map(|update| ("newer agent", crate::agent_update::describe(update))));
     rows.extend(status.next_fires.iter().map(|fire| ("next fire", format!("{}  {}", at(fire.at), fire.schedule))));
     rows.extend(status.running.iter().map(|job| ("running", job.clone())));
     rows.push(("waiting jobs", status.waiting.to_string()));

@@ -31,6 +31,7 @@ pub mod parallel;
 pub mod printable;
 pub mod problem;
 pub mod process;
+pub mod program_version;
 pub mod protocol;
 pub mod proxy;
 pub mod repository_target;

@@ -153,6 +153,7 @@ fn content() -> HostContent {
         adopted_at: None,
         maintains: None,
         configured: true,
+        agent_update: None,
         repository: None,
     }
 }

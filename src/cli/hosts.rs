@@ -12,6 +12,7 @@ use super::table::{Cell, Style, Table, cell, cut, facts, number, styled, whole, 
 use super::words::{self, Times};
 use crate::http_client::HttpClient;
 use crate::protocol::agent_event::RepoStats;
+use crate::protocol::command::AgentUpdateAvailable;
 
 #[derive(Debug, Args)]
 pub struct HostsArguments {
@@ -43,6 +44,7 @@ struct Host {
     fingerprint_changed: bool,
     last_seen: Option<DateTime<Utc>>,
     agent_version: Option<String>,
+    agent_update: Option<AgentUpdateAvailable>,
     restic_version: Option<String>,
     os: Option<String>,
     arch: Option<String>,
@@ -164,9 +166,18 @@ fn row(host: &Host, times: Times) -> Vec<Cell> {
         cell(host.jobs()),
         alerts,
         cell(host.restic_version.as_deref().unwrap_or_default()),
-        cell(host.agent_version.as_deref().unwrap_or_default()),
+        agent(host),
         cell(system(host)),
     ]
+}
+
+/// Its agent's version, and which is wanted where that is newer.
+fn agent(host: &Host) -> Cell {
+    let version = host.agent_version.as_deref().unwrap_or_default();
+    match &host.agent_update {
+        Some(update) => styled(format!("{version}, behind {}", update.latest_version), Style::Doubtful),
+        None => cell(version),
+    }
 }
 
 fn system(host: &Host) -> String {
@@ -209,6 +220,13 @@ fn known(host: &Host, times: Times) -> Vec<(&'static str, Cell)> {
     let mut add = |name, value: Option<String>| facts.extend(value.map(|value| (name, cell(value))));
     add("last seen", host.last_seen.map(|at| times.show(at)));
     add("agent", host.agent_version.clone());
+    add(
+        "wanted",
+        host.agent_update.as_ref().map(|AgentUpdateAvailable { latest_version, package_url, changelog }| {
+            let changelog = changelog.as_ref().map_or_else(String::new, |changelog| format!(" ({changelog})"));
+            format!("agent {latest_version}: {package_url}{changelog}")
+        }),
+    );
     add("restic", host.restic_version.clone());
     add("system", Some(system(host)).filter(|system| !system.is_empty()));
     add(
@@ -321,6 +339,20 @@ mod tests {
                         it holds    1.0 MiB, 1 snapshot, 1 : 2.5, locked\n\
                         last check  succeeded 24 h ago\n";
         assert_eq!(shown(&full), expected);
+    }
+
+    #[test]
+    fn an_agent_that_is_behind_is_shown_beside_the_one_that_is_wanted() {
+        let behind = host(json!({"agent_version": "0.1.0", "agent_update":
+            {"latest_version": "0.2.0", "package_url": "https://packages.example.org/", "changelog": "faster"}}));
+        let shown = facts(&known(&behind, Times::Utc), Screen::default());
+        let expected = "agent   0.1.0\nwanted  agent 0.2.0: https://packages.example.org/ (faster)\n";
+        assert!(shown.ends_with(expected), "{shown}");
+        let row = Table::new(&[whole("AGENT")]).part(&[vec![agent(&behind)]], Screen::default());
+        assert!(row.contains("0.1.0, behind 0.2.0"), "{row}");
+        let other = Table::new(&[whole("AGENT")])
+            .part(&[vec![agent(&host(json!({"agent_version": "0.2.0"})))]], Screen::default());
+        assert!(!other.contains("behind"), "{other}");
     }
 
     #[test]

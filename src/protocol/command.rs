@@ -196,7 +196,7 @@ impl CommandCancel {
     pub const TYPE: &str = "command.cancel";
 }
 
-/// Part of hello's answer from a later version on; informational: the agent never replaces itself.
+/// Part of hello's answer to an agent that is older than the one that is wanted; informational: the agent never replaces itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentUpdateAvailable {
     pub latest_version: String,

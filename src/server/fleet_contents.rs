@@ -131,6 +131,7 @@ impl Making<'_> {
             adopted_at,
             maintains,
             configured: true,
+            agent_update: self.fleet.settings.agent_update.clone(),
             repository: target_of(self.fleet, host),
         };
         Made { host: Arc::clone(host), content: Arc::new(content), secrets }
@@ -247,6 +248,7 @@ pub fn no_content(from: &MadeFrom) -> HostContent {
         adopted_at: from.adopted_at,
         maintains: None,
         configured: false,
+        agent_update: None,
         repository: None,
     }
 }

@@ -125,6 +125,7 @@ pub(crate) fn content() -> HostContent {
         adopted_at: None,
         maintains: None,
         configured: true,
+        agent_update: None,
         repository: None,
     }
 }

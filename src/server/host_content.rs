@@ -11,7 +11,8 @@ use super::alert_rules::{Absence, Alarms};
 use super::fleet::Fleet;
 use super::fleet::secret_text::SecretText;
 use crate::id::ScheduleId;
-use crate::protocol::command::ConfigUpdate;
+use crate::program_version::is_older;
+use crate::protocol::command::{AgentUpdateAvailable, ConfigUpdate};
 use crate::protocol::schedule::Schedule;
 use crate::repository_target::{KnownRepository, RepositoryTarget};
 
@@ -40,6 +41,8 @@ pub struct HostContent {
     pub maintains: Option<Arc<Fleet>>,
     /// The host's file is there; false for one that was removed, whose schedules are none.
     pub configured: bool,
+    /// Which agent is wanted. No part of what versions are of: hello's answer has it.
+    pub agent_update: Option<Arc<AgentUpdateAvailable>>,
     /// The repository that its jobs work with, unless they name another. No part of what the agent is told.
     pub repository: Option<RepositoryTarget>,
 }
@@ -61,6 +64,16 @@ impl HostContent {
     pub fn has_still(&self, told_of: Option<&KnownRepository>) -> bool {
         let now = self.known_repository();
         told_of.is_none_or(|told| now.is_none_or(|now| now == *told))
+    }
+
+    /// Whether an agent of this version is older than the one that is wanted; `None`: none is, or the two cannot be compared.
+    pub fn is_behind(&self, agent_version: &str) -> Option<bool> {
+        is_older(agent_version, &self.agent_update.as_ref()?.latest_version)
+    }
+
+    /// The agent that an older one of this version is to be replaced by.
+    pub fn update_of(&self, agent_version: &str) -> Option<&AgentUpdateAvailable> {
+        self.agent_update.as_deref().filter(|_| self.is_behind(agent_version) == Some(true))
     }
 
     pub fn schedule(&self, id: &ScheduleId) -> Option<&Schedule> {

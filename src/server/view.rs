@@ -93,6 +93,7 @@ pub fn host_view(
         "enrolled": state.enrolled_at.is_some(),
         "configured": content.is_some_and(|c| c.configured),
         "agent_version": hello.map(|h| &h.agent_version),
+        "agent_update": hello.and_then(|h| content?.update_of(&h.agent_version)),
         "restic_version": hello.and_then(|h| h.restic_version.as_ref()),
         "os": hello.map(|h| h.os),
         "arch": hello.map(|h| h.arch),

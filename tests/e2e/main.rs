@@ -32,6 +32,9 @@ mod heal;
 mod hooks;
 mod hostile_agent;
 mod hostile_payloads;
+#[allow(dead_code, reason = "shared with the bars")]
+#[path = "../bars/hostile_server.rs"]
+mod hostile_server;
 mod keep_rules;
 mod keepalive;
 mod kinds;
@@ -46,6 +49,7 @@ mod page;
 mod parked;
 mod queries;
 mod receivers;
+mod releases;
 mod restic_trouble;
 mod restore;
 mod retention;
@@ -57,6 +61,7 @@ mod service;
 mod tls;
 mod tls_files;
 mod troubles;
+mod upgrades;
 mod upkeep;
 mod verify;
 mod watch;

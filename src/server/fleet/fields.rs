@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 
 use super::channels::{Channel, Digest, Ntfy, Smtp, Way, Webhook};
 use super::secret_text;
-use super::settings::{AgentUpdate, OperatorToken, ServerSettings, TlsSettings};
+use super::settings::{OperatorToken, ServerSettings, TlsSettings};
 use super::{HostSchedule, Maintenance, MaintenanceCheck, MaintenancePrune, Repository, SecretRef, SecretSource};
+use crate::protocol::command::AgentUpdateAvailable;
 use crate::server::access::Role;
 use crate::server::alert_rules::Alarms;
 
@@ -188,9 +189,10 @@ pub(super) fn of_settings(settings: &ServerSettings) -> Fields {
     told.tell("history.keep", history_keep.to_string());
     told.tell("history.logs_keep", logs_keep.to_string());
     told.tell("history.compress_after", compress_after.map_or("never".to_owned(), |after| after.to_string()));
-    if let Some(AgentUpdate { latest_version, package_url }) = agent_update {
+    if let Some(AgentUpdateAvailable { latest_version, package_url, changelog }) = agent_update.as_deref() {
         told.tell("agent_update.latest_version", latest_version.as_str());
         told.tell("agent_update.package_url", package_url.as_str());
+        told.tell_some("agent_update.changelog", changelog.as_deref());
     }
     told.tell_some("public_url", public_url.as_deref());
     channels.iter().for_each(|channel| tell_channel(channel, &mut told));

@@ -1,6 +1,7 @@
 //! Pure. The rules for single values: paths, tags, URLs, environment, sizes. Each answers what is wrong, as a sentence
 //! that says what to write instead. Does not know where a value stands or how values fit together.
 
+use crate::program_version::ProgramVersion;
 use crate::toml_reader::shown;
 
 /// The result of a check: the sentence is the problem.
@@ -13,6 +14,20 @@ pub(super) fn path(text: &str) -> Checked {
         return Ok(());
     }
     Err(format!("{} is not an absolute path: write for example \"/etc\" or \"C:\\\\Users\"", shown(text)))
+}
+
+/// A version of our own programs.
+pub(super) fn program_version(text: &str) -> Checked {
+    let wrong = |_| format!("{} is no version: write for example \"1.2.0\" or \"1.2.0-rc.1\"", shown(text));
+    text.parse::<ProgramVersion>().map(|_| ()).map_err(wrong)
+}
+
+/// A few words on one line.
+pub(super) fn words(text: &str) -> Checked {
+    if !text.is_empty() && !text.chars().any(char::is_control) {
+        return Ok(());
+    }
+    Err("is empty or has control characters, such as a line break: leave it out, or write one line".to_owned())
 }
 
 /// Names of hosts, with `*`.

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use super::channels::{Channel, read_alerts};
 use super::raw_schedule::{Typed, read_list};
@@ -11,6 +12,7 @@ use super::rules;
 use super::secret_text::web_address;
 use crate::ip_range::IpRange;
 use crate::problem::Problem;
+use crate::protocol::command::AgentUpdateAvailable;
 use crate::protocol::text::{InvalidSpan, Span};
 use crate::server::keep::KeepRules;
 use crate::toml_reader::{Placed, TableReader, read_document, shown};
@@ -40,7 +42,8 @@ pub struct ServerSettings {
     pub logs_keep: Span,
     /// From this age on both are compressed; `None`: never.
     pub compress_after: Option<Span>,
-    pub agent_update: Option<AgentUpdate>,
+    /// Which agent is wanted everywhere.
+    pub agent_update: Option<Arc<AgentUpdateAvailable>>,
     /// Where people reach this server: what links in messages begin with. Without a slash at its end.
     pub public_url: Option<String>,
     /// Where alerts are told.
@@ -70,12 +73,6 @@ pub struct OperatorToken {
     /// Host names with `*`; empty: all hosts.
     pub hosts: Vec<String>,
     pub sha256: [u8; 32],
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AgentUpdate {
-    pub latest_version: String,
-    pub package_url: String,
 }
 
 impl ServerSettings {
@@ -158,7 +155,7 @@ fn read_top(top: &mut TableReader<'_>) -> ServerSettings {
         history_keep: history_keep.map_or(default.history_keep, |span| span.value),
         logs_keep: logs_keep.map_or(default.logs_keep, |span| span.value),
         compress_after: compress_after.map_or(default.compress_after, |after| after.value.0),
-        agent_update: top.table("agent_update", read_update).and_then(|update| update.value),
+        agent_update: top.table("agent_update", read_update).and_then(|update| update.value).map(Arc::new),
         public_url: read_public_url(top),
         channels: top.table("alerts", read_alerts).map_or(default.channels, |channels| channels.value),
     }
@@ -275,10 +272,28 @@ fn read_token(table: &mut TableReader<'_>) -> Option<OperatorToken> {
     })
 }
 
-fn read_update(table: &mut TableReader<'_>) -> Option<AgentUpdate> {
-    let latest_version = read_required(table, "latest_version", "latest_version = \"1.2.0\"");
-    let package_url = read_required(table, "package_url", "package_url = \"https://packages.example.org/\"");
-    Some(AgentUpdate { latest_version: latest_version?, package_url: package_url? })
+fn read_update(table: &mut TableReader<'_>) -> Option<AgentUpdateAvailable> {
+    for (key, example) in [
+        ("latest_version", "latest_version = \"1.2.0\""),
+        ("package_url", "package_url = \"https://packages.example.org/\""),
+    ] {
+        if table.place_of(key).is_none() {
+            table.missing(key, example);
+        }
+    }
+    let mut read = |key: &'static str, rule: fn(&str) -> Result<(), String>| {
+        let text = table.string(key)?;
+        if let Err(message) = rule(&text.value) {
+            // An address is not repeated: it may hold a password.
+            table.error(text.place, format!("{key} {message}"));
+            return None;
+        }
+        Some(text.value)
+    };
+    let latest_version = read("latest_version", rules::program_version);
+    let package_url = read("package_url", web_address);
+    let changelog = read("changelog", rules::words);
+    Some(AgentUpdateAvailable { latest_version: latest_version?, package_url: package_url?, changelog })
 }
 
 #[cfg(test)]

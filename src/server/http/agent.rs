@@ -145,6 +145,7 @@ pub async fn hello(app: &Arc<App>, mut request: Request, Agent { host, .. }: Age
         return Err(host_conflict());
     }
     heard(&host, None, None).await;
+    let agent_update = host.content().and_then(|content| content.update_of(&hello.agent_version).cloned());
     // After an outage everybody says what the journal has already: no thread and no lock is needed to find that.
     if !decide_hello(&host.slot.durable().state, &hello, now).is_empty() {
         host.append(move |state, _| decide_hello(state, &hello, now)).await?;
@@ -165,7 +166,7 @@ pub async fn hello(app: &Arc<App>, mut request: Request, Agent { host, .. }: Age
         epoch: app.state_dir.epoch,
         acked: state.streams.iter().map(|(stream, mark)| (*stream, mark.seq)).collect(),
         poll_wait: poll::WAIT_SECS,
-        agent_update: None,
+        agent_update,
     }))
 }
 

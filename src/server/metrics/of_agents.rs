@@ -35,6 +35,16 @@ pub(super) static FAMILIES: &[Family] = &[
         }),
     },
     Family {
+        name: "restic_manager_agent_behind",
+        help: "Whether the host's agent is older than the one that [agent_update] of server.toml names.",
+        kind: Gauge,
+        source: Source::Host(|host, _, samples| {
+            let version = host.state.hello.as_ref().map(|hello| hello.agent_version.as_str());
+            let is_behind = version.and_then(|version| host.content.as_ref()?.is_behind(version));
+            samples.add_known(&[("host", host.name.as_str())], is_behind.map(u64::from));
+        }),
+    },
+    Family {
         name: "restic_manager_agent_spool_bytes",
         help: "Events and log lines that wait on the host for the server, as its agent said last.",
         kind: Gauge,

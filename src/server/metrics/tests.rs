@@ -56,6 +56,24 @@ fn busy() -> HostFigures {
     figures(folded, content)
 }
 
+#[test]
+fn who_is_behind_is_told_where_both_versions_are_known() {
+    let wanting = |version: &str| {
+        let update = json!({"latest_version": version, "package_url": "https://packages.example.org/"});
+        HostContent { agent_update: Some(Arc::new(serde_json::from_value(update).expect("an update"))), ..content() }
+    };
+    let behind = |agent: &str, content: HostContent| {
+        let mut folded = enrolled();
+        folded.add([Fact::Hello(crate::protocol::agent_event::Hello { agent_version: agent.to_owned(), ..hello(1) })]);
+        let found = series(&text(snapshot(vec![figures(folded, content)], true)));
+        found.get("restic_manager_agent_behind{host=\"web-1\"}").cloned()
+    };
+    assert_eq!(behind("1.1.9", wanting("1.2.0")).as_deref(), Some("1"));
+    assert_eq!(behind("1.2.0", wanting("1.2.0")).as_deref(), Some("0"));
+    assert_eq!(behind("1.1.9", content()), None, "none is wanted");
+    assert_eq!(behind(ODD, wanting("1.2.0")), None, "absent means unknown");
+}
+
 fn snapshot(hosts: Vec<HostFigures>, is_whole: bool) -> Snapshot {
     let fleet = || FleetFigures {
         config: ConfigFigures { adopted: 3, is_rejected: true, errors: 2, ..ConfigFigures::default() },

@@ -24,6 +24,9 @@ const MOST_WRONG: usize = 50;
 /// What a list has room for of a text, in characters.
 const TEXT_LIMIT: usize = 160;
 
+/// In the address: hosts with an older agent.
+const BEHIND: &str = "behind";
+
 /// What is wrong with a host, the worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wrong {
@@ -77,6 +80,8 @@ pub struct Filter {
     pub wrong: Option<Wrong>,
     /// Any of what can be wrong.
     pub any_wrong: bool,
+    /// Those whose agent is older than the one that is wanted.
+    pub behind: bool,
     /// Only names after this one.
     pub after: String,
 }
@@ -85,21 +90,26 @@ impl Filter {
     /// From the query's `name`, `show` and `after`; `None`: there is nothing like `show`.
     pub fn read(name: &str, show: &str, after: &str) -> Option<Self> {
         let wrong = Wrong::ALL.into_iter().find(|wrong| wrong.in_url() == show);
-        let any_wrong = show == "wrong";
-        if wrong.is_none() && !any_wrong && !show.is_empty() {
+        let (any_wrong, behind) = (show == "wrong", show == BEHIND);
+        if wrong.is_none() && !any_wrong && !behind && !show.is_empty() {
             return None;
         }
-        Some(Self { name: name.trim().to_lowercase(), wrong, any_wrong, after: after.to_owned() })
+        Some(Self { name: name.trim().to_lowercase(), wrong, any_wrong, behind, after: after.to_owned() })
     }
 
     fn takes(&self, host: &HostLine) -> bool {
         host.name.as_str().contains(&self.name)
             && self.wrong.is_none_or(|wrong| host.wrong.contains(&wrong))
             && (!self.any_wrong || !host.wrong.is_empty())
+            && (!self.behind || host.behind)
     }
 
     fn show(&self) -> &'static str {
-        if self.any_wrong { "wrong" } else { self.wrong.map_or("", Wrong::in_url) }
+        match self {
+            Self { any_wrong: true, .. } => "wrong",
+            Self { behind: true, .. } => BEHIND,
+            _ => self.wrong.map_or("", Wrong::in_url),
+        }
     }
 
     fn link(&self, after: &str) -> Link {
@@ -118,6 +128,8 @@ pub struct HostLine {
     /// The worst first.
     pub wrong: Vec<Wrong>,
     pub online: bool,
+    /// Its agent is older than the one that is wanted. Nothing is wrong with it for that.
+    pub behind: bool,
     pub failed: Vec<ScheduleId>,
     pub stale: Vec<ScheduleId>,
     pub last_seen: Option<DateTime<Utc>>,
@@ -161,6 +173,7 @@ impl HostLine {
             name: name.clone(),
             wrong: Wrong::ALL.into_iter().filter(is_wrong).collect(),
             online,
+            behind: state.hello.as_ref().and_then(|hello| content?.is_behind(&hello.agent_version)) == Some(true),
             last_seen: contact.last_seen,
             last_success,
             running: running.map(|job| job.kind).collect(),
@@ -189,6 +202,7 @@ impl HostLine {
             mood(wrong.mood(), word)
         };
         let mut moods: Vec<El> = self.wrong.iter().map(of_one).collect();
+        moods.extend(self.behind.then(|| mood(Mood::Neutral, "older agent")));
         moods.extend(self.running.iter().map(|kind| mood(Mood::Busy, format!("{kind} runs"))));
         if self.online {
             moods.push(mood(Mood::Good, "online"));
@@ -245,19 +259,24 @@ fn summary(lines: &[HostLine], filter: &Filter) -> El {
         let link = if is_current { link.attr("aria-current", "true") } else { link };
         el("li").with(link.with(text))
     };
-    let with = |wrong: Option<Wrong>, any_wrong: bool| Filter { wrong, any_wrong, ..Filter::default() };
-    let is_now = |wanted: &Filter| (filter.wrong, filter.any_wrong) == (wanted.wrong, wanted.any_wrong);
-    let every = with(None, false);
+    let is_now = |wanted: &Filter| filter.show() == wanted.show();
+    let every = Filter::default();
     let hosts = if lines.len() == 1 { "host" } else { "hosts" };
     let total = el("span").with(format!("{} {hosts}", shown::count(lines.len() as u64)));
     let mut items = vec![item(every.link(""), is_now(&every), total)];
     for wrong in Wrong::ALL {
         let count = lines.iter().filter(|line| line.wrong.contains(&wrong)).count();
         if count > 0 {
-            let wanted = with(Some(wrong), false);
+            let wanted = Filter { wrong: Some(wrong), ..Filter::default() };
             let text = format!("{} {}", shown::count(count as u64), wrong.word());
             items.push(item(wanted.link(""), is_now(&wanted), mood(wrong.mood(), text)));
         }
+    }
+    let behind = lines.iter().filter(|line| line.behind).count();
+    if behind > 0 {
+        let wanted = Filter { behind: true, ..Filter::default() };
+        let text = format!("{} with an older agent", shown::count(behind as u64));
+        items.push(item(wanted.link(""), is_now(&wanted), mood(Mood::Neutral, text)));
     }
     let well = lines.iter().filter(|line| line.wrong.is_empty()).count();
     let well = mood(Mood::Good, format!("{} with nothing wrong", shown::count(well as u64)));
@@ -291,7 +310,7 @@ fn wrong_table(lines: &[HostLine], now: DateTime<Utc>) -> Html {
 }
 
 fn filter_form(filter: &Filter) -> El {
-    let options = [("", "all"), ("wrong", "with something wrong")].into_iter();
+    let options = [("", "all"), ("wrong", "with something wrong"), (BEHIND, "with an older agent")].into_iter();
     let options = options.chain(Wrong::ALL.into_iter().map(|wrong| (wrong.in_url(), wrong.word())));
     let options = options
         .map(|(value, text)| el("option").attr("value", value).flag("selected", value == filter.show()).with(text));

@@ -68,7 +68,7 @@ pub fn host_facts(known: &Known<'_>, now: DateTime<Utc>) -> El {
     let lock = repository.filter(|repository| repository.lock_state == LockState::Locked);
     facts(vec![
         ("Last seen", Some(instant_or(known.contact.last_seen, now, "never"))),
-        ("Agent", hello.and_then(|hello| text(hello.agent_version.clone()))),
+        ("Agent", hello.map(|hello| agent(hello, known.content))),
         (
             "restic",
             hello.map(|hello| all([hello.restic_version.clone().unwrap_or_else(|| "none that runs".to_owned())])),
@@ -83,6 +83,17 @@ pub fn host_facts(known: &Known<'_>, now: DateTime<Utc>) -> El {
         ("Last check", check),
         ("Lock", lock.map(|_| all([mood(Mood::Doubtful, "locked")]))),
     ])
+}
+
+/// Its version, and the one that is wanted where that is newer.
+fn agent(hello: &Hello, content: Option<&HostContent>) -> Html {
+    let update = content.and_then(|content| content.update_of(&hello.agent_version));
+    let update = update.map(|update| {
+        let changelog = update.changelog.as_ref().map(|changelog| format!(" ({changelog})"));
+        let wanted = format!(" {} is wanted: {}", update.latest_version, update.package_url);
+        (" ", mood(Mood::Doubtful, "behind"), wanted, changelog)
+    });
+    all([(hello.agent_version.clone(), update)])
 }
 
 fn system(hello: &Hello) -> String {

@@ -28,6 +28,7 @@ fn line(name: &str, wrong: &[Wrong]) -> HostLine {
         name: name.parse().expect("a name"),
         wrong: wrong.to_vec(),
         online: !wrong.contains(&Wrong::Offline),
+        behind: false,
         failed: vec![schedule("data")],
         stale: Vec::new(),
         last_seen: Some(noon()),
@@ -119,6 +120,28 @@ fn hosts_are_found_by_name_and_by_what_is_wrong_and_come_in_pages() {
     assert_eq!(Filter::read("", "nonsense", ""), None);
     let page = shown(&lines, &read("web", "", "web-001"), None);
     assert!(page.contains("href=\"/?name=web&amp;after=web-201\">Next page") && page.contains("First page"), "{page}");
+}
+
+#[test]
+fn hosts_with_an_older_agent_are_counted_and_found_and_nothing_is_wrong_with_them() {
+    let update = json!({"latest_version": "0.2.0", "package_url": "https://packages.example.org/"});
+    let wanting =
+        HostContent { agent_update: Some(Arc::new(serde_json::from_value(update).expect("an update"))), ..content() };
+    let of = |version: &str, content: &HostContent| {
+        let hello = crate::protocol::agent_event::Hello { agent_version: version.to_owned(), ..hello(1) };
+        let folded = Folded::of([enrolled(), Fact::Hello(hello)]);
+        HostLine::of(&host(), &folded.state, Some(content), &heard(), noon())
+    };
+    let old = of("0.1.0", &wanting);
+    assert!(old.behind && old.wrong.is_empty());
+    assert!(!of("0.2.0", &wanting).behind && !of("0.1.0", &content()).behind && !of("shell", &wanting).behind);
+    let lines = [old, line("web-2", &[])];
+    let filter = Filter::read("", "behind", "").expect("a filter");
+    assert_eq!(page_of(&filter, &lines).0, [&lines[0]]);
+    let page = shown(&lines, &Filter::default(), None);
+    assert!(page.contains("href=\"/?show=behind\"") && page.contains("1 with an older agent"), "{page}");
+    assert!(page.contains("Nothing is wrong.") && page.contains("2 with nothing wrong"), "{page}");
+    assert!(!shown(&lines[1..], &Filter::default(), None).contains("1 with an older"));
 }
 
 #[test]
