@@ -174,7 +174,7 @@ pub struct ProblemBody {
 }
 
 /// One of several errors in one answer.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProblemEntry {
     pub file: String,
     pub line: u32,

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod adoption;
 pub mod alert;
+pub mod alert_channels_state;
 pub mod alert_loop;
 pub mod alert_rules;
 pub mod alert_sends;

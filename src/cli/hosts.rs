@@ -62,6 +62,8 @@ struct Host {
 #[derive(Debug, Deserialize)]
 struct Repository {
     name: Option<String>,
+    /// When that was.
+    as_of: Option<DateTime<Utc>>,
     #[serde(flatten)]
     stats: Option<RepoStats>,
 }
@@ -242,11 +244,15 @@ fn known(host: &Host, times: Times) -> Vec<(&'static str, Cell)> {
     add("queued", Some(host.queued.join(", ")).filter(|jobs| !jobs.is_empty()));
     add("repository", host.repository.as_ref().and_then(|repository| repository.name.clone()));
     if let Some(repository) = host.repository.as_ref().and_then(|repository| repository.stats.as_ref()) {
-        let ratio = repository.dedup_ratio.map_or_else(String::new, |ratio| format!(", 1 : {ratio:.1}"));
+        // Of a few small files the repository is larger than they are, which tells nothing.
+        let ratio = repository.dedup_ratio.filter(|ratio| *ratio >= 1.0);
+        let ratio = ratio.map_or_else(String::new, |ratio| format!(", 1 : {ratio:.1}"));
         let locked =
             if repository.lock_state == crate::protocol::agent_event::LockState::Locked { ", locked" } else { "" };
         let snapshots = words::count(repository.snapshot_count, "snapshot", "snapshots");
-        add("it holds", Some(format!("{}, {snapshots}{ratio}{locked}", words::size(repository.size_bytes))));
+        let as_of = host.repository.as_ref().and_then(|repository| repository.as_of);
+        let as_of = as_of.map_or_else(String::new, |at| format!(", as of {}", times.show(at)));
+        add("it holds", Some(format!("{}, {snapshots}{ratio}{locked}{as_of}", words::size(repository.size_bytes))));
         add(
             "last check",
             repository.last_check_at.map(|at| {
@@ -325,7 +331,7 @@ mod tests {
         let full = host(json!({
             "online": true, "last_seen": "2026-01-01T23:59:00Z", "clock_skew_ms": -61_000, "os": "linux", "arch": "amd64",
             "schedule": {"wanted": 7, "applied": 6, "commit": "0123456789ab", "dirty": true}, "config": {"wanted": 2, "applied": 2},
-            "repository": {"name": "main", "size_bytes": 1_048_576, "snapshot_count": 1, "dedup_ratio": 2.51, "lock_state": "locked",
+            "repository": {"name": "main", "size_bytes": 1_048_576, "snapshot_count": 1, "dedup_ratio": 2.51, "lock_state": "locked", "as_of": "2026-01-01T23:00:00Z",
                            "last_check_at": "2026-01-01T00:00:00Z", "last_check_status": "succeeded"},
         }));
         let expected = "host        web-1\n\
@@ -336,9 +342,13 @@ mod tests {
                         schedules   version 7 wanted, 6 runs, commit 01234567 with changes\n\
                         settings    version 2 runs\n\
                         repository  main\n\
-                        it holds    1.0 MiB, 1 snapshot, 1 : 2.5, locked\n\
+                        it holds    1.0 MiB, 1 snapshot, 1 : 2.5, locked, as of 60 min ago\n\
                         last check  succeeded 24 h ago\n";
         assert_eq!(shown(&full), expected);
+        let small = host(
+            json!({"repository": {"size_bytes": 2048, "snapshot_count": 1, "dedup_ratio": 0.02, "lock_state": "unlocked"}}),
+        );
+        assert!(shown(&small).ends_with("it holds  2.0 KiB, 1 snapshot\n"), "{}", shown(&small));
     }
 
     #[test]

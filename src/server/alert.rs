@@ -223,4 +223,14 @@ mod tests {
             assert_eq!(serde_json::to_value(kind).expect("JSON"), kind.as_str());
         }
     }
+
+    #[test]
+    fn all_of_them_are_listed() {
+        // serde names every variant where it knows none of them.
+        let said = serde_json::from_str::<AlertKind>("\"?\"").expect_err("no kind").to_string();
+        let (_, names) = said.split_once("expected one of ").expect("a list");
+        let (names, _) = names.split_once(" at line").expect("its end");
+        let listed: Vec<String> = AlertKind::ALL.iter().map(|kind| format!("`{}`", kind.as_str())).collect();
+        assert_eq!(names, listed.join(", "));
+    }
 }

@@ -59,7 +59,7 @@ async fn look(app: &Arc<App>) -> Result<(), FileError> {
 fn moment(app: &App, host: &Host) -> Moment {
     let now = clock::now();
     let silence = Some(now - silent_since(host.last_seen(), app.outage));
-    Moment { now, silence, heard_for: host.heard_for(now, app.outage.ready_at) }
+    Moment { now, silence, heard_for: host.heard_for(now) }
 }
 
 /// The host that has this alert open, and the alert.

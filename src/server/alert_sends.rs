@@ -133,6 +133,20 @@ pub fn due_digest(digest: Digest, health: &ChannelHealth, now: DateTime<Utc>) ->
     (now - last < DIGEST_FOR && health.last_digest_at.is_none_or(|at| at < last)).then_some(last)
 }
 
+/// Since when alerts that have ended are a digest's news: the last one, but nothing of before the channel is known.
+pub fn digest_since(health: &ChannelHealth, now: DateTime<Utc>) -> DateTime<Utc> {
+    let since = health.last_digest_at.unwrap_or(now - TimeDelta::hours(24));
+    since.max(health.known_since.unwrap_or(now))
+}
+
+/// The order of a digest: what is open first, the worst and the oldest before the rest; then what has ended.
+pub fn sort_digest(dues: &mut [Due]) {
+    dues.sort_by_key(|due| {
+        let severity = std::cmp::Reverse(due.alert.kind.severity());
+        (due.ended_at, severity, due.alert.raised_at, due.alert.id)
+    });
+}
+
 /// What a digest lists of one journal: everything that is open, and what has ended since the last one.
 pub fn digest_of<'a>(
     channel: &Channel,

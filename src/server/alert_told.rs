@@ -145,6 +145,11 @@ pub struct ChannelHealth {
     pub last_error: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_digest_at: Option<DateTime<Utc>>,
+    /// Messages that it has taken, and attempts that failed, since they are counted.
+    #[serde(default)]
+    pub taken: u64,
+    #[serde(default)]
+    pub failed_in_all: u64,
 }
 
 impl ChannelHealth {
@@ -157,6 +162,7 @@ impl ChannelHealth {
         // A digest with nothing in it is not sent.
         if sent.count != Some(0) {
             (self.last_sent_at, self.failures) = (Some(at), 0);
+            self.taken = self.taken.saturating_add(1);
         }
     }
 
@@ -164,6 +170,7 @@ impl ChannelHealth {
     pub fn failed(&mut self, failed: &AlertSendFailed, at: DateTime<Utc>) {
         self.known_since.get_or_insert(at);
         self.failures = self.failures.saturating_add(1);
+        self.failed_in_all = self.failed_in_all.saturating_add(1);
         self.last_failed_at = Some(at);
         self.last_error = Some(failed.error.chars().take(ERROR_LIMIT).collect());
     }

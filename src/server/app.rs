@@ -26,7 +26,7 @@ use super::servers::Servers;
 use super::silence::Outage;
 use super::slot::{Shared, Slot};
 use super::state_dir::{StateDir, StateDirError};
-use super::traffic::Traffic;
+use super::traffic::{PingCounts, Traffic};
 use crate::clock;
 use crate::file_error::FileError;
 use crate::id::HostName;
@@ -66,6 +66,8 @@ pub struct App {
     pub shared: Arc<Shared>,
     /// What it is asked, and has open.
     pub traffic: Traffic,
+    /// What became of its pings.
+    pub pings: PingCounts,
     pub leases: LeaseDesk,
     /// True from the moment on at which the server is to stop.
     pub stopping: watch::Sender<bool>,
@@ -112,6 +114,7 @@ impl App {
             fleet,
             shared,
             traffic: Traffic::default(),
+            pings: PingCounts::default(),
             stopping: watch::Sender::new(false),
             outage,
             hosts: RwLock::default(),

@@ -7,11 +7,14 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use tokio::task::JoinHandle;
 
 use super::alert::Alert;
-use super::alert_sends::{Due, Message, digest_of, due_digest, due_of, next_message, next_try};
+use super::alert_channels_state::{ChannelState, channel_states};
+use super::alert_sends::{
+    Due, Message, digest_of, digest_since, due_digest, due_of, next_message, next_try, sort_digest,
+};
 use super::alert_told::{AlertSendFailed, AlertSent, ChannelHealth, EndedAlerts, Told};
 use super::app::{App, blocking, stopped};
 use super::channel_send;
@@ -155,8 +158,14 @@ async fn lock(app: &App, name: &ChannelName) -> Result<Option<File>, FileError> 
     blocking(move || atomic_file::try_lock(&path)).await
 }
 
+/// How every channel of the configuration fares.
+pub fn all_channels(app: &App, now: DateTime<Utc>) -> Vec<ChannelState> {
+    let (fleet, healths) = (Arc::clone(&app.telling.borrow().fleet), &app.fleet.durable().state.channels);
+    channel_states(&fleet.settings.channels, healths, |channel, health| all_due(app, channel, health, now))
+}
+
 /// Everything that this channel has to be told of, by the states as they are.
-pub fn all_due(app: &App, channel: &Channel, health: Option<&ChannelHealth>, now: DateTime<Utc>) -> Vec<(Told, Due)> {
+fn all_due(app: &App, channel: &Channel, health: Option<&ChannelHealth>, now: DateTime<Utc>) -> Vec<(Told, Due)> {
     let known_since = health.and_then(|health| health.known_since);
     let mut due = due_of_fleet(&app.fleet.durable().state, channel, known_since, now);
     for host in app.hosts() {
@@ -188,6 +197,10 @@ async fn due_message(app: &Arc<App>, channel: &Channel, health: &ChannelHealth, 
     let (app, channel, health) = (Arc::clone(app), channel.clone(), health.clone());
     let find = move || {
         if let Some(digest) = channel.digest {
+            // Its first day begins when it is first seen, and is written down as one of which nothing had to be said.
+            if health.known_since.is_none() {
+                return Some(Message::new(Told::Digest, Vec::new()));
+            }
             due_digest(digest, &health, now)?;
             return Some(Message::new(Told::Digest, all_of_digest(&app, &channel, &health, now)));
         }
@@ -197,7 +210,7 @@ async fn due_message(app: &Arc<App>, channel: &Channel, health: &ChannelHealth, 
 }
 
 fn all_of_digest(app: &App, channel: &Channel, health: &ChannelHealth, now: DateTime<Utc>) -> Vec<Due> {
-    let since = health.last_digest_at.unwrap_or(now - TimeDelta::hours(24));
+    let since = digest_since(health, now);
     let of = |host: Option<&HostName>, open: &mut dyn Iterator<Item = &Alert>, ended: &EndedAlerts| {
         digest_of(channel, host, open, ended, since)
     };
@@ -207,6 +220,7 @@ fn all_of_digest(app: &App, channel: &Channel, health: &ChannelHealth, now: Date
         let state = host.slot.durable().state;
         dues.extend(of(Some(&host.name), &mut state.alerts.iter(), &state.ended_alerts));
     }
+    sort_digest(&mut dues);
     dues
 }
 

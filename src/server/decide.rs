@@ -17,7 +17,7 @@ use crate::id::{
 use crate::job::{Actor, ActorKind};
 use crate::protocol::agent_event::ScheduleFire;
 use crate::protocol::command::{FireOutcome, FireResult};
-use crate::protocol::job_options::{ForgetOptions, JobKind, JobSpec, RestoreOptions};
+use crate::protocol::job_options::{BackupOptions, ForgetOptions, JobKind, JobSpec, RestoreOptions};
 use crate::protocol::schedule::Schedule;
 use crate::protocol::text::Span;
 use crate::repository_target::RepositoryTarget;
@@ -198,9 +198,10 @@ pub fn decide_job(
         kind: kind.ok_or_else(|| Refusal::Invalid("there is nothing to do".to_owned()))?,
         options: Value::Null,
         actor: request.actor.clone(),
-        // The success of another kind of job (a forget by a backup schedule's rules), or of a preview, is not the schedule's.
+        // The success of another kind of job (a forget by a backup schedule's rules), of other paths, or of a preview, is not the schedule's.
         schedule_id: schedule
             .filter(|schedule| Some(schedule.kind) == kind && !specs.iter().any(JobSpec::is_preview))
+            .filter(|schedule| specs.iter().all(|spec| holds_the_same(spec, schedule)))
             .map(|schedule| schedule.id.clone()),
         scheduled_at: None,
         idempotency: request.idempotency.clone(),
@@ -211,6 +212,14 @@ pub fn decide_job(
     let jobs = queued_jobs(state, specs, &first, |n| job_id_of_request_part(request.new_id, n));
     let facts = jobs.into_iter().flat_map(|queued| queue(queued, content, now)).collect();
     Ok(JobDecision::New(request.new_id, facts))
+}
+
+/// Whether a snapshot of this would hold what the schedule's do, however it is made. Another one must neither look like the schedule's
+/// success, nor carry its tag and push its snapshots out of what its retention keeps.
+fn holds_the_same(spec: &JobSpec, schedule: &Schedule) -> bool {
+    let (JobSpec::Backup(asked), JobSpec::Backup(own)) = (spec, schedule.job_spec()) else { return true };
+    let (paths, excludes, iexcludes) = (asked.paths.clone(), asked.excludes.clone(), asked.iexcludes.clone());
+    own == BackupOptions { paths, excludes, iexcludes, ..own.clone() }
 }
 
 /// What is to be done, all of one kind: more than one thing only where a schedule's fire would do as much.

@@ -99,6 +99,9 @@ pub struct FleetState {
     pub rejected_count: usize,
     #[serde(default)]
     pub rejected_errors: usize,
+    /// The first of its errors, with its place.
+    #[serde(default)]
+    pub rejected_first: Option<ProblemEntry>,
     /// The operator who has seen to it.
     pub rejection_acknowledged_by: Option<String>,
     /// When each channel was told, of it or of one that it followed on.
@@ -116,20 +119,31 @@ pub fn rejection_alert(state: &FleetState) -> Option<Alert> {
         kind: AlertKind::ConfigRejected,
         schedule_id: None,
         job_id: None,
-        text: match state.rejected_errors {
-            1 => "the configuration was refused for 1 error, and the last good one runs: see GET /v1/config".to_owned(),
-            // Of a server that did not count them by themselves.
-            0 => "the configuration was refused, and the last good one runs: see GET /v1/config".to_owned(),
-            errors => {
-                format!(
-                    "the configuration was refused for {errors} errors, and the last good one runs: see GET /v1/config"
-                )
-            }
-        },
+        text: rejection_text(state.rejected_first.as_ref(), state.rejected_errors),
         raised_at,
         acknowledged_by: state.rejection_acknowledged_by.clone(),
         told: state.rejection_told.clone(),
     })
+}
+
+/// Where the first error is and what it is, how many more there are, and what runs meanwhile.
+fn rejection_text(first: Option<&ProblemEntry>, errors: usize) -> String {
+    let more = match errors.saturating_sub(1) {
+        0 => String::new(),
+        1 => " (and 1 more error)".to_owned(),
+        more => format!(" (and {more} more errors)"),
+    };
+    let rest = "the last good configuration runs on: see GET /v1/config";
+    match first {
+        Some(ProblemEntry { file, line: 0, message, .. }) => {
+            format!("the configuration was refused: {file}: {message}{more}; {rest}")
+        }
+        Some(ProblemEntry { file, line, message, .. }) => {
+            format!("the configuration was refused: {file}:{line}: {message}{more}; {rest}")
+        }
+        // Of a server that did not note it.
+        None => format!("the configuration was refused; {rest}"),
+    }
 }
 
 impl FleetState {
@@ -162,6 +176,7 @@ impl Fold for FleetState {
                     self.adopted_at = Some(line.received_at);
                     (self.rejected_hash, self.rejected_at, self.rejected_commit) = (None, None, None);
                     (self.rejected_count, self.rejection_acknowledged_by) = (0, None);
+                    (self.rejected_errors, self.rejected_first) = (0, None);
                 }
             }
             ConfigRejected::TYPE => {
@@ -173,6 +188,7 @@ impl Fold for FleetState {
                     // Lines of earlier versions have no count, and all problems.
                     self.rejected_count = rejected.count.max(rejected.problems.len());
                     self.rejected_errors = rejected.errors;
+                    self.rejected_first = rejected.problems.into_iter().next();
                 }
             }
             AlertAcknowledged::TYPE => {
@@ -202,5 +218,29 @@ impl Fold for FleetState {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_its_first_error_and_how_many_more_there_are() {
+        let entry = |line| ProblemEntry {
+            file: "hosts/web-1.toml".to_owned(),
+            line,
+            column: Some(3),
+            message: "cron: 61 is no minute".to_owned(),
+        };
+        let one = rejection_text(Some(&entry(7)), 1);
+        assert_eq!(
+            one,
+            "the configuration was refused: hosts/web-1.toml:7: cron: 61 is no minute; the last good configuration runs on: see GET /v1/config"
+        );
+        assert!(rejection_text(Some(&entry(7)), 2).contains("no minute (and 1 more error);"));
+        assert!(rejection_text(Some(&entry(7)), 12).contains("(and 11 more errors)"));
+        assert!(rejection_text(Some(&entry(0)), 1).contains("hosts/web-1.toml: cron"), "of a whole file");
+        assert!(rejection_text(None, 0).starts_with("the configuration was refused; "));
     }
 }

@@ -31,7 +31,7 @@ const LATELY: Duration = Duration::from_millis(500);
 struct Transient {
     content: Option<Arc<HostContent>>,
     last_seen: Option<DateTime<Utc>>,
-    /// The first sign of life after a gap.
+    /// The first sign of life after the last gap, or of all.
     back_at: Option<DateTime<Utc>>,
     clock_skew_ms: Option<i64>,
     progress: BTreeMap<JobId, JobProgress>,
@@ -48,7 +48,7 @@ const GAP: TimeDelta = TimeDelta::minutes(15);
 
 impl Transient {
     fn see(&mut self, at: DateTime<Utc>) {
-        if self.last_seen.is_some_and(|seen| at - seen > GAP) {
+        if self.last_seen.is_none_or(|seen| at - seen > GAP) {
             self.back_at = Some(at);
         }
         self.last_seen = Some(at);
@@ -58,6 +58,9 @@ impl Transient {
 /// `seen`: its time is when the agent was last heard.
 #[derive(Debug, Serialize, Deserialize)]
 struct Seen {
+    /// Since when it has been heard without a gap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    back_at: Option<DateTime<Utc>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     clock_skew_ms: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -105,6 +108,7 @@ impl Host {
         let mut transient = self.transient();
         transient.see(at);
         if let Some(seen) = seen {
+            transient.back_at = seen.back_at.or(transient.back_at);
             transient.clock_skew_ms = seen.clock_skew_ms;
             transient.poll_wait_secs = seen.poll_wait_secs;
             transient.spool_bytes = seen.spool_bytes;
@@ -116,8 +120,8 @@ impl Host {
         let (seen, at) = {
             let transient = self.transient();
             let Some(at) = transient.last_seen else { return Ok(()) };
-            let Transient { clock_skew_ms, poll_wait_secs, spool_bytes, .. } = &*transient;
-            (Seen { clock_skew_ms: *clock_skew_ms, poll_wait_secs: *poll_wait_secs, spool_bytes: *spool_bytes }, at)
+            let Transient { back_at, clock_skew_ms, poll_wait_secs, spool_bytes, .. } = *transient;
+            (Seen { back_at, clock_skew_ms, poll_wait_secs, spool_bytes }, at)
         };
         // A struct of numbers always has a JSON form.
         let mut bytes = serde_json::to_vec(&seen).unwrap_or_default();
@@ -148,13 +152,11 @@ impl Host {
         self.transient().last_seen
     }
 
-    /// For how long the agent has been heard without a gap, as far as a server knows that is ready since then.
-    pub fn heard_for(&self, now: DateTime<Utc>, ready_at: DateTime<Utc>) -> TimeDelta {
+    /// For how long the agent has been heard without a gap. A restart of the server is none, unless it was away for that long.
+    pub fn heard_for(&self, now: DateTime<Utc>) -> TimeDelta {
         let transient = self.transient();
-        match transient.last_seen {
-            Some(seen) if now - seen <= GAP => now - transient.back_at.map_or(ready_at, |back| back.max(ready_at)),
-            _ => TimeDelta::zero(),
-        }
+        let is_heard = transient.last_seen.is_some_and(|seen| now - seen <= GAP);
+        transient.back_at.filter(|_| is_heard).map_or_else(TimeDelta::zero, |back| now - back)
     }
 
     pub fn clock_skew_ms(&self) -> Option<i64> {
@@ -288,4 +290,37 @@ pub fn append_facts(
         }
     }
     count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::folded::{at, host};
+    use crate::server::servers::Servers;
+    use crate::server::slot::Shared;
+
+    #[test]
+    fn a_restart_is_no_gap_and_a_long_silence_is_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let host_dir = dir.path().join("hosts/web-1");
+        std::fs::create_dir_all(&host_dir).expect("a directory");
+        let open = || {
+            let shared = Arc::new(Shared::new(Servers::enter(dir.path()).expect("a server")));
+            let slot = Slot::open("web-1", &host_dir, shared).expect("a journal");
+            Host::new(host(), &host_dir, slot)
+        };
+        let minutes = |host: &Host, text: &str| host.heard_for(at(text)).num_minutes();
+        let first = open();
+        assert_eq!(minutes(&first, "2026-01-01T12:00:00Z"), 0, "never heard");
+        for text in ["2026-01-01T12:00:00Z", "2026-01-01T12:10:00Z"] {
+            assert!(first.heard(at(text), None, Some(30)));
+        }
+        first.keep_seen().expect("written");
+        assert_eq!(minutes(&first, "2026-01-01T12:10:00Z"), 10);
+        let restarted = open();
+        assert_eq!(minutes(&restarted, "2026-01-01T12:12:00Z"), 12, "as before");
+        assert_eq!(minutes(&restarted, "2026-01-01T13:00:00Z"), 0, "it is away");
+        restarted.heard(at("2026-01-01T13:00:00Z"), None, Some(30));
+        assert_eq!(minutes(&restarted, "2026-01-01T13:05:00Z"), 5, "back after a gap");
+    }
 }

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use hyper::StatusCode;
 use hyper::body::Incoming;
+use hyper::{Method, StatusCode};
 
 use super::app::App;
 use answer::{Answer, Problem};
@@ -62,7 +62,7 @@ async fn answer_request(
         Ok(found) => found,
         Err(_) => {
             shared.app.traffic.count("", "", StatusCode::NOT_FOUND.as_u16());
-            return Problem::not_found("no-such-path", format!("there is nothing at {}", shown(&path))).into_answer();
+            return nothing_at(shared, &request);
         }
     };
     request.parameters = found.params.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
@@ -83,6 +83,15 @@ async fn answer_request(
     shared.app.traffic.count(place.0, place.1, answer.status().as_u16());
     tracing::debug!(%client, %method, path = %shown(&path), status = answer.status().as_u16(), "answered");
     finished(&shared.app, answer)
+}
+
+/// 404: to a browser as a page, which leads back into the others for who has signed in.
+fn nothing_at(shared: &Shared, request: &Request) -> Answer {
+    let problem = Problem::not_found("no-such-path", format!("there is nothing at {}", shown(&request.path)));
+    if request.method == Method::GET && request.wants_page() {
+        return pages::refusal(gate::operator_with(&shared.app, request).as_ref(), problem);
+    }
+    problem.into_answer()
 }
 
 /// What every answer has to have.

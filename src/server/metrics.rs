@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+use super::alert_channels_state::ChannelState;
 use super::host_content::HostContent;
 use super::host_state::HostState;
 use super::view::Contact;
@@ -15,6 +16,7 @@ use crate::id::HostName;
 use text::{Kind, Samples, write_head};
 
 pub mod of_agents;
+pub mod of_channels;
 pub mod of_hosts;
 pub mod of_schedules;
 pub mod of_server;
@@ -48,6 +50,17 @@ pub struct ConfigFigures {
     pub warnings: u64,
 }
 
+/// Pings that this server has sent since it runs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PingFigures {
+    pub taken: u64,
+    pub failed: u64,
+    /// When the last one was taken.
+    pub last_taken: Option<DateTime<Utc>>,
+    /// Such as were not taken, and are tried again.
+    pub waiting: u64,
+}
+
 /// What requests and connections there were and are.
 #[derive(Debug, Clone, Default)]
 pub struct TrafficFigures {
@@ -76,6 +89,8 @@ pub struct ProcessFigures {
 /// What is only for who may see the whole fleet.
 pub struct FleetFigures {
     pub config: ConfigFigures,
+    pub channels: Vec<ChannelState>,
+    pub pings: PingFigures,
     pub traffic: TrafficFigures,
     pub process: ProcessFigures,
 }
@@ -123,7 +138,8 @@ enum Source {
 
 /// All of them, in the order of the answer.
 pub fn families() -> impl Iterator<Item = &'static Family> {
-    let parts = [of_server::FAMILIES, of_hosts::FAMILIES, of_agents::FAMILIES, of_schedules::FAMILIES];
+    let parts =
+        [of_server::FAMILIES, of_channels::FAMILIES, of_hosts::FAMILIES, of_agents::FAMILIES, of_schedules::FAMILIES];
     parts.into_iter().flatten()
 }
 

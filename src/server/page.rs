@@ -6,6 +6,7 @@ use super::access::Role;
 pub mod alerts;
 pub mod audit;
 pub mod calendar;
+pub mod channels;
 pub mod error;
 pub mod fleet;
 pub mod fleet_config;

@@ -52,6 +52,7 @@ pub async fn run(app: Arc<App>) {
             }
             if lock.is_some() {
                 send_all(&app, &mut waiting).await;
+                app.pings.set_waiting(waiting.len());
             }
         }
         let next = waiting.values().map(|(_, at)| *at).min();
@@ -132,7 +133,9 @@ fn all_due(app: &App) -> Vec<Due> {
 async fn send(app: Arc<App>, due: Due) -> (HostName, ScheduleId, bool) {
     let Due { host, url, ping } = due;
     let schedule = ping.schedule_id.clone();
-    let taken = match channel_send::ping(&app, &url, &host.name, ping.stage.suffix()).await {
+    let answered = channel_send::ping(&app, &url, &host.name, ping.stage.suffix()).await;
+    app.pings.count(answered.is_ok(), clock::now());
+    let taken = match answered {
         Ok(()) => {
             let written = host.append(move |_, _| vec![Fact::PingSent(ping)]).await;
             written.inspect_err(|error| tracing::warn!(host = %host.name, %error, "a ping is sent again")).is_ok()

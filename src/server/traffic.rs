@@ -5,6 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use chrono::{DateTime, Utc};
+
+use super::metrics::PingFigures;
+
 /// What a request was and how it was answered: method, path as the table has it, status.
 type Answered = (&'static str, &'static str, u16);
 
@@ -27,6 +31,36 @@ impl Traffic {
     pub fn answered(&self) -> Vec<(&'static str, &'static str, u16, u64)> {
         let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
         answered.iter().map(|((method, path, status), count)| (*method, *path, *status, *count)).collect()
+    }
+}
+
+/// What became of the pings of this server.
+#[derive(Debug, Default)]
+pub struct PingCounts(Mutex<PingFigures>);
+
+impl PingCounts {
+    /// One was taken, or was not.
+    pub fn count(&self, is_taken: bool, at: DateTime<Utc>) {
+        let mut figures = self.figures_now();
+        if is_taken {
+            figures.taken += 1;
+            figures.last_taken = Some(at);
+        } else {
+            figures.failed += 1;
+        }
+    }
+
+    /// So many that were not taken are tried again.
+    pub fn set_waiting(&self, waiting: usize) {
+        self.figures_now().waiting = waiting as u64;
+    }
+
+    pub fn figures(&self) -> PingFigures {
+        *self.figures_now()
+    }
+
+    fn figures_now(&self) -> std::sync::MutexGuard<'_, PingFigures> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -60,6 +94,18 @@ impl Drop for Held {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pings_count_as_they_were_taken() {
+        let pings = PingCounts::default();
+        let at = DateTime::from_timestamp(1_700_000_000, 0).expect("a time");
+        for is_taken in [false, true, false] {
+            pings.count(is_taken, at);
+        }
+        pings.set_waiting(2);
+        let found = pings.figures();
+        assert_eq!((found.taken, found.failed, found.last_taken, found.waiting), (1, 2, Some(at), 2));
+    }
 
     #[test]
     fn requests_add_up_and_what_is_held_counts_while_it_lives() {

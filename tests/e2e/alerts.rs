@@ -79,7 +79,10 @@ fn failures_gaps_and_shrunken_backups_are_told_until_they_end() {
     fleet.post("/v1/config/reload", "");
     let refused = fleet.get("/v1/alerts")["alerts"][0].clone();
     assert_eq!((&refused["kind"], refused.get("host")), (&json!("config_rejected"), None), "{refused}");
-    assert!(refused["text"].as_str().is_some_and(|text| text.contains("refused for 1 error, ")), "{refused}");
+    assert!(
+        refused["text"].as_str().is_some_and(|text| text.contains("refused: hosts/web-1.toml:1: repository ")),
+        "{refused}"
+    );
     let ack = format!("/v1/alerts/{}/ack", refused["id"].as_str().expect("an id"));
     let (code, answer) = fleet.try_post(&ack, r#"{"comment":"seen"}"#);
     assert!(code == 422 && answer["detail"].as_str().is_some_and(|detail| detail.contains("comment")), "{answer}");

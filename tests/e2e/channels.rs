@@ -81,6 +81,15 @@ fn channel(fleet: &Fleet, name: &str) -> Value {
     found.expect("the channel")
 }
 
+fn plain(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn fleets_journal(fleet: &Fleet) -> String {
+    let files = files_below(&fleet.path("state/fleet"));
+    files.iter().filter_map(|path| fs::read_to_string(path).ok()).collect()
+}
+
 fn run(fleet: &Fleet) -> Value {
     fleet.run_job(r#"{"schedule_id":"data"}"#)
 }
@@ -124,7 +133,10 @@ fn each_alert_is_told_once_on_each_channel_whatever_is_out_of_order() {
     let note = phone.json();
     assert_eq!(phone.header("authorization"), format!("Bearer {NTFY_TOKEN}"));
     assert_eq!((&note["topic"], &note["title"]), (&json!("topic-1"), &json!("web-1: backup_failed (data)")));
-    assert_eq!((&note["priority"], &note["click"]), (&json!(4), &json!("https://b.example/")));
+    assert_eq!(
+        (&note["priority"], &note["click"]),
+        (&json!(4), &json!(format!("https://b.example/jobs/{}", plain(&alert["job_id"]))))
+    );
     assert!(note["message"].as_str().is_some_and(|text| !text.contains(['\r', '\u{1b}', '\u{202e}'])), "{note}");
 
     // Seen to, and told no more; another failure is the same alert.
@@ -287,23 +299,16 @@ fn who_is_killed_between_sending_and_writing_sends_the_same_id_again() {
     eventually("its end", Duration::from_secs(20), || {
         fleet.get("/v1/alerts")["alerts"].as_array().expect("alerts").is_empty().then_some(())
     });
-    // A digest of what was open since yesterday, once.
+    // The digest of a channel that is new tells nothing of what was before it (`every_alert` has one that has something to say).
     let at = (chrono::Utc::now() - chrono::TimeDelta::hours(1)).format("%H:%M");
     let daily = Receiver::start();
     let digest = format!("{}digest = \"{at}\"\n", other("daily", &daily.url("/")));
     set_channels(&fleet, &[other("hook", &web.url("/")), digest].concat());
     fleet.post("/v1/config/reload", "");
-    let digest = daily.await_count(1)[0].json();
-    assert_eq!(
-        (&digest["type"], &digest["title"]),
-        (&json!("alert.digest"), &json!("restic-manager: 0 open alerts, 1 ended"))
-    );
-    // Whoever is killed before that is written sends it again, with the same id.
-    eventually("what was sent is written down", Duration::from_secs(20), || {
-        let facts = fleet.read(&format!("state/fleet/{}.jsonl", chrono::Utc::now().format("%Y-%m")));
-        facts.lines().any(|line| line.contains("alert.sent") && line.contains("\"daily\"")).then_some(())
+    eventually("its first day has begun", Duration::from_secs(20), || {
+        fleets_journal(&fleet).contains("\"channel\":\"daily\"").then_some(())
     });
     fleet.start_server();
     std::thread::sleep(Duration::from_secs(2));
-    assert_eq!((web.received().len(), daily.received().len()), (2, 1));
+    assert_eq!((web.received().len(), daily.received().len()), (2, 0));
 }

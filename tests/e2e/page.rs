@@ -106,6 +106,27 @@ fn a_browser_is_asked_for_a_password_which_is_a_token_and_gets_pages_that_can_do
         assert!(part.headers.contains("x-content-type-options: nosniff"), "{name}");
     }
     assert_eq!(browse(&fleet, None, "/page/style-000000000000.css", &[]).code, 404);
+    // A browser gets a page also where there is nothing, with the way back for who has signed in; curl gets a problem.
+    let as_browser = ["-H", "Accept: text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"];
+    for (token, way_back) in [(Some("eyes"), true), (None, false)] {
+        let nothing = browse(&fleet, token, "/hosts/web-1/snapshot", &as_browser);
+        assert!(
+            nothing.code == 404 && nothing.body.contains("there is nothing at /hosts/web-1/snapshot"),
+            "{}",
+            nothing.body
+        );
+        assert!(nothing.headers.contains("content-type: text/html"), "{}", nothing.headers);
+        assert_eq!(nothing.body.contains("<nav"), way_back, "{}", nothing.body);
+    }
+    let nothing = browse(&fleet, Some("eyes"), "/hosts/web-1/snapshot", &[]);
+    assert!(nothing.code == 404 && nothing.headers.contains("application/problem+json"), "{}", nothing.headers);
+    // Of snapshots that the agent has told of, one that is none of them.
+    fleet.write(
+        "state/hosts/web-1/snapshots.json",
+        r#"{"report_id":"0190b5a2-7c1e-4c3a-9f00-0123456789ab","pages":1,"have":1,"snapshots":[]}"#,
+    );
+    let none = browse(&fleet, Some("eyes"), "/hosts/web-1/snapshots/0123456789", &[]);
+    assert!(none.code == 404 && none.body.contains("has no snapshot 0123456789"), "{} {}", none.code, none.body);
     let (code, answer) = fleet.curl_as("Authorization: Bearer eyes", &["/?nmae=x"]).expect("an answer");
     assert!(code == 400 && answer.contains("no parameter nmae"), "{code} {answer}");
 }

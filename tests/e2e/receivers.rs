@@ -97,6 +97,65 @@ impl Receiver {
     }
 }
 
+/// A mail server that takes everything, without TLS or a login, and remembers the subjects; until the test ends.
+pub(crate) struct MailReceiver {
+    pub(crate) port: u16,
+    subjects: Arc<Mutex<Vec<String>>>,
+}
+
+impl MailReceiver {
+    pub(crate) fn start() -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let subjects = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&subjects);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let seen = Arc::clone(&seen);
+                std::thread::spawn(move || take_mail(&stream, &seen));
+            }
+        });
+        Self { port, subjects }
+    }
+
+    /// Of every mail that was taken, in order.
+    pub(crate) fn subjects(&self) -> Vec<String> {
+        self.subjects.lock().expect("no panic").clone()
+    }
+}
+
+/// One dialogue of SMTP. A subject counts when its mail was taken as a whole.
+fn take_mail(stream: &TcpStream, seen: &Mutex<Vec<String>>) -> Option<()> {
+    let mut reader = BufReader::new(stream.try_clone().ok()?);
+    let mut writer = stream;
+    write!(writer, "220 here\r\n").ok()?;
+    let mut line = String::new();
+    loop {
+        line.clear();
+        if reader.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        let answer = match line.get(..4)?.to_ascii_uppercase().as_str() {
+            "DATA" => {
+                write!(writer, "354 go on\r\n").ok()?;
+                let mut subject = String::new();
+                while line != ".\r\n" {
+                    line.clear();
+                    reader.read_line(&mut line).ok().filter(|length| *length > 0)?;
+                    if let Some(text) = line.strip_prefix("Subject: ") {
+                        text.trim_end().clone_into(&mut subject);
+                    }
+                }
+                seen.lock().ok()?.push(subject);
+                "250 taken"
+            }
+            "QUIT" => "221 bye",
+            _ => "250 yes",
+        };
+        write!(writer, "{answer}\r\n").ok()?;
+    }
+}
+
 impl Drop for Receiver {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);

@@ -138,6 +138,15 @@ for (const [colorScheme, width] of views) {
   await view.context().close();
 }
 
+// Thirty days are seen at once on anything but a phone.
+for (const width of [1024, 1100]) {
+  const view = await open({ viewport: { width, height: 900 } });
+  await view.goto(url + "/hosts/db-1");
+  const hidden = await view.evaluate(() => { const days = document.querySelector(".calendar"); return days.scrollWidth - days.clientWidth; });
+  assert.ok(hidden <= 0, `at ${width} pixels ${hidden} of the calendar are out of sight`);
+  await view.context().close();
+}
+
 // Without a script there is all but the buttons.
 const plain = await open({ javaScriptEnabled: false });
 await plain.goto(url + "/");

@@ -65,22 +65,25 @@ fn promtool_accepts_the_metrics_of_a_fleet() {
 fn promtool_accepts_the_rules_and_they_tell_what_they_should() {
     let Some(promtool) = promtool() else { return };
     let dir = tempfile::tempdir().expect("a directory");
-    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/outside/rules_test.yml");
-    fs::copy(cases, dir.path().join("rules_test.yml")).expect("copied");
+    for cases in ["rules_test.yml", "rules_days_test.yml"] {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/outside").join(cases);
+        fs::copy(from, dir.path().join(cases)).expect("copied");
+    }
     let run = |rules: &str, arguments: [&str; 3]| {
         fs::write(dir.path().join("rules.yml"), rules).expect("written");
         Command::new(&promtool).args(arguments).current_dir(dir.path()).output().expect("promtool runs")
     };
     let rules = printed("rules");
     let (check, test) = (["check", "rules", "rules.yml"], ["test", "rules", "rules_test.yml"]);
-    for arguments in [check, test] {
+    for arguments in [check, test, ["test", "rules", "rules_days_test.yml"]] {
         let judged = run(&rules, arguments);
         assert!(judged.status.success(), "{arguments:?}: {}", told(&judged));
     }
     assert!(!run(&rules.replace(" == 1", " === 1"), check).status.success());
     assert!(!run(&rules.replace("> 26 * 3600", "> 48 * 3600"), test).status.success(), "the cases look");
     let every = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
-    let cases = fs::read_to_string(dir.path().join("rules_test.yml")).expect("read");
+    let read = |cases: &str| fs::read_to_string(dir.path().join(cases)).expect("read");
+    let cases = read("rules_test.yml") + &read("rules_days_test.yml");
     let untested: Vec<&str> = every.filter(|name| !cases.contains(&format!("alertname: {name}"))).collect();
     assert_eq!(untested, [""; 0], "every rule has a case");
 }

@@ -113,3 +113,26 @@ fn a_digest_is_due_once_a_day_by_the_wall_clock() {
     assert_eq!(due(&health, "2026-12-02T08:00:00Z"), Some(at("2026-12-02T08:00:00Z")));
     assert_eq!(due(&health, "2026-12-02T14:30:00Z"), None, "too late");
 }
+
+#[test]
+fn a_digest_has_what_is_open_first_and_nothing_of_before_the_channel_was_there() {
+    let mut health = ChannelHealth::default();
+    let now = at("2026-07-02T07:00:00Z");
+    assert_eq!(digest_since(&health, now), now, "a channel that nobody knows has no past");
+    health.known_since = Some(at("2026-07-01T20:00:00Z"));
+    assert_eq!(digest_since(&health, now), at("2026-07-01T20:00:00Z"));
+    health.known_since = Some(at("2026-01-01T20:00:00Z"));
+    assert_eq!(digest_since(&health, now), at("2026-07-01T07:00:00Z"), "a day at most");
+    health.last_digest_at = Some(at("2026-06-30T07:00:00Z"));
+    assert_eq!(digest_since(&health, now), at("2026-06-30T07:00:00Z"), "but all since the last one");
+
+    let due = |number, kind, ended_at| Due { host: Some(host()), alert: alert(number, kind), ended_at };
+    let mut dues = vec![
+        due(1, AlertKind::BackupFailed, Some(noon())),
+        due(2, AlertKind::AgentOffline, None),
+        due(3, AlertKind::CheckFailed, None),
+    ];
+    sort_digest(&mut dues);
+    let order: Vec<AlertId> = dues.iter().map(|due| due.alert.id).collect();
+    assert_eq!(order, [id(3), id(2), id(1)]);
+}

@@ -9,7 +9,7 @@ use super::{Opened, request};
 use crate::clock;
 use crate::server::alert::Severity;
 use crate::server::alert_sends::Message;
-use crate::server::alert_text::{json, severity, text, title};
+use crate::server::alert_text::{json, link, severity, text, title};
 use crate::server::alert_told::Told;
 use crate::server::fleet::channels::{Channel, Ntfy, Webhook};
 use crate::server::fleet::secret_text::SecretText;
@@ -79,8 +79,8 @@ pub(super) async fn ntfy(
     let mut body = json!({
         "topic": topic, "title": title(message), "message": text(message, public_url), "priority": priority, "tags": tags,
     });
-    if let Some(url) = public_url {
-        body["click"] = format!("{url}/").into();
+    if let Some(url) = link(message, public_url) {
+        body["click"] = url.into();
     }
     let body = serde_json::to_vec(&body).unwrap_or_default();
     let authorization = ntfy.token.as_ref().map(|source| format!("Bearer {}", opened.reveal(channel, source)));

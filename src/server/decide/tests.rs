@@ -219,6 +219,23 @@ fn forget_takes_a_backup_schedules_retention_and_scope_and_is_not_its_success() 
 }
 
 #[test]
+fn a_backup_of_something_else_is_not_the_schedules() {
+    let of = |options: Value| {
+        let request = JobRequest { options: Some(options), ..of_schedule(None, "system") };
+        asked(&request).expect("a job").schedule_id
+    };
+    assert_eq!(of(json!({"paths": ["/etc"]})), Some(schedule("system")));
+    assert_eq!(
+        of(json!({"paths": ["/etc"], "tags": ["by-hand"]})),
+        Some(schedule("system")),
+        "a tag more holds as much"
+    );
+    assert_eq!(of(json!({"paths": ["/srv"]})), None);
+    assert_eq!(of(json!({"paths": ["/etc", "/srv"]})), None);
+    assert_eq!(of(json!({"paths": ["/etc"], "excludes": ["/etc/*"]})), None, "less than the schedule's");
+}
+
+#[test]
 fn what_no_agent_would_run_is_refused_at_once() {
     for (request, why) in [
         (request(), "say `kind`"),

@@ -337,10 +337,18 @@ fn check_secret(source: &SecretSource, settings: &ServerSettings, problems: &mut
         SecretRef::File(path) => {
             if let Err(message) = rules::file_path(path).and_then(|()| rules::placeholders(path)) {
                 error(format!("the secret's file {} {message}", shown(path)));
-            } else if !rules::is_below(path, &settings.secret_roots) {
-                let roots: Vec<String> = settings.secret_roots.iter().map(|root| shown(root)).collect();
-                let roots = if roots.is_empty() { "none".to_owned() } else { roots.join(", ") };
-                error(format!("the secret's file {} is not below server.toml's secret_roots ({roots})", shown(path)));
+                return;
+            }
+            let roots: Vec<String> = settings.secret_roots.iter().map(|root| shown(root)).collect();
+            let roots = if roots.is_empty() { "none".to_owned() } else { roots.join(", ") };
+            let path_shown = shown(path);
+            match rules::is_below(path, &settings.secret_roots) {
+                Some(true) => {}
+                Some(false) => error(format!("the secret's file {path_shown} is not below server.toml's secret_roots ({roots})")),
+                None => problems.push(source.place.warning(
+                    &source.file,
+                    format!("whether the secret's file {path_shown} is below server.toml's secret_roots ({roots}) is only known where it is read: write both as absolute paths, or both relative"),
+                )),
             }
         }
         SecretRef::Command(name) if !settings.secret_commands.contains_key(name) => {

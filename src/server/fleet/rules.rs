@@ -171,14 +171,24 @@ pub(super) fn file_path(text: &str) -> Checked {
     no_controls("a path", text)
 }
 
-/// Whether a path lies below one of the roots, by its text: `.` and `..` are resolved, links are not.
+/// Whether a path lies below one of the roots, by its text: `.` and `..` are resolved, links are not. `None`: one of both is absolute and
+/// the other begins at the configuration directory, or above it further than the other; whoever reads the file knows, by real paths.
 /// `{host}` cannot change the answer, because no host's name has `/` or begins with a dot.
-pub(super) fn is_below(path: &str, roots: &[String]) -> bool {
+pub(super) fn is_below(path: &str, roots: &[String]) -> Option<bool> {
     let path = normalized(path);
-    roots.iter().any(|root| {
+    let ups = |parts: &[&str]| parts.iter().take_while(|part| **part == "..").count();
+    let of_one = |root: &String| {
         let root = normalized(root);
-        path.0 == root.0 && path.1.len() > root.1.len() && path.1.starts_with(&root.1)
-    })
+        if path.0 != root.0 || ups(&path.1) < ups(&root.1) {
+            return None;
+        }
+        Some(path.1.len() > root.1.len() && path.1.starts_with(&root.1))
+    };
+    let answers: Vec<Option<bool>> = roots.iter().map(of_one).collect();
+    if answers.contains(&Some(true)) {
+        return Some(true);
+    }
+    if answers.contains(&None) { None } else { Some(false) }
 }
 
 /// Whether the path is absolute, and its parts; `..` stays only at the front of a relative one.
@@ -310,7 +320,7 @@ mod tests {
     fn a_path_below_a_root_stays_below_it() {
         let roots = ["/run/secrets".to_owned(), "../secrets/".to_owned()];
         check(
-            |path| is_below(path, &roots).then_some(()).ok_or_else(String::new),
+            |path| is_below(path, &roots).unwrap_or_default().then_some(()).ok_or_else(String::new),
             &["/run/secrets/rest/{host}", "/run/./secrets//a", "/run/secrets/a/../b", "../secrets/x", "./../secrets/x"],
             &[
                 "/run/secrets",
@@ -324,5 +334,20 @@ mod tests {
                 "",
             ],
         );
+    }
+
+    #[test]
+    fn what_only_real_paths_can_tell_is_not_judged_by_texts() {
+        let of =
+            |path: &str, roots: &[&str]| is_below(path, &roots.iter().map(|&root| root.to_owned()).collect::<Vec<_>>());
+        for (path, root) in
+            [("../secrets/x", "/etc/secrets"), ("/etc/secrets/x", "../secrets"), ("../secrets/x", "../../etc/secrets")]
+        {
+            assert_eq!(of(path, &[root]), None, "{path} below {root}");
+        }
+        assert_eq!(of("../secrets/x", &["/etc/secrets", "../secrets"]), Some(true));
+        assert_eq!(of("/etc/secrets/../shadow", &["/etc/secrets"]), Some(false));
+        assert_eq!(of("../../secrets/x", &["../secrets"]), Some(false));
+        assert_eq!(of("/x", &[]), Some(false));
     }
 }

@@ -15,11 +15,11 @@ use crate::clock;
 use crate::id::{AlertId, ChannelName};
 use crate::server::access::Operator;
 use crate::server::alert::{AlertAcknowledged, alert_view};
+use crate::server::alert_channels_state::ChannelState;
 use crate::server::alert_loop;
-use crate::server::alert_sends::next_try;
 use crate::server::app::{App, blocking};
 use crate::server::audit::Action;
-use crate::server::channel_loop::{self, all_due, channel_of};
+use crate::server::channel_loop::{self, all_channels, channel_of};
 use crate::server::fleet_reload::append_fleet;
 use crate::server::fleet_state::rejection_alert;
 use crate::server::view;
@@ -82,28 +82,8 @@ pub async fn channels(app: &Arc<App>, _: Request, _: Operator) -> Result<Answer,
     app.shared.servers.sync().await;
     let app = Arc::clone(app);
     blocking(move || {
-        let (fleet, now) = (Arc::clone(&app.telling.borrow().fleet), clock::now());
-        let state = app.fleet.durable().state;
-        let channels = fleet.settings.channels.iter().map(|channel| {
-            let health = state.channels.get(&channel.name);
-            let mut view = json!({
-                "name": channel.name,
-                "kind": channel.kind(),
-                "waiting": all_due(&app, channel, health, now).len(),
-                "failures": health.map_or(0, |health| health.failures),
-            });
-            let mut add = |key: &str, value: Option<Value>| {
-                if let Some(value) = value {
-                    view[key] = value;
-                }
-            };
-            add("last_sent_at", health.and_then(|health| health.last_sent_at).map(|at| json!(at)));
-            add("last_failed_at", health.and_then(|health| health.last_failed_at).map(|at| json!(at)));
-            add("last_error", health.and_then(|health| health.last_error.as_deref()).map(Value::from));
-            add("next_try_at", health.and_then(next_try).map(|at| json!(at)));
-            view
-        });
-        Ok(ok(&json!({ "channels": channels.collect::<Vec<_>>() })))
+        let views: Vec<Value> = all_channels(&app, clock::now()).iter().map(ChannelState::view).collect();
+        Ok(ok(&json!({ "channels": views })))
     })
     .await
 }

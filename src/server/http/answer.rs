@@ -201,6 +201,10 @@ impl Problem {
     }
 
     /// 403: who asks is known, and may not.
+    pub fn is_not_found(&self) -> bool {
+        self.body.status == StatusCode::NOT_FOUND.as_u16()
+    }
+
     pub fn is_forbidden(&self) -> bool {
         self.body.status == StatusCode::FORBIDDEN.as_u16()
     }

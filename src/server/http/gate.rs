@@ -86,6 +86,11 @@ fn operator_behind(app: &App, request: &Request) -> Result<Operator, Problem> {
     Ok(operator)
 }
 
+/// The operator of a request that nothing was asked of yet, if its token is one's.
+pub(super) fn operator_with(app: &App, request: &Request) -> Option<Operator> {
+    operator_of(&app.tokens(), &request.token()?)
+}
+
 /// Whether the token's role is at least `role` and its limit allows what is the fleet's where `reach` is that.
 fn check_allowed(operator: &Operator, request: &Request, role: Role, reach: Reach) -> Result<(), Problem> {
     // A browser sends a password that it knows (Basic) with any site's form, so changes are taken from our own pages only.

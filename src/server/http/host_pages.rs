@@ -11,7 +11,7 @@ use super::answer::{Answer, Problem, html};
 use super::operator::{contact, host_of, is_online, job_of, progress_of};
 use super::pages::{page, parameter, visitor};
 use super::queries::{Listed, begin_listing, listed};
-use super::request::Request;
+use super::request::{Request, shown};
 use crate::clock;
 use crate::file_error::{FileError, chain};
 use crate::protocol::agent_event::Snapshot;
@@ -29,6 +29,8 @@ use crate::server::{job_log, lease_loop};
 
 /// Bytes of a log's end that are read for a page.
 const LOG_BYTES: usize = 64 * 1024;
+/// Characters of a snapshot's id that restic takes for it at least.
+const SHORTEST_ID: usize = 4;
 /// How long a page waits for the agent's answer before it is shown without.
 const WAIT_SECS: u64 = 10;
 
@@ -91,11 +93,13 @@ pub async fn snapshot(app: &Arc<App>, request: Request, operator: Operator) -> R
         "" => "/",
         path => path,
     };
+    check_snapshot(&host, &name).await?;
     let has_answer = !parameter(&request, "job").is_empty() || !parameter(&request, "after").is_empty();
     let asked = if has_answer {
         match listed(app, &request, &host, &operator, PAGE, WAIT_SECS).await {
             Ok(Listed::Entries { entries, next, is_cut }) => Asked::Entries { entries, next, is_cut },
             Ok(Listed::NotYet(job)) => Asked::NotYet(job),
+            Err(problem) if problem.is_not_found() => return Err(problem),
             Err(problem) => Asked::Refused(problem.detail().to_owned()),
         }
     } else if request.is_of_another_site() {
@@ -113,6 +117,23 @@ pub async fn snapshot(app: &Arc<App>, request: Request, operator: Operator) -> R
     let folder = Folder { host: host.name.as_str(), snapshot: &name, path, server: &server };
     let now: DateTime<Utc> = clock::now();
     Ok(page(snapshot_page(&visitor(&operator), &folder, &asked, now)))
+}
+
+/// 404 where the agent has told which snapshots there are, and this is none of them: the agent need not be asked.
+async fn check_snapshot(host: &Arc<Host>, name: &str) -> Result<(), Problem> {
+    let path = host.dir.join("snapshots.json");
+    let Some(file) = blocking(move || read_snapshots(&path)).await? else { return Ok(()) };
+    let is_there =
+        name == "latest" || name.len() >= SHORTEST_ID && file.snapshots.iter().any(|s| s.id.starts_with(name));
+    if is_there {
+        return Ok(());
+    }
+    let detail = format!(
+        "host {} has no snapshot {}, by its agent's last report: the host's page lists those there are",
+        shown(host.name.as_str()),
+        shown(name)
+    );
+    Err(Problem::not_found("no-such-snapshot", detail))
 }
 
 fn see_other(to: &Link) -> Answer {

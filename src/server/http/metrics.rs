@@ -18,6 +18,7 @@ use crate::clock;
 use crate::problem::Severity;
 use crate::server::access::Operator;
 use crate::server::app::{App, blocking};
+use crate::server::channel_loop::all_channels;
 use crate::server::host::Host;
 use crate::server::metrics::text::CONTENT_TYPE;
 use crate::server::metrics::{ConfigFigures, FleetFigures, HostFigures, Pieces, Snapshot, TrafficFigures};
@@ -58,6 +59,8 @@ fn gather(app: &App, operator: &Operator) -> Snapshot {
         hosts: hosts.collect(),
         fleet: (!operator.is_limited()).then(|| FleetFigures {
             config: config_figures(app),
+            channels: all_channels(app, clock::now()),
+            pings: app.pings.figures(),
             traffic: traffic_figures(app),
             process: own_cost(app.outage.ready_at),
         }),

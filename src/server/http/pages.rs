@@ -16,8 +16,9 @@ use crate::clock;
 use crate::id::HostName;
 use crate::problem::Severity;
 use crate::server::access::Operator;
+use crate::server::alert_channels_state::ChannelState;
 use crate::server::app::{App, blocking};
-
+use crate::server::channel_loop::all_channels;
 use crate::server::fleet_state::rejection_alert;
 use crate::server::host::Host;
 use crate::server::page::alerts::{MOST, alerts_page};
@@ -71,6 +72,7 @@ pub async fn fleet(app: &Arc<App>, request: Request, operator: Operator) -> Resu
     app.shared.servers.sync().await;
     blocking(move || {
         let now = clock::now();
+        let channels = channels_for(&app, &operator, now);
         let hosts = seen_hosts(&app, &operator);
         let lines: Vec<HostLine> = hosts.iter().map(|host| line_of(&app, host, now)).collect();
         let by_name: BTreeMap<&HostName, &Arc<Host>> = hosts.iter().map(|host| (&host.name, host)).collect();
@@ -78,7 +80,7 @@ pub async fn fleet(app: &Arc<App>, request: Request, operator: Operator) -> Resu
             let host = by_name.get(name)?;
             earliest_fire(&host.slot.durable().state, host.content().as_deref(), now)
         };
-        Ok(page(fleet_page(&visitor(&operator), &lines, &filter, config.as_ref(), fire, now)))
+        Ok(page(fleet_page(&visitor(&operator), &lines, &filter, config.as_ref(), &channels, fire, now)))
     })
     .await
 }
@@ -99,7 +101,9 @@ pub async fn alerts(app: &Arc<App>, _: Request, operator: Operator) -> Result<An
         all.splice(0..0, of_fleet.map(|alert| (None, alert)));
         let total = all.len();
         all.truncate(MOST);
-        Ok(page(alerts_page(&visitor(&operator), &all, total, clock::now())))
+        let now = clock::now();
+        let channels = channels_for(&app, &operator, now);
+        Ok(page(alerts_page(&visitor(&operator), &all, total, &channels, now)))
     })
     .await
 }
@@ -117,6 +121,11 @@ fn seen_hosts(app: &App, operator: &Operator) -> Vec<Arc<Host>> {
         hosts.iter().for_each(|host| host.read_seen());
     }
     hosts
+}
+
+/// Channels are the fleet's.
+fn channels_for(app: &App, operator: &Operator, now: DateTime<Utc>) -> Vec<ChannelState> {
+    if operator.is_limited() { Vec::new() } else { all_channels(app, now) }
 }
 
 fn line_of(app: &App, host: &Host, now: DateTime<Utc>) -> HostLine {

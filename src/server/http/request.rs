@@ -84,6 +84,11 @@ impl Request {
         self.peer.let_in();
     }
 
+    /// A browser asks for a page; curl and programs take anything, or say JSON.
+    pub fn wants_page(&self) -> bool {
+        self.header("accept").is_some_and(|accept| accept.contains("text/html"))
+    }
+
     /// Refuses an agent that has shown no certificate where `client_ca` asks for one. Operators need none.
     pub fn check_certificate(&self) -> Result<(), Problem> {
         if self.lacks_certificate { Err(Problem::client_certificate()) } else { Ok(()) }

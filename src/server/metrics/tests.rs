@@ -9,6 +9,7 @@ use super::*;
 use crate::job::JobStatus;
 use crate::protocol::text::Span;
 use crate::server::alert_rules::{Alarms, Moment, decide_alerts};
+use crate::server::alert_told::ChannelHealth;
 use crate::server::fact::Fact;
 use crate::server::folded::*;
 use crate::server::host_content::HostContent;
@@ -82,6 +83,18 @@ fn snapshot(hosts: Vec<HostFigures>, is_whole: bool) -> Snapshot {
             ..TrafficFigures::default()
         },
         process: ProcessFigures { cpu_seconds: Some(1.25), ..ProcessFigures::default() },
+        channels: vec![ChannelState {
+            name: "hook".parse().expect("a name"),
+            kind: "webhook",
+            waiting: 2,
+            health: ChannelHealth {
+                taken: 5,
+                failed_in_all: 4,
+                last_sent_at: Some(noon()),
+                ..ChannelHealth::default()
+            },
+        }],
+        pings: PingFigures { taken: 7, failed: 1, last_taken: None, waiting: 1 },
     };
     Snapshot { now: noon() + TimeDelta::hours(2), version: "1.2.3", hosts, fleet: is_whole.then(fleet) }
 }
@@ -123,6 +136,11 @@ fn every_family_tells_what_it_says() {
         ("restic_manager_config_problems{severity=\"error\"}", "2"),
         ("restic_manager_http_requests_total{method=\"GET\",path=\"/v1/hosts/{host}\",code=\"200\"}", "9"),
         ("process_cpu_seconds_total", "1.25"),
+        ("restic_manager_alert_deliveries_total{channel=\"hook\",kind=\"webhook\",outcome=\"taken\"}", "5"),
+        ("restic_manager_alert_deliveries_total{channel=\"hook\",kind=\"webhook\",outcome=\"failed\"}", "4"),
+        ("restic_manager_alert_deliveries_total{channel=\"ping_url\",kind=\"ping\",outcome=\"failed\"}", "1"),
+        ("restic_manager_alert_last_delivery_timestamp_seconds{channel=\"hook\",kind=\"webhook\"}", "1795435200"),
+        ("restic_manager_alert_deliveries_waiting{channel=\"hook\",kind=\"webhook\"}", "2"),
         ("restic_manager_host_online{host=\"web-1\"}", "0"),
         ("restic_manager_host_clock_skew_seconds{host=\"web-1\"}", "-1.5"),
         ("restic_manager_host_last_seen_timestamp_seconds{host=\"web-1\"}", "1795435200"),

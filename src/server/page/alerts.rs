@@ -4,12 +4,14 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::Visitor;
+use super::channels::{channel_table, channel_trouble};
 use super::html::{El, Link, all, el};
-use super::layout::{Mood, Page, button, events, host_link, job_path, mood};
+use super::layout::{Mood, Page, button, events, host_link, job_path, mood, section};
 use super::shown;
 use super::table::{Row, Table};
 use crate::id::HostName;
 use crate::server::alert::{Alert, AlertKind};
+use crate::server::alert_channels_state::ChannelState;
 
 /// Alerts on the page.
 pub const MOST: usize = 500;
@@ -20,11 +22,12 @@ pub fn kind_of(alert: &Alert) -> String {
     serde_json::to_value(alert.kind).ok().and_then(|kind| kind.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
-/// `alerts`: those to be shown, with their hosts; `None`: the fleet's own. `total`: how many there are.
+/// `alerts`: those to be shown, with their hosts; `None`: the fleet's own. `total`: how many there are. `channels`: none for one who may not see the whole fleet.
 pub fn alerts_page(
     visitor: &Visitor,
     alerts: &[(Option<HostName>, Alert)],
     total: usize,
+    channels: &[ChannelState],
     now: DateTime<Utc>,
 ) -> String {
     let list: Vec<_> = alerts.iter().map(|(host, alert)| (host.as_ref(), alert)).collect();
@@ -32,9 +35,11 @@ pub fn alerts_page(
     let more = Some(el("p").with(format!("{more} more: see GET /v1/alerts"))).filter(|_| more > 0);
     let main = all([(
         el("h1").with("Alerts"),
+        channel_trouble(channels, now),
         el("p").with(format!("{total} open.")),
         alert_table(visitor, &list, now),
         more,
+        Some(section("channels", "Channels", channel_table(channels, now))).filter(|_| !channels.is_empty()),
     )]);
     Page { title: "Alerts", visitor: Some(visitor), news: Some(events(None)), main }.into_html()
 }
@@ -103,7 +108,7 @@ mod tests {
 
     fn shown(role: Role, alert: Alert) -> String {
         let visitor = Visitor { name: "ops".to_owned(), role, is_limited: false };
-        alerts_page(&visitor, &[(Some(host()), alert)], 1, noon())
+        alerts_page(&visitor, &[(Some(host()), alert)], 1, &[], noon())
     }
 
     #[test]
@@ -117,8 +122,8 @@ mod tests {
         let seen = shown(Role::Operator, alert("disk full", Some("bob")));
         assert!(seen.contains("by bob") && !seen.contains("<button"), "{seen}");
         let visitor = Visitor { name: "ops".to_owned(), role: Role::Viewer, is_limited: false };
-        assert!(alerts_page(&visitor, &[], 0, noon()).contains("None is open."));
-        assert!(alerts_page(&visitor, &[(None, alert("x", None))], 7, noon()).contains("6 more"));
+        assert!(alerts_page(&visitor, &[], 0, &[], noon()).contains("None is open."));
+        assert!(alerts_page(&visitor, &[(None, alert("x", None))], 7, &[], noon()).contains("6 more"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Pure. The page in place of one that somebody may not see or that is not there: the problem's own words, and what to do.
 
 use super::Visitor;
-use super::html::{all, el};
+use super::html::{Link, all, el};
 use super::layout::{Mood, Page, notice};
 use crate::protocol::ProblemBody;
 
@@ -16,8 +16,11 @@ pub fn error_page(visitor: Option<&Visitor>, problem: &ProblemBody) -> String {
         503 => "Load the page again in some seconds.",
         _ => "",
     };
-    let words =
-        el("div").with(el("p").with(&problem.detail)).with(Some(el("p").with(advice)).filter(|_| !advice.is_empty()));
+    let back = el("p").with(el("a").link("href", &Link::to("/")).with("To the fleet"));
+    let words = el("div")
+        .with(el("p").with(&problem.detail))
+        .with(Some(el("p").with(advice)).filter(|_| !advice.is_empty()))
+        .with(Some(back).filter(|_| problem.status == 404));
     let main = all([(el("h1").with(title), notice(Mood::Bad, words))]);
     Page { title, visitor, news: None, main }.into_html()
 }
@@ -40,6 +43,8 @@ mod tests {
         }
         let problem = ProblemBody { status: 401, title: "Unauthorized".to_owned(), ..ProblemBody::default() };
         let page = error_page(None, &problem);
-        assert!(page.contains("as the password") && !page.contains("<nav"), "{page}");
+        assert!(page.contains("as the password") && !page.contains("<nav") && !page.contains("To the fleet"), "{page}");
+        let missing = ProblemBody { status: 404, title: "Not Found".to_owned(), ..ProblemBody::default() };
+        assert!(error_page(None, &missing).contains("<a href=\"/\">To the fleet</a>"));
     }
 }

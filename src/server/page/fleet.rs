@@ -4,6 +4,7 @@
 use chrono::{DateTime, Utc};
 
 use super::Visitor;
+use super::channels::channel_trouble;
 use super::fleet_config::{ConfigState, config_facts, config_trouble};
 use super::html::{El, Html, Link, all, el};
 use super::layout::{Mood, Page, events, host_link, instant_or, mood, section};
@@ -12,6 +13,7 @@ use super::table::{Row, Table};
 use crate::id::{HostName, ScheduleId};
 use crate::job::JobStatus;
 use crate::protocol::job_options::JobKind;
+use crate::server::alert_channels_state::ChannelState;
 use crate::server::alert_rules;
 use crate::server::host_content::HostContent;
 use crate::server::host_state::HostState;
@@ -26,6 +28,8 @@ const TEXT_LIMIT: usize = 160;
 
 /// In the address: hosts with an older agent.
 const BEHIND: &str = "behind";
+/// In addresses: the hosts that are not in the configuration any more.
+const REMOVED: &str = "removed";
 
 /// What is wrong with a host, the worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,6 +86,8 @@ pub struct Filter {
     pub any_wrong: bool,
     /// Those whose agent is older than the one that is wanted.
     pub behind: bool,
+    /// Those that are not in the configuration any more.
+    pub removed: bool,
     /// Only names after this one.
     pub after: String,
 }
@@ -90,11 +96,11 @@ impl Filter {
     /// From the query's `name`, `show` and `after`; `None`: there is nothing like `show`.
     pub fn read(name: &str, show: &str, after: &str) -> Option<Self> {
         let wrong = Wrong::ALL.into_iter().find(|wrong| wrong.in_url() == show);
-        let (any_wrong, behind) = (show == "wrong", show == BEHIND);
-        if wrong.is_none() && !any_wrong && !behind && !show.is_empty() {
+        let (any_wrong, behind, removed) = (show == "wrong", show == BEHIND, show == REMOVED);
+        if wrong.is_none() && !any_wrong && !behind && !removed && !show.is_empty() {
             return None;
         }
-        Some(Self { name: name.trim().to_lowercase(), wrong, any_wrong, behind, after: after.to_owned() })
+        Some(Self { name: name.trim().to_lowercase(), wrong, any_wrong, behind, removed, after: after.to_owned() })
     }
 
     fn takes(&self, host: &HostLine) -> bool {
@@ -102,12 +108,14 @@ impl Filter {
             && self.wrong.is_none_or(|wrong| host.wrong.contains(&wrong))
             && (!self.any_wrong || !host.wrong.is_empty())
             && (!self.behind || host.behind)
+            && (!self.removed || host.removed)
     }
 
     fn show(&self) -> &'static str {
         match self {
             Self { any_wrong: true, .. } => "wrong",
             Self { behind: true, .. } => BEHIND,
+            Self { removed: true, .. } => REMOVED,
             _ => self.wrong.map_or("", Wrong::in_url),
         }
     }
@@ -127,6 +135,8 @@ pub struct HostLine {
     pub name: HostName,
     /// The worst first.
     pub wrong: Vec<Wrong>,
+    /// It is not in the configuration any more: nothing is expected of it, so it is neither well nor wrong.
+    pub removed: bool,
     pub online: bool,
     /// Its agent is older than the one that is wanted. Nothing is wrong with it for that.
     pub behind: bool,
@@ -160,18 +170,20 @@ impl HostLine {
         let last_success = backups.filter_map(|schedule| memory(&schedule.id)?.last_success).max();
         let is_enrolled = state.enrolled_at.is_some();
         let online = is_enrolled && is_online(contact, now);
+        let removed = content.is_none_or(|content| !content.configured);
         let is_wrong = |wrong: &Wrong| match wrong {
             Wrong::Conflict => state.is_in_conflict(now),
             Wrong::Failed => !failed.is_empty(),
             Wrong::Stale => is_enrolled && !stale.is_empty(),
             Wrong::Alert => state.alerts.iter().any(|alert| alert.acknowledged_by.is_none()),
-            Wrong::Offline => is_enrolled && !online,
+            Wrong::Offline => is_enrolled && !online && !removed,
             Wrong::NotEnrolled => !is_enrolled && content.is_some_and(|content| content.configured),
         };
         let running = state.jobs.values().filter(|job| job.status == JobStatus::Running);
         Self {
             name: name.clone(),
             wrong: Wrong::ALL.into_iter().filter(is_wrong).collect(),
+            removed,
             online,
             behind: state.hello.as_ref().and_then(|hello| content?.is_behind(&hello.agent_version)) == Some(true),
             last_seen: contact.last_seen,
@@ -203,6 +215,7 @@ impl HostLine {
         };
         let mut moods: Vec<El> = self.wrong.iter().map(of_one).collect();
         moods.extend(self.behind.then(|| mood(Mood::Neutral, "older agent")));
+        moods.extend(self.removed.then(|| mood(Mood::Neutral, "removed")));
         moods.extend(self.running.iter().map(|kind| mood(Mood::Busy, format!("{kind} runs"))));
         if self.online {
             moods.push(mood(Mood::Good, "online"));
@@ -233,12 +246,13 @@ pub fn page_of<'a>(filter: &Filter, lines: &'a [HostLine]) -> (Vec<&'a HostLine>
     (page, next)
 }
 
-/// `lines`: all hosts that the visitor may see, by name. `fire`: when a host's next fire is.
+/// `lines`: all hosts that the visitor may see, by name. `channels`: none for one who may not see the whole fleet. `fire`: when a host's next fire is.
 pub fn fleet_page(
     visitor: &Visitor,
     lines: &[HostLine],
     filter: &Filter,
     config: Option<&ConfigState>,
+    channels: &[ChannelState],
     fire: impl Fn(&HostName) -> Option<DateTime<Utc>>,
     now: DateTime<Utc>,
 ) -> String {
@@ -246,6 +260,7 @@ pub fn fleet_page(
         el("h1").with("Fleet"),
         summary(lines, filter),
         config.and_then(config_trouble),
+        channel_trouble(channels, now),
         Some(section("wrong", "What is wrong", wrong_table(lines, now))).filter(|_| filter == &Filter::default()),
         section("hosts", "All hosts", (filter_form(filter), hosts_table(lines, filter, fire, now))),
         config.map(|config| section("config", "Configuration", config_facts(config, now))),
@@ -278,7 +293,13 @@ fn summary(lines: &[HostLine], filter: &Filter) -> El {
         let text = format!("{} with an older agent", shown::count(behind as u64));
         items.push(item(wanted.link(""), is_now(&wanted), mood(Mood::Neutral, text)));
     }
-    let well = lines.iter().filter(|line| line.wrong.is_empty()).count();
+    let removed = lines.iter().filter(|line| line.removed).count();
+    if removed > 0 {
+        let wanted = Filter { removed: true, ..Filter::default() };
+        let text = format!("{} removed", shown::count(removed as u64));
+        items.push(item(wanted.link(""), is_now(&wanted), mood(Mood::Neutral, text)));
+    }
+    let well = lines.iter().filter(|line| line.wrong.is_empty() && !line.removed).count();
     let well = mood(Mood::Good, format!("{} with nothing wrong", shown::count(well as u64)));
     el("ul").class("summary").attr("aria-label", "Hosts by how they are").with(items).with(el("li").with(well))
 }
@@ -312,6 +333,7 @@ fn wrong_table(lines: &[HostLine], now: DateTime<Utc>) -> Html {
 fn filter_form(filter: &Filter) -> El {
     let options = [("", "all"), ("wrong", "with something wrong"), (BEHIND, "with an older agent")].into_iter();
     let options = options.chain(Wrong::ALL.into_iter().map(|wrong| (wrong.in_url(), wrong.word())));
+    let options = options.chain([(REMOVED, "removed from the configuration")]);
     let options = options
         .map(|(value, text)| el("option").attr("value", value).flag("selected", value == filter.show()).with(text));
     el("form")

@@ -60,7 +60,10 @@ pub fn standing(known: &Known<'_>) -> Html {
 pub fn host_facts(known: &Known<'_>, now: DateTime<Utc>) -> El {
     let (state, text) = (known.state, |text: String| Some(all([text])));
     let hello = state.hello.as_ref();
-    let repository = state.repository.as_ref();
+    // What was told of another repository than the host has now is none of this one's.
+    let is_of_it = known.content.is_none_or(|content| content.has_still(state.repository_told_of.as_ref()));
+    let repository = state.repository.as_ref().filter(|_| is_of_it);
+    let as_of = state.repository_as_of.filter(|_| repository.is_some());
     let check = repository.and_then(|repository| {
         let status = repository.last_check_status.clone().unwrap_or_default();
         Some(all([(shown::instant(repository.last_check_at?, now), format!(" {status}"))]))
@@ -80,6 +83,7 @@ pub fn host_facts(known: &Known<'_>, now: DateTime<Utc>) -> El {
         ("Repository", known.content.and_then(|content| text(content.repository.as_ref()?.to_string()))),
         ("Repository's size", repository.and_then(|repository| text(shown::bytes(repository.size_bytes)))),
         ("Snapshots in it", repository.and_then(|repository| text(shown::count(repository.snapshot_count)))),
+        ("Size and number as of", as_of.map(|at| all([shown::instant(at, now)]))),
         ("Last check", check),
         ("Lock", lock.map(|_| all([mood(Mood::Doubtful, "locked")]))),
     ])

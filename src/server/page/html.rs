@@ -150,6 +150,13 @@ impl Link {
         self
     }
 
+    /// A part of that page, by its id.
+    pub fn part(mut self, id: &'static str) -> Self {
+        self.0.push('#');
+        self.0.push_str(id);
+        self
+    }
+
     /// A part of the same page, by its id.
     pub fn here(id: &'static str) -> Self {
         Self(format!("#{id}"))

@@ -27,6 +27,7 @@ fn line(name: &str, wrong: &[Wrong]) -> HostLine {
     HostLine {
         name: name.parse().expect("a name"),
         wrong: wrong.to_vec(),
+        removed: false,
         online: !wrong.contains(&Wrong::Offline),
         behind: false,
         failed: vec![schedule("data")],
@@ -41,7 +42,7 @@ fn line(name: &str, wrong: &[Wrong]) -> HostLine {
 }
 
 fn shown(lines: &[HostLine], filter: &Filter, config: Option<&ConfigState>) -> String {
-    fleet_page(&visitor(), lines, filter, config, |_| None, noon())
+    fleet_page(&visitor(), lines, filter, config, &[], |_| None, noon())
 }
 
 #[test]
@@ -52,9 +53,12 @@ fn a_host_is_as_its_state_says() {
     assert_eq!(wrong(&folded.state, &Contact::default()), [Wrong::NotEnrolled]);
     // One that was taken out of the configuration, and has no agent any more.
     let gone = HostLine::of(&host(), &folded.state, None, &heard(), noon());
-    assert!(gone.wrong.is_empty() && !gone.online && gone.moods().to_string().contains("no agent"));
+    assert!(gone.wrong.is_empty() && !gone.online && gone.moods().to_string().contains("removed"));
+    assert!(gone.removed);
     folded.add([enrolled()]);
     assert_eq!(wrong(&folded.state, &Contact::default()), [Wrong::Offline]);
+    let silent = HostLine::of(&host(), &folded.state, None, &Contact::default(), noon());
+    assert_eq!(silent.wrong, [], "nothing is expected of it");
     assert_eq!(wrong(&folded.state, &heard()), []);
     let mut fired = queued(id(1));
     if let Fact::JobQueued(queued) = &mut fired {
@@ -180,4 +184,17 @@ fn nothing_that_a_host_or_a_request_says_runs() {
         assert_tame(&shown(&lines, &Filter::default(), Some(&config)));
         assert_tame(&shown(&lines, &Filter::read(text, "", text).expect("a filter"), None));
     }
+}
+
+#[test]
+fn a_removed_host_is_neither_well_nor_wrong_and_can_be_listed() {
+    let removed = HostLine { removed: true, ..line("old-1", &[]) };
+    let lines = [line("web-1", &[]), removed, line("web-2", &[Wrong::Failed])];
+    let page = shown(&lines, &Filter::default(), None);
+    for part in ["3 hosts", "1 with nothing wrong", "1 removed", "href=\"/?show=removed\""] {
+        assert!(page.contains(part), "{part} in {page}");
+    }
+    let filter = Filter::read("", "removed", "").expect("a list");
+    let (found, _) = page_of(&filter, &lines);
+    assert_eq!(found.iter().map(|line| line.name.as_str()).collect::<Vec<_>>(), ["old-1"]);
 }

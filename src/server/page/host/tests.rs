@@ -53,6 +53,8 @@ fn a_host_shows_its_schedules_past_snapshots_and_what_runs_with_buttons_for_oper
         job_id: None,
         text: "disk full".to_owned(),
     })]);
+    let stats = json!({"size_bytes": 5000, "snapshot_count": 3, "dedup_ratio": 1.5, "lock_state": "unlocked"});
+    folded.add([event("repo.stats", &stats)]);
     let past = Past { jobs: vec![backup(3, 9, JobStatus::Succeeded), backup(2, 33, JobStatus::Failed)], begins: None };
     let running: Vec<Job> = folded.state.jobs.values().cloned().collect();
     let list = [snapshot("/srv")];
@@ -60,6 +62,7 @@ fn a_host_shows_its_schedules_past_snapshots_and_what_runs_with_buttons_for_oper
     for part in [
         "Linux amd64, web-1",
         "disk full",
+        "<dt>Size and number as of</dt>",
         "title=\"2026-11-22: failed\"",
         "system: data that was backed up",
         "1 values from 2026-08-25 to 2026-11-23: the newest 3.0 GiB",
