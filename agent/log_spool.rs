@@ -85,6 +85,8 @@ impl LogSpool {
         let bytes = file.read_from(0)?;
         let mended = line::mended(&bytes, 1);
         if mended != bytes {
+            // Not every Windows replaces a file that is open.
+            drop(file);
             atomic_file::replace(&path, &mended)?;
             file = AppendFile::open(&path)?;
         }
