@@ -262,8 +262,9 @@ impl LogSpool {
         self.acked >= self.last_seq
     }
 
-    /// Deletes the file.
-    pub(crate) fn delete(&self) -> Result<(), FileError> {
+    /// Deletes the file. It is closed first: Windows keeps the name of one that is open.
+    pub(crate) fn delete(&mut self) -> Result<(), FileError> {
+        self.file = None;
         let len = std::fs::metadata(&self.path).map_or(0, |metadata| metadata.len());
         atomic_file::remove(&self.path)?;
         self.room.log_changed(len, 0);
