@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use restic_manager::file_error::chain;
 use tokio::sync::watch;
 use windows_service::service::{
     Service, ServiceAccess, ServiceAction, ServiceActionType, ServiceControl, ServiceControlAccept,
@@ -16,8 +17,6 @@ use windows_service::service::{
 use windows_service::service_control_handler::{self, ServiceControlHandlerResult};
 use windows_service::service_manager::{ServiceManager, ServiceManagerAccess};
 use windows_service::{define_windows_service, service_dispatcher};
-
-use restic_manager::file_error::chain;
 
 use crate::identity::Identity;
 use crate::{Directory, Failure, run as agent_run};
@@ -49,7 +48,11 @@ pub(crate) fn install(directory: &Directory) -> Result<(), Failure> {
 /// does not run yet.
 pub(crate) fn configure(directory: &Directory) -> Result<(), Failure> {
     let (service, log) = register(directory)?;
-    let identity = Identity::read(&directory.dir).map_err(|error| chain(&error))?;
+    // That the identity cannot be read is no reason to leave an older program there.
+    let identity = Identity::read(&directory.dir).unwrap_or_else(|error| {
+        println!("warning: {}", chain(&error));
+        None
+    });
     if !identity.is_some_and(|identity| identity.enrolled) {
         println!("the service {NAME} is registered; enroll this host, then: restic-manager-agent service install");
         return Ok(());
