@@ -146,7 +146,7 @@ impl Agent {
 
     /// The job's log is with the server.
     pub(crate) fn remove_log(&self, job: JobId) {
-        let removed = self.log(job).and_then(|log| log.borrow().delete());
+        let removed = self.log(job).and_then(|log| log.borrow_mut().delete());
         self.logs.borrow_mut().remove(&job);
         if let Err(error) = removed {
             tracing::warn!(%job, "the log that was sent: {}", chain(&error));

@@ -98,6 +98,7 @@ async fn make_and_show(arguments: &EnrollArguments) -> Result<(), Failure> {
     }
     match arguments.directory.is_packaged() {
         true => println!("run it with: systemctl restart restic-manager-agent"),
+        false if cfg!(windows) => println!("start it with: restic-manager-agent service install"),
         false => println!("run it with: restic-manager-agent run {}", arguments.directory.as_arguments()),
     }
     Ok(())

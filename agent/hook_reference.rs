@@ -73,6 +73,16 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_file_is_known_by_any_spelling_of_its_end() {
+        for name in ["x.bat", "x.cmd", "X.CMD", "x.Bat", "x.cmd.", "x.bat..", "x.ps1.bat"] {
+            assert!(is_batch_file(name), "{name}");
+        }
+        for name in ["x.ps1", "x.exe", "bat", "cmd", "x.bat.ps1", "xbat"] {
+            assert!(!is_batch_file(name), "{name}");
+        }
+    }
+
+    #[test]
     fn the_policy_decides_which_hooks_run() {
         let options = |hook: &str| BackupOptions { post_hook: Some(hook.to_owned()), ..BackupOptions::default() };
         let (named, inline) = (options("pg-dump"), options("rm -r /tmp/x"));

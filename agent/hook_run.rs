@@ -226,6 +226,23 @@ fn check_rights(_: &Path) -> Result<(), String> {
     Ok(())
 }
 
+#[cfg(test)]
+mod tests_of_batch_files {
+    use super::*;
+
+    #[test]
+    fn a_batch_file_is_refused_and_is_not_found_by_the_name_without_its_end() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        for name in ["dump.cmd", "OTHER.BAT"] {
+            std::fs::write(dir.path().join(name), "@exit\r\n").expect("written");
+            let refusal = named_program(dir.path(), name).expect_err("refused");
+            assert!(refusal.contains("batch file") && refusal.contains(".ps1"), "{refusal}");
+            let short = name.rsplit_once('.').expect("an end").0;
+            assert!(named_program(dir.path(), short).expect_err("absent").contains("there is no"));
+        }
+    }
+}
+
 #[cfg(all(test, unix))]
 mod tests {
     use std::fs;

@@ -132,6 +132,10 @@ mod tests {
             ("\\\\nas\\other\\a", "\\\\nas\\share", false),
             ("/data", "C:\\", false),
         ] {
+            // There it is a share.
+            if cfg!(windows) && inner.starts_with("//") {
+                continue;
+            }
             assert_eq!(path(inner).is_within(&path(folder)), within, "{inner} in {folder}");
         }
     }

@@ -85,6 +85,8 @@ impl LogSpool {
         let bytes = file.read_from(0)?;
         let mended = line::mended(&bytes, 1);
         if mended != bytes {
+            // Not every Windows replaces a file that is open.
+            drop(file);
             atomic_file::replace(&path, &mended)?;
             file = AppendFile::open(&path)?;
         }
@@ -260,8 +262,9 @@ impl LogSpool {
         self.acked >= self.last_seq
     }
 
-    /// Deletes the file.
-    pub(crate) fn delete(&self) -> Result<(), FileError> {
+    /// Deletes the file. It is closed first: Windows keeps the name of one that is open.
+    pub(crate) fn delete(&mut self) -> Result<(), FileError> {
+        self.file = None;
         let len = std::fs::metadata(&self.path).map_or(0, |metadata| metadata.len());
         atomic_file::remove(&self.path)?;
         self.room.log_changed(len, 0);

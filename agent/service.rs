@@ -11,6 +11,9 @@ pub(crate) enum ServiceCommand {
     Install(Directory),
     /// Stop the service and remove it; the agent's directory stays
     Uninstall,
+    /// What an installer calls: registers the service, and starts it if the host is enrolled
+    #[command(hide = true)]
+    Configure(Directory),
     /// What the service manager starts; not for people
     #[command(hide = true)]
     Run(Directory),
@@ -20,9 +23,10 @@ pub(crate) enum ServiceCommand {
 pub(crate) fn run(command: &ServiceCommand) -> Result<(), Failure> {
     use crate::service_windows;
     match command {
-        ServiceCommand::Install(directory) => service_windows::install(&directory.dir),
+        ServiceCommand::Install(directory) => service_windows::install(directory),
         ServiceCommand::Uninstall => service_windows::uninstall(),
-        ServiceCommand::Run(directory) => service_windows::run(&directory.dir),
+        ServiceCommand::Configure(directory) => service_windows::configure(directory),
+        ServiceCommand::Run(directory) => service_windows::run(directory),
     }
 }
 
@@ -38,9 +42,9 @@ pub(crate) fn run(command: &ServiceCommand) -> Result<(), Failure> {
             println!("systemctl stop restic-manager-agent");
             Ok(())
         }
-        ServiceCommand::Run(_) => Err(Failure {
+        ServiceCommand::Configure(_) | ServiceCommand::Run(_) => Err(Failure {
             code: 2,
-            text: "service run is for Windows; here it is: restic-manager-agent run".to_owned(),
+            text: "this command is for Windows; here it is: restic-manager-agent run".to_owned(),
         }),
     }
 }

@@ -7,16 +7,18 @@ use std::process::Stdio;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use restic_manager::file_error::chain;
 use tokio::sync::watch;
 use windows_service::service::{
-    ServiceAccess, ServiceAction, ServiceActionType, ServiceControl, ServiceControlAccept, ServiceErrorControl,
-    ServiceExitCode, ServiceFailureActions, ServiceFailureResetPeriod, ServiceInfo, ServiceStartType, ServiceState,
-    ServiceStatus, ServiceType,
+    Service, ServiceAccess, ServiceAction, ServiceActionType, ServiceControl, ServiceControlAccept,
+    ServiceErrorControl, ServiceExitCode, ServiceFailureActions, ServiceFailureResetPeriod, ServiceInfo,
+    ServiceStartType, ServiceState, ServiceStatus, ServiceType,
 };
 use windows_service::service_control_handler::{self, ServiceControlHandlerResult};
 use windows_service::service_manager::{ServiceManager, ServiceManagerAccess};
 use windows_service::{define_windows_service, service_dispatcher};
 
+use crate::identity::Identity;
 use crate::{Directory, Failure, run as agent_run};
 
 pub(crate) const NAME: &str = "restic-manager-agent";
@@ -29,14 +31,45 @@ const OWNERS: [&str; 2] = ["*S-1-5-18:(OI)(CI)F", "*S-1-5-32-544:(OI)(CI)F"];
 const ADMINISTRATORS: &str = "*S-1-5-32-544";
 
 /// The dispatcher calls a plain function, which finds the directory here.
-static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+static DIRECTORY: OnceLock<Directory> = OnceLock::new();
 
 define_windows_service!(service_main, serve);
 
-/// Registers and starts the service. Repeating it is harmless: what is there is brought up to date.
-pub(crate) fn install(dir: &Path) -> Result<(), Failure> {
-    let dir = std::path::absolute(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-    agent_run::read_settings(&dir)?;
+/// Registers and starts the service of a host that is enrolled. Repeating it is harmless: what is there is brought up to date.
+pub(crate) fn install(directory: &Directory) -> Result<(), Failure> {
+    agent_run::read_settings(&directory.settings_file())?;
+    let (service, log) = register(directory)?;
+    start(&service)?;
+    println!("the service {NAME} is installed; its log is {}", log.display());
+    Ok(())
+}
+
+/// The same for an installer, which comes before the enrollment as well as after it: a host that is not enrolled has a service that
+/// does not run yet.
+pub(crate) fn configure(directory: &Directory) -> Result<(), Failure> {
+    let (service, log) = register(directory)?;
+    // That the identity cannot be read is no reason to leave an older program there.
+    let identity = Identity::read(&directory.dir).unwrap_or_else(|error| {
+        println!("warning: {}", chain(&error));
+        None
+    });
+    if !identity.is_some_and(|identity| identity.enrolled) {
+        println!("the service {NAME} is registered; enroll this host, then: restic-manager-agent service install");
+        return Ok(());
+    }
+    start(&service)?;
+    println!("the service {NAME} is started; its log is {}", log.display());
+    Ok(())
+}
+
+/// The service as it should be registered, and where its log is.
+fn register(directory: &Directory) -> Result<(Service, PathBuf), Failure> {
+    let absolute = |path: &Path| std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()));
+    let dir = absolute(&directory.dir)?;
+    let mut launch_arguments = vec!["service".into(), "run".into(), "--dir".into(), dir.clone().into_os_string()];
+    if let Some(config) = &directory.config {
+        launch_arguments.extend(["--config".into(), absolute(config)?.into_os_string()]);
+    }
     let program = std::env::current_exe().map_err(|error| format!("cannot find this program's file: {error}"))?;
     let info = ServiceInfo {
         name: NAME.into(),
@@ -45,7 +78,7 @@ pub(crate) fn install(dir: &Path) -> Result<(), Failure> {
         start_type: ServiceStartType::AutoStart,
         error_control: ServiceErrorControl::Normal,
         executable_path: program,
-        launch_arguments: ["service".into(), "run".into(), "--dir".into(), dir.clone().into_os_string()].to_vec(),
+        launch_arguments,
         dependencies: Vec::new(),
         // LocalSystem: it reads everything that is to be backed up.
         account_name: None,
@@ -71,11 +104,14 @@ pub(crate) fn install(dir: &Path) -> Result<(), Failure> {
     if let Err(error) = service.set_failure_actions_on_non_crash_failures(true) {
         println!("warning: {}", told("have the service restarted after errors too", &error).text);
     }
+    Ok((service, log_path(&dir)))
+}
+
+fn start(service: &Service) -> Result<(), Failure> {
     let state = service.query_status().map_err(|error| told("look at the service", &error))?.current_state;
     if state == ServiceState::Stopped {
         service.start::<OsString>(&[]).map_err(|error| told("start the service", &error))?;
     }
-    println!("the service {NAME} is installed; its log is {}", log_path(&dir).display());
     Ok(())
 }
 
@@ -108,8 +144,8 @@ pub(crate) fn uninstall() -> Result<(), Failure> {
 }
 
 /// Hands this process to the service manager, until the service has stopped.
-pub(crate) fn run(dir: &Path) -> Result<(), Failure> {
-    let _ = DIRECTORY.set(dir.to_owned());
+pub(crate) fn run(directory: &Directory) -> Result<(), Failure> {
+    let _ = DIRECTORY.set(directory.clone());
     service_dispatcher::start(NAME, service_main).map_err(|error| {
         let text = told("reach the service manager", &error).text;
         format!("{text}: only it starts this command; by hand it is: restic-manager-agent run").into()
@@ -118,7 +154,7 @@ pub(crate) fn run(dir: &Path) -> Result<(), Failure> {
 
 /// The life of the service, on the dispatcher's thread.
 fn serve(_: Vec<OsString>) {
-    let Some(dir) = DIRECTORY.get() else { return };
+    let Some(directory) = DIRECTORY.get() else { return };
     let (stop, mut stopped) = watch::channel(false);
     let handler = move |control| match control {
         ServiceControl::Interrogate => ServiceControlHandlerResult::NoError,
@@ -147,8 +183,8 @@ fn serve(_: Vec<OsString>) {
         let _ = stopped.wait_for(|stopped| *stopped).await;
         report(ServiceState::StopPending, 0, STOP_WITHIN);
     };
-    restic_manager::logging::start_in_file(&log_path(dir));
-    let ended = agent_run::run_until(&Directory { dir: dir.to_owned(), config: None }, asked);
+    restic_manager::logging::start_in_file(&log_path(&directory.dir));
+    let ended = agent_run::run_until(directory, asked);
     if let Err(failure) = &ended {
         tracing::error!("{}", failure.text);
     }

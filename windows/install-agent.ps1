@@ -42,7 +42,7 @@ if ($Uninstall) {
 # A running program's file cannot be replaced.
 if (Get-Service 'restic-manager-agent' -ErrorAction SilentlyContinue) { Stop-Service 'restic-manager-agent' }
 New-Item $folder -ItemType Directory -Force | Out-Null
-Copy-Item $Program $agent -Force
+if ((Resolve-Path $Program).Path -ne $agent) { Copy-Item $Program $agent -Force }
 if (-not (Test-Path (Join-Path $directory 'identity.json')) -or $Token) {
     if (-not $Server) { throw 'This host is not enrolled: give -Server, and -Token if you like.' }
     if (-not $Token) {

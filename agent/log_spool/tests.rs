@@ -89,6 +89,7 @@ fn lines_and_progress_share_numbers_and_survive_a_restart() {
     say(&mut spool, "two");
     assert_eq!(spool.finish(at(9)).expect("finished"), 3);
     assert_eq!(list(dir.path()).expect("listed"), [job()]);
+    drop(spool);
     let mut spool = open(dir.path());
     say(&mut spool, "three");
     let mut server = Server::default();
@@ -106,6 +107,7 @@ fn after_a_restart_the_servers_answer_to_the_first_batch_is_where_to_go_on() {
     (0..20).for_each(|_| say(&mut spool, "x"));
     let mut server = Server::default();
     server.drain(&mut spool, 100_000);
+    drop(spool);
     let mut spool = open(dir.path());
     assert!(!spool.is_sent());
     let first = spool.next_batch(spool.acked(), 300).expect("read").expect("a batch");
@@ -153,6 +155,7 @@ fn what_does_not_fit_is_dropped_and_marked_and_an_acknowledgement_makes_room() {
     server.drain(&mut spool, 50_000);
     assert_eq!(&server.lines[sent as usize..], [(300, "dropped".to_owned()), (301, "after".to_owned())]);
     // A trimmed file is opened as any other.
+    drop(spool);
     let mut spool = LogSpool::open_with(dir.path(), job(), &room(), limits).expect("opens");
     assert_eq!(spool.last_seq(), 301);
     say(&mut spool, "again");
@@ -180,9 +183,11 @@ fn a_cut_at_any_byte_and_a_damaged_line_leave_contiguous_numbers() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let mut spool = open(dir.path());
     (1..=6).for_each(|n| say(&mut spool, &n.to_string()));
-    let bytes = std::fs::read(&spool.path).expect("read");
+    let path = spool.path.clone();
+    drop(spool);
+    let bytes = std::fs::read(&path).expect("read");
     for cut in 0..=bytes.len() {
-        std::fs::write(&spool.path, &bytes[..cut]).expect("written");
+        std::fs::write(&path, &bytes[..cut]).expect("written");
         let whole = bytes[..cut].iter().filter(|byte| **byte == b'\n').count() as u64;
         let mut again = open(dir.path());
         assert_eq!(again.last_seq(), whole);
@@ -194,7 +199,7 @@ fn a_cut_at_any_byte_and_a_damaged_line_leave_contiguous_numbers() {
     for line in 0..5 {
         let mut damaged = bytes.clone();
         damaged[line * bytes.len() / 6 + 40] = 0;
-        std::fs::write(&spool.path, damaged).expect("written");
+        std::fs::write(&path, damaged).expect("written");
         let mut server = Server::default();
         server.drain(&mut open(dir.path()), 250);
         assert_eq!((server.acked, server.lines.len()), (6, 6), "line {line}");
@@ -246,7 +251,7 @@ proptest! {
             match what {
                 0..=3 => say(&mut spool, &"x".repeat(n)),
                 4 => spool.append_progress(at(second * 1_000), &progress(0.5)).expect("appended"),
-                5 => { spool.finish(at(0)).expect("finished"); spool = reopen(); }
+                5 => { spool.finish(at(0)).expect("finished"); drop(spool); spool = reopen(); }
                 6 => if let Some(batch) = spool.next_batch(server.acked, n).expect("read") {
                     server.take(&batch);
                     spool.acknowledge(server.acked).expect("acknowledged");

@@ -107,6 +107,7 @@ fn events_survive_a_restart_and_only_wholly_acknowledged_segments_go() {
     let segments = files(dir.path()).len();
     assert!(segments > 3);
     spool.acknowledge(6).expect("acknowledged");
+    drop(spool);
     let mut again = open(dir.path());
     assert_eq!((again.acked(), again.last_seq(), again.stream()), (6, 20, stream(1)));
     assert_eq!(files(dir.path()).len(), segments - 1);
