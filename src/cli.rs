@@ -27,7 +27,6 @@ mod restore;
 mod run;
 pub mod schema;
 pub mod serve;
-pub mod shell_help;
 mod snapshots;
 mod table;
 mod words;
