@@ -1,6 +1,6 @@
 #!/bin/bash
 # Builds the programs as they are released: the server with the operator's commands, and the agent without either, small. The same
-# sources, Rust and C compiler give the same bytes, whatever the directories are called: no path of the machine gets into them.
+# sources, Rust and C compiler are to give the same bytes, whatever the directories are called (tests/tools/reproducible judges that).
 # usage: systemd/build-release.sh [--to DIR] [restic-manager|restic-manager-agent]...
 #   --to  where the programs go (target/programs); systemd/build-packages.sh --from DIR makes packages of them
 # CARGO_TARGET_DIR counts; RUSTFLAGS and CFLAGS of the environment do not.
