@@ -12,7 +12,8 @@ const LONGEST_CHARS: usize = 500;
 
 /// hello was answered with this.
 pub(crate) fn told(agent: &Agent, update: Option<AgentUpdateAvailable>) {
-    let update = update.filter(|update| is_newer(update, env!("CARGO_PKG_VERSION"))).map(readable);
+    let update = update.filter(|update| is_newer(update, env!("CARGO_PKG_VERSION")));
+    let update = update.as_ref().map(readable);
     if *agent.update.borrow() == update {
         return;
     }
@@ -36,7 +37,7 @@ fn is_newer(update: &AgentUpdateAvailable, own: &str) -> bool {
 }
 
 /// Without what drives a terminal, and no longer than anybody reads.
-fn readable(update: AgentUpdateAvailable) -> AgentUpdateAvailable {
+fn readable(update: &AgentUpdateAvailable) -> AgentUpdateAvailable {
     let short = |text: &str| printable(&text.chars().take(LONGEST_CHARS).collect::<String>());
     AgentUpdateAvailable {
         latest_version: short(&update.latest_version),
@@ -66,7 +67,7 @@ mod tests {
 
     #[test]
     fn what_the_server_says_drives_no_terminal_and_fills_no_log() {
-        let shown = describe(&readable(update("1.2.1", Some(&format!("\u{1b}[2J{}", "x".repeat(10_000))))));
+        let shown = describe(&readable(&update("1.2.1", Some(&format!("\u{1b}[2J{}", "x".repeat(10_000))))));
         assert!(shown.starts_with("1.2.1: https://packages.example.org/ (\\u{1b}[2Jxxx"), "{shown}");
         assert!(!shown.contains('\u{1b}') && shown.len() < 700, "{}", shown.len());
     }

@@ -5,7 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use restic_manager::shell_help::{self, CompletionsArguments, ManArguments};
 
 mod agent_update;
 mod attempts;
@@ -64,7 +65,7 @@ mod watchdog;
 
 /// The restic-manager agent: backs this host up as its schedules say
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "restic-manager-agent", version)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -83,6 +84,10 @@ enum Command {
     /// Install, remove or be the Windows service; on Linux, say how systemd starts the agent
     #[command(subcommand)]
     Service(service::ServiceCommand),
+    /// Print what makes a shell complete commands, options and their values
+    Completions(CompletionsArguments),
+    /// Write manual pages: one of the program and one of each command
+    Man(ManArguments),
     /// Send CTRL_BREAK to a program that the agent started
     #[cfg(windows)]
     #[command(hide = true, name = restic_manager::process::SEND_BREAK)]
@@ -148,6 +153,16 @@ fn main() -> ExitCode {
         Command::Status(arguments) => status::run(&arguments),
         Command::Diagnose(arguments) => diagnose::run(&arguments),
         Command::Service(command) => service::run(&command),
+        // Whoever reads may have gone away, as head does.
+        Command::Completions(arguments) => {
+            let _ = shell_help::completions(&arguments, Arguments::command(), &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Man(arguments) => {
+            shell_help::man(&arguments, Arguments::command()).map_err(Failure::from).map(|pages| {
+                eprintln!("{pages} pages are in {}", arguments.directory.display());
+            })
+        }
         #[cfg(windows)]
         Command::SendBreak { pid } => {
             restic_manager::process::send_break(pid).map_err(|error| Failure::from(format!("CTRL_BREAK: {error}")))

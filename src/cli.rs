@@ -31,7 +31,6 @@ mod run;
 mod said_by_restic;
 pub mod schema;
 pub mod serve;
-pub mod shell_help;
 mod snapshots;
 mod status;
 mod table;

@@ -41,6 +41,7 @@ pub mod secret_program;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod service_manager;
+pub mod shell_help;
 pub mod tls;
 pub mod toml_reader;
 pub mod wildcard;

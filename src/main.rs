@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use restic_manager::cli::client::CliFailure;
 use restic_manager::cli::operator::{self, OperatorCommand};
-use restic_manager::cli::{check, demo, enroll, monitoring, plan, schema, serve, shell_help};
+use restic_manager::cli::{check, demo, enroll, monitoring, plan, schema, serve};
 use restic_manager::printable::printable_lines;
+use restic_manager::shell_help;
 
 /// A self-hosted control plane for restic backups
 #[derive(Parser)]
@@ -74,10 +75,12 @@ fn main() -> ExitCode {
         Command::Completions(arguments) => {
             print(|_, out| shell_help::completions(&arguments, Arguments::command(), out))
         }
-        Command::Man(arguments) => shell_help::man(&arguments, Arguments::command()).map(|pages| {
-            eprintln!("{pages} pages are in {}", arguments.directory.display());
-            0
-        }),
+        Command::Man(arguments) => {
+            shell_help::man(&arguments, Arguments::command()).map_err(CliFailure::from).map(|pages| {
+                eprintln!("{pages} pages are in {}", arguments.directory.display());
+                0
+            })
+        }
     };
     match result {
         Ok(code) => ExitCode::from(code),

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Builds the Debian packages restic-manager and restic-manager-agent from built programs, with dpkg-deb alone: no compiler and no debhelper.
 # usage: systemd/build-packages.sh [--from DIR] [--to DIR] [--version VERSION] [restic-manager|restic-manager-agent]...
-#   --from     where the programs are (target/release)
+#   --from     where the programs are (target/programs, as build-release.sh leaves them)
 #   --to       where the packages go (target/packages)
 #   --fast     large packages, soon: for tests
 #   --version  Debian's version (the program's own and "-1")
@@ -9,7 +9,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 top=$(dirname "$here")
-from=$top/target/release to=$top/target/packages version=
+from=$top/target/programs to=$top/target/packages version=
 names=() compression=(-Zxz)
 while [ $# -gt 0 ]; do
     case $1 in
@@ -94,7 +94,7 @@ extras() {
 
 build() {
     local name=$1 program=$from/$1 root=$work/$1 own units depends
-    [ -x "$program" ] || { echo "there is no program $program: cargo build --release --bins, or --from DIR" >&2; exit 1; }
+    [ -x "$program" ] || { echo "there is no program $program: systemd/build-release.sh, or --from DIR" >&2; exit 1; }
     own=$("$program" --version | cut -d ' ' -f 2)
     local debian=${version:-$own-1}
     install -D -m 0755 "$program" "$root/usr/bin/$name"

@@ -3,12 +3,12 @@
 # brings what is there up to date and keeps settings, state and choices made with systemctl.
 # usage: systemd/install.sh [--from DIR] server|agent...
 #        systemd/install.sh --uninstall [--purge] server|agent...
-#   --from       where the programs are (target/release)
+#   --from       where the programs are (target/programs, as build-release.sh leaves them)
 #   --uninstall  takes programs and units away; settings, state and user stay
 #   --purge      with --uninstall: those too. History, restored files and the host's enrollment are gone then
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-from=$(dirname "$here")/target/release uninstall=no purge=no
+from=$(dirname "$here")/target/programs uninstall=no purge=no
 parts=()
 usage() { sed -n '2,/^set/{/^#/s/^# \?//p}' "${BASH_SOURCE[0]}" >&2; exit 2; }
 while [ $# -gt 0 ]; do
@@ -49,7 +49,7 @@ place() {
 
 install_one() {
     local name=$1 changed=no new=no unit work
-    [ -x "$from/$name" ] || { echo "there is no program $from/$name: cargo build --release --bins, or --from DIR" >&2; exit 1; }
+    [ -x "$from/$name" ] || { echo "there is no program $from/$name: systemd/build-release.sh, or --from DIR" >&2; exit 1; }
     if [ -e "/lib/systemd/system/$name.service" ]; then
         echo "the package $name is installed: take that away first (apt-get remove $name), or update it instead" >&2
         exit 1

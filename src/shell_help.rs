@@ -1,5 +1,5 @@
-//! Edge. `restic-manager completions` and `restic-manager man`: what shells and man(1) know of the commands, from the same description
-//! as `--help`.
+//! Edge. `completions` and `man` of both programs: what shells and man(1) know of the commands, from the same description as `--help`.
+//! Does not know the commands.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -8,13 +8,12 @@ use clap::{Args, Command};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use super::client::CliFailure;
 use crate::atomic_file;
 use crate::file_error::chain;
 
 #[derive(Debug, Args)]
 pub struct CompletionsArguments {
-    /// The shell; its own manual says where such files go, such as /etc/bash_completion.d/restic-manager
+    /// The shell; its own manual says where such files go, such as /etc/bash_completion.d/
     shell: Shell,
 }
 
@@ -36,9 +35,9 @@ pub fn completions(arguments: &CompletionsArguments, mut command: Command, out: 
 }
 
 /// Writes a page for the program and for each of its commands. Answers how many.
-pub fn man(arguments: &ManArguments, command: Command) -> Result<usize, CliFailure> {
+pub fn man(arguments: &ManArguments, command: Command) -> Result<usize, String> {
     if !arguments.directory.is_dir() {
-        return Err(format!("{} is no directory: make it first", arguments.directory.display()).into());
+        return Err(format!("{} is no directory: make it first", arguments.directory.display()));
     }
     let pages = pages(command)?;
     pages.iter().try_for_each(|(file, page)| write(&arguments.directory.join(file), page))?;
@@ -46,7 +45,7 @@ pub fn man(arguments: &ManArguments, command: Command) -> Result<usize, CliFailu
 }
 
 /// "restic-manager-jobs.1" of `restic-manager jobs`, and so on: names and pages.
-fn pages(command: Command) -> Result<Vec<(String, Vec<u8>)>, CliFailure> {
+fn pages(command: Command) -> Result<Vec<(String, Vec<u8>)>, String> {
     let mut command = command.disable_help_subcommand(true);
     // Gives each command below its whole name.
     command.build();
@@ -62,8 +61,8 @@ fn pages(command: Command) -> Result<Vec<(String, Vec<u8>)>, CliFailure> {
 }
 
 /// Manuals are everybody's to read, unlike what `atomic_file` writes.
-fn write(path: &Path, page: &[u8]) -> Result<(), CliFailure> {
-    atomic_file::replace_public(path, page).map_err(|error| CliFailure::from(chain(&error)))
+fn write(path: &Path, page: &[u8]) -> Result<(), String> {
+    atomic_file::replace_public(path, page).map_err(|error| chain(&error))
 }
 
 #[cfg(test)]
