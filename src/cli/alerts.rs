@@ -11,6 +11,11 @@ use super::client::{CliFailure, ServerArguments};
 use super::output::{Output, OutputArguments};
 use super::table::{Cell, Column, Style, Table, cell, cut, styled, whole, whole_or_none};
 use super::words::Times;
+use crate::http_client::HttpClient;
+
+/// Characters of a whole id, and of the shortest beginning that stands for one (as with jobs).
+const WHOLE_ID: usize = 36;
+const SHORTEST_BEGINNING: usize = 8;
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -35,7 +40,7 @@ enum Deed {
 
 #[derive(Debug, Args)]
 struct AckArguments {
-    /// The alert's id
+    /// The alert's id, or eight of its first characters and more
     alert: String,
     #[command(flatten)]
     output: OutputArguments,
@@ -109,7 +114,8 @@ pub(super) async fn run(arguments: &AlertsArguments) -> Result<u8, CliFailure> {
 async fn acknowledge(arguments: &AckArguments) -> Result<u8, CliFailure> {
     let client = arguments.server.reach()?.client;
     let mut output = Output::new(arguments.output);
-    let answer = client.post_json(&path(&["alerts", &arguments.alert, "ack"]), &serde_json::json!({}), DEADLINE).await;
+    let id = whole_id(&client, &arguments.alert).await?;
+    let answer = client.post_json(&path(&["alerts", &id, "ack"]), &serde_json::json!({}), DEADLINE).await;
     let value: Value = answer.map_err(|error| CliFailure::of(&error))?;
     if output.json {
         output.json(&value)?;
@@ -120,4 +126,21 @@ async fn acknowledge(arguments: &AckArguments) -> Result<u8, CliFailure> {
     }
     output.flush()?;
     Ok(0)
+}
+
+/// The id of the only open alert whose id begins so. Where none does it stays as it is: the server says what is wrong with it.
+async fn whole_id(client: &HttpClient, beginning: &str) -> Result<String, CliFailure> {
+    if !(SHORTEST_BEGINNING..WHOLE_ID).contains(&beginning.len()) {
+        return Ok(beginning.to_owned());
+    }
+    let mut pages = Pages::new(client, path(&["alerts"]), Query::default(), ("alerts", "after"), None);
+    let mut found = Vec::new();
+    while let Some(page) = pages.next().await? {
+        let ids = page.iter().filter_map(|alert| alert["id"].as_str());
+        found.extend(ids.filter(|id| id.starts_with(beginning)).map(str::to_owned));
+    }
+    if found.len() > 1 {
+        return Err(CliFailure::usage(format!("several alerts' ids begin with {beginning}: {}", found.join(", "))));
+    }
+    Ok(found.pop().unwrap_or_else(|| beginning.to_owned()))
 }

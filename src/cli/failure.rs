@@ -25,6 +25,8 @@ impl CliFailure {
         let code = match error {
             ClientError::Problem { status: 401 | 403, .. } => 4,
             ClientError::Problem { status: 404, .. } => 5,
+            // A value of an argument that only the server knows to be wrong.
+            ClientError::Problem { status: 400, .. } => USAGE,
             // What was asked for is in no host's repository: a 422, since it was the host's agent that looked.
             ClientError::Problem { body, .. } if MISSING.contains(&body.code.as_str()) => 5,
             _ => 1,
@@ -115,7 +117,7 @@ mod tests {
     #[test]
     fn codes_tell_who_may_not_from_what_is_not_there_and_the_rest() {
         let code = |status| CliFailure::of(&problem(status, "d")).code;
-        assert_eq!([401, 403, 404, 409, 422, 500, 503].map(code), [4, 4, 5, 1, 1, 1, 1]);
+        assert_eq!([400, 401, 403, 404, 409, 422, 500, 503].map(code), [2, 4, 4, 5, 1, 1, 1, 1]);
         let code = |code| CliFailure::of(&problem_with(422, "no such snapshot", code)).code;
         assert_eq!(
             ["no-such-snapshot", "no-such-path", "query-failed"].map(code),

@@ -110,7 +110,11 @@ pub(super) async fn cancel(arguments: &CancelArguments) -> Result<u8, CliFailure
     if output.json {
         output.json(&value)?;
     } else {
-        let what = if job.is_final() { job.status_words() } else { "will be cancelled" };
+        let what = match job.is_final() {
+            false => "will be cancelled".to_owned(),
+            true if job.status == "cancelled" => job.status_words().to_owned(),
+            true => format!("had ended before: {}", job.status_words()),
+        };
         output.line(&format!("job {}, {}: {what}", job.id, job.name()))?;
     }
     output.flush()?;

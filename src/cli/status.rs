@@ -124,8 +124,8 @@ fn plugin_line(asked: Result<Status, CliFailure>) -> (String, u8) {
 impl Status {
     fn summary(&self) -> String {
         match self.ok {
-            true if self.checked == 1 => "the one schedule has succeeded in time".to_owned(),
-            true => format!("all {} have succeeded in time", count(self.checked, "schedule", "schedules")),
+            true if self.checked == 1 => "the one schedule is not late".to_owned(),
+            true => format!("none of {} is late", count(self.checked, "schedule", "schedules")),
             false => self.detail.clone(),
         }
     }
@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn only_an_answer_that_all_is_well_is_ok_to_a_monitor() {
         let well = || status(&json!({"ok": true, "checked": 2, "late": 0, "hosts": []}));
-        assert_eq!(plugin_line(Ok(well())), ("OK - all 2 schedules have succeeded in time".to_owned(), 0));
+        assert_eq!(plugin_line(Ok(well())), ("OK - none of 2 schedules is late".to_owned(), 0));
         let (line, code) = plugin_line(Ok(late()));
         assert_eq!(
             (line.as_str(), code),

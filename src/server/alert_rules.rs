@@ -220,7 +220,10 @@ fn due_alerts(state: &HostState, content: Option<&HostContent>, moment: Moment) 
     let of_host = |kind, text: String| Due { kind, schedule_id: None, job_id: None, text };
     let Absence { offline_after, .. } = content.absence;
     if moment.silence.is_some_and(|silence| silence > length(offline_after)) {
-        due.push(of_host(AlertKind::AgentOffline, format!("the agent was not heard for {offline_after}")));
+        due.push(of_host(
+            AlertKind::AgentOffline,
+            format!("the agent has not been heard for more than {offline_after}"),
+        ));
     }
 
     if state.is_in_conflict(moment.now) {

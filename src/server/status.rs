@@ -91,8 +91,8 @@ impl Status {
         let schedules = |count: usize| if count == 1 { "1 schedule".to_owned() } else { format!("{count} schedules") };
         match (self.checked, self.late) {
             (0, _) => "there is no schedule to look at, so nothing has succeeded: see GET /v1/hosts".to_owned(),
-            (1, 0) => "ok: the one schedule has succeeded in time".to_owned(),
-            (checked, 0) => format!("ok: all {checked} schedules have succeeded in time"),
+            (1, 0) => "ok: the one schedule is not late".to_owned(),
+            (checked, 0) => format!("ok: none of {checked} schedules is late"),
             (checked, 1) => format!("1 of {} has not succeeded in time: {}", schedules(checked), self.first_names()),
             (checked, late) => {
                 format!("{late} of {} have not succeeded in time: {}", schedules(checked), self.first_names())
@@ -218,7 +218,7 @@ mod tests {
                 {"id": "thin", "kind": "backup", "max_age": "1d 2h"},
             ]}]})
         );
-        assert_eq!(of(&state, &content(), None, 1).summary(), "ok: all 2 schedules have succeeded in time");
+        assert_eq!(of(&state, &content(), None, 1).summary(), "ok: none of 2 schedules is late");
         assert_eq!(ago(TimeDelta::minutes(61)), "1h 1m");
     }
 }

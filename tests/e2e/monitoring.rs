@@ -91,7 +91,7 @@ fn monitors_see_what_has_not_succeeded_and_a_restart_changes_no_figure() {
     assert_eq!(fleet.run_job(r#"{"kind":"init"}"#)["status"], "succeeded");
     assert_eq!(fleet.run_job(r#"{"schedule_id":"data"}"#)["status"], "succeeded");
     let (is_well, told) = run_readmes_lines(&fleet, "seer");
-    assert!(is_well && told.contains("ok: the one schedule has succeeded in time"), "{told}");
+    assert!(is_well && told.contains("ok: the one schedule is not late"), "{told}");
     assert!(told.contains("restic_manager_schedule_last_success_timestamp_seconds{host=\"web-1\""), "{told}");
     assert!(fleet.read("monitor/restic-manager.rules.yml").contains("groups:"));
     assert!(serde_json::from_str::<serde_json::Value>(&fleet.read("monitor/restic-manager.json")).is_ok());

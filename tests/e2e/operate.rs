@@ -40,7 +40,7 @@ fn a_monitor_the_channels_the_audit_log_and_a_job_that_nobody_takes_are_told_in_
     assert!(said(&fleet, 2, &["status", "--nagios"]).out.starts_with("CRITICAL - 1 of 1 "));
     assert_eq!(json_lines(&said(&fleet, 1, &["status", "--json"]).out)[0]["hosts"][0]["name"], "web-1");
     fleet.enroll("agent");
-    assert_eq!(said(&fleet, 0, &["status"]).out, "the one schedule has succeeded in time\n");
+    assert_eq!(said(&fleet, 0, &["status"]).out, "the one schedule is not late\n");
     assert_eq!(said(&fleet, 0, &["status", "--quiet", "--max-age", "26h"]).out, "");
     assert!(said(&fleet, 0, &["status", "--nagios"]).out.starts_with("OK - "));
     said(&fleet, 5, &["status", "--host", "web-9"]);

@@ -244,7 +244,10 @@ pub async fn cancel(app: &Arc<App>, request: Request, operator: Operator) -> Res
     let actor = Actor { kind: ActorKind::Operator, name: operator.name.clone() };
     host.append(move |state, _| decide_cancel(state, job.id, actor)).await?;
     app.leases.attend(&host.name);
-    audit::changed(app, request.client, &operator, Action::JobCancel, Some(&host.name), Some(job.id)).await?;
+    // Of one that has ended nothing is changed.
+    if !job.status.is_final() {
+        audit::changed(app, request.client, &operator, Action::JobCancel, Some(&host.name), Some(job.id)).await?;
+    }
     Ok(json(StatusCode::ACCEPTED, &shown_job(app, &host, job.id).await?))
 }
 
@@ -260,7 +263,9 @@ pub async fn abandon(app: &Arc<App>, request: Request, operator: Operator) -> Re
     });
     decided.await??;
     app.leases.attend(&host.name);
-    audit::changed(app, request.client, &operator, Action::JobAbandon, Some(&host.name), Some(job.id)).await?;
+    if !job.status.is_final() {
+        audit::changed(app, request.client, &operator, Action::JobAbandon, Some(&host.name), Some(job.id)).await?;
+    }
     Ok(json(StatusCode::ACCEPTED, &shown_job(app, &host, job.id).await?))
 }
 

@@ -48,8 +48,8 @@ pub fn alerts_page(
 pub fn alert_table(visitor: &Visitor, alerts: &[(Option<&HostName>, &Alert)], now: DateTime<Utc>) -> El {
     let has_hosts = alerts.iter().any(|(host, _)| host.is_some());
     let columns: &[&str] = match has_hosts {
-        true => &["Alert", "Host", "Since", "What happened", "Shown by", "Seen to"],
-        false => &["Alert", "Since", "What happened", "Shown by", "Seen to"],
+        true => &["Alert", "Host", "Since", "What happened", "Job", "Seen to"],
+        false => &["Alert", "Since", "What happened", "Job", "Seen to"],
     };
     let mut table = Table::new("Open alerts", columns);
     for (host, alert) in alerts {

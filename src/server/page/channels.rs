@@ -20,11 +20,11 @@ pub fn channel_trouble(channels: &[ChannelState], now: DateTime<Utc>) -> Option<
     }
     let line = |channel: &&ChannelState| {
         let health = &channel.health;
-        let text = format!("Alerts do not get through on {} ({}), ", channel.name, channel.kind);
+        let text = format!("Alerts do not get through on {} ({}),", channel.name, channel.kind);
         let tries = if health.failures == 1 { "one try".to_owned() } else { format!("{} tries", health.failures) };
         let error = health.last_error.as_deref().map(|error| format!(": {}", shown::cut(error, TEXT_LIMIT)));
         let since = health.last_sent_at.map(|at| (", last success ", shown::instant(at, now)));
-        el("p").with(mood(Mood::Bad, text)).with((tries, since)).with(error)
+        el("p").with(mood(Mood::Bad, text)).with((" ", tries, since)).with(error)
     };
     let list = el("a").link("href", &Link::to("/alerts").part("channels")).with("All channels");
     Some(notice(Mood::Bad, all([(broken.iter().map(line).collect::<Vec<_>>(), el("p").with(list))])))
@@ -36,7 +36,8 @@ pub fn channel_table(channels: &[ChannelState], now: DateTime<Utc>) -> El {
         Table::new("Alert channels", &["Channel", "Kind", "State", "Waiting", "Taken", "Last success", "Last error"]);
     for channel in channels {
         let health = &channel.health;
-        let (how, word) = match (channel.is_out_of_order(), health.known_since) {
+        let (how, word) = match (channel.is_out_of_order(), health.last_sent_at) {
+            (true, _) if health.failures == 1 => (Mood::Bad, "failed once".to_owned()),
             (true, _) => (Mood::Bad, format!("failed {} times", health.failures)),
             (false, Some(_)) => (Mood::Good, "works".to_owned()),
             (false, None) => (Mood::Neutral, "not used yet".to_owned()),
@@ -67,7 +68,13 @@ mod tests {
 
     fn channel(name: &str, failures: u32, error: &str) -> ChannelState {
         let last_error = Some(error.to_owned()).filter(|error| !error.is_empty());
-        let health = ChannelHealth { failures, last_error, known_since: Some(noon()), ..ChannelHealth::default() };
+        let health = ChannelHealth {
+            failures,
+            last_error,
+            known_since: Some(noon()),
+            last_sent_at: Some(noon()),
+            ..ChannelHealth::default()
+        };
         ChannelState { name: name.parse().expect("a name"), kind: "smtp", waiting: 3, health }
     }
 

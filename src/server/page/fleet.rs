@@ -166,11 +166,15 @@ impl HostLine {
         let enabled = || schedules.iter().filter(|schedule| schedule.enabled);
         let failed: Vec<_> = enabled().filter(|s| is_failed(&s.id)).map(|s| s.id.clone()).collect();
         let stale: Vec<_> = enabled().filter(|s| is_stale(state, content, &s.id, now)).map(|s| s.id.clone()).collect();
-        let backups = schedules.iter().filter(|schedule| schedule.kind == JobKind::Backup);
-        let last_success = backups.filter_map(|schedule| memory(&schedule.id)?.last_success).max();
         let is_enrolled = state.enrolled_at.is_some();
         let online = is_enrolled && is_online(contact, now);
         let removed = content.is_none_or(|content| !content.configured);
+        let backups = schedules.iter().filter(|schedule| schedule.kind == JobKind::Backup);
+        let last_success = match removed {
+            // What its schedules were is not known any more; only backups count bytes.
+            true => state.schedules.values().filter(|m| !m.runs.is_empty()).filter_map(|m| m.last_success).max(),
+            false => backups.filter_map(|schedule| memory(&schedule.id)?.last_success).max(),
+        };
         let is_wrong = |wrong: &Wrong| match wrong {
             Wrong::Conflict => state.is_in_conflict(now),
             Wrong::Failed => !failed.is_empty(),

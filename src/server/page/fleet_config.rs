@@ -34,10 +34,10 @@ pub fn config_trouble(config: &ConfigState) -> Option<El> {
     if config.refused.is_none() && errors == 0 {
         return None;
     }
-    let text = "The newest configuration was refused, and the last good one runs: ";
+    let text = "The newest configuration was refused, and the last good one runs:";
     let errors = format!("{errors} error{}", if errors == 1 { "" } else { "s" });
     let link = el("a").link("href", &Link::here("config")).with(errors);
-    Some(notice(Mood::Bad, el("p").with(mood(Mood::Bad, text)).with(link)))
+    Some(notice(Mood::Bad, el("p").with(mood(Mood::Bad, text)).with(" ").with(link)))
 }
 
 /// The version that runs, and what is wrong with the files as they are now.
@@ -56,9 +56,10 @@ pub fn config_facts(config: &ConfigState, now: DateTime<Utc>) -> impl Content {
         config.problems.iter().partition(|problem| problem.severity == Severity::Error);
     let rest = config.problem_count.saturating_sub(errors.len().min(MOST_PROBLEMS) + warnings.len().min(MOST_PROBLEMS));
     let more = Some(el("p").with(format!("{rest} more: see GET /v1/config"))).filter(|_| rest > 0);
+    let mild_count = config.problem_count.saturating_sub(errors.len());
     let mild = el("details")
         .attr("id", "warnings")
-        .with(el("summary").with(format!("{} warnings", config.problem_count.saturating_sub(errors.len()))))
+        .with(el("summary").with(format!("{mild_count} warning{}", if mild_count == 1 { "" } else { "s" })))
         .with(problem_table("What works, but hardly as meant", &warnings));
     let errors = (!errors.is_empty()).then(|| problem_table("Errors of the files as they are now", &errors));
     let none = (config.problem_count == 0).then(|| el("p").class("nothing").with("No problems."));

@@ -67,7 +67,7 @@ fn unfinished(visitor: &Visitor, known: &Known<'_>, now: DateTime<Utc>) -> Optio
     let mut table = Table::new("Jobs that have not ended", &["Job", "Status", "Since", "Cancel"]);
     for job in jobs {
         let (how, word) = status_of(job);
-        let waits = job.waiting_for.as_ref().filter(|_| job.is_undispatched()).map(|what| format!(" waits for {what}"));
+        let waits = job.waiting_for.as_ref().filter(|_| job.is_undispatched()).map(|what| format!(" waits {what}"));
         table.row(
             Row::new()
                 .id(format!("unfinished-{}", job.id))

@@ -124,7 +124,7 @@ fn job_facts(now_of: &JobNow<'_>, now: DateTime<Utc>) -> El {
         ("Asked for by", Some(all([by]))),
         ("Due", instant(job.scheduled_at)),
         ("Queued", instant(job.queued_at.into())),
-        ("Waits for", now_of.waiting_for.as_ref().map(|what| all([what]))),
+        ("Waits", now_of.waiting_for.as_ref().map(|what| all([what]))),
         ("Started", instant(job.started_at)),
         ("Ended", instant(job.finished_at)),
         (if job.status.is_final() { "Took" } else { "Runs for" }, took),

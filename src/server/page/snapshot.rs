@@ -153,9 +153,10 @@ fn quoted(text: &str) -> String {
 fn restore(visitor: &Visitor, folder: &Folder<'_>) -> Html {
     let whole = whole(folder);
     let body = json!({"snapshot": folder.snapshot, "paths": whole});
-    let before =
-        "curl -sS --fail-with-body -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/json' -d ";
-    let after = format!(" {}", quoted(&format!("{}{}", folder.server, folder.restore_path().as_str())));
+    let before = "curl -sS --fail-with-body -H @- -H 'Content-Type: application/json' -d ";
+    // By way of standard input: everybody on a machine may see the arguments of its programs.
+    let url = quoted(&format!("{}{}", folder.server, folder.restore_path().as_str()));
+    let after = format!(" {url} <<<\"Authorization: Bearer $TOKEN\"");
     let line = format!("{before}{}{after}", quoted(&body.to_string()));
     let chosen = el("div")
         .class("needs-script")
@@ -168,7 +169,7 @@ fn restore(visitor: &Visitor, folder: &Folder<'_>) -> Html {
         .attr("role", "region")
         .attr("aria-label", "The restore as one line")
         .attr("tabindex", "0");
-    let explained = "The same with curl; TOKEN is an operator's token. By default the agent makes a new directory below its restore root, and the job's log says which.";
+    let explained = "The same with curl in bash; TOKEN is an operator's token. By default the agent makes a new directory below its restore root, and the job's log says which.";
     let button = el("button").attr("type", "submit").class("needs-script").with("Restore");
     let form = el("form")
         .attr("id", "restore")

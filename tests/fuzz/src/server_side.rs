@@ -59,6 +59,7 @@ fn content() -> HostContent {
         adopted_at: None,
         dirty: None,
         maintains: None,
+        agent_update: None,
         configured: true,
         repository: None,
     }
