@@ -18,17 +18,10 @@ pub(crate) fn told(agent: &Agent, update: Option<AgentUpdateAvailable>) {
         return;
     }
     if let Some(update) = &update {
-        tracing::warn!("this agent is {}, and the server wants {}", env!("CARGO_PKG_VERSION"), describe(update));
+        tracing::warn!("this agent is {}, and the server wants {}", env!("CARGO_PKG_VERSION"), update.in_words());
     }
     *agent.update.borrow_mut() = update;
     agent.status_bell.notify_one();
-}
-
-/// For people, on one line.
-pub(crate) fn describe(update: &AgentUpdateAvailable) -> String {
-    let AgentUpdateAvailable { latest_version, package_url, changelog } = update;
-    let changelog = changelog.as_ref().map_or_else(String::new, |changelog| format!(" ({changelog})"));
-    format!("{latest_version}: {package_url}{changelog}")
 }
 
 /// A server may say anything; only what is known to be newer is.
@@ -67,7 +60,7 @@ mod tests {
 
     #[test]
     fn what_the_server_says_drives_no_terminal_and_fills_no_log() {
-        let shown = describe(&readable(&update("1.2.1", Some(&format!("\u{1b}[2J{}", "x".repeat(10_000))))));
+        let shown = readable(&update("1.2.1", Some(&format!("\u{1b}[2J{}", "x".repeat(10_000))))).in_words();
         assert!(shown.starts_with("1.2.1: https://packages.example.org/ (\\u{1b}[2Jxxx"), "{shown}");
         assert!(!shown.contains('\u{1b}') && shown.len() < 700, "{}", shown.len());
     }

@@ -112,19 +112,16 @@ pub(crate) async fn named(
     }
     let latest = match names.iter().any(|name| *name == "latest") {
         true => match own(agent, version).await?.as_slice() {
-            [] => return Err(Trouble::missing("snapshot", "this host has no snapshot".to_owned())),
+            [] => None,
             own => Some(latest_for(own, restore)?),
         },
         false => None,
     };
-    let found = names.iter().map(|name| {
-        if *name == "latest" {
-            return latest.clone().ok_or_else(|| Trouble::from("this host has no snapshot".to_owned()));
-        }
-        let found = known.iter().find(|snapshot| goes_by(snapshot, name)).cloned();
-        found.ok_or_else(|| {
+    let found = names.iter().map(|name| match name.as_str() {
+        "latest" => latest.clone().ok_or_else(|| Trouble::missing("snapshot", "this host has no snapshot".to_owned())),
+        name => known.iter().find(|snapshot| goes_by(snapshot, name)).cloned().ok_or_else(|| {
             Trouble::missing("snapshot", format!("there is no snapshot {name}, or more than one whose id begins so"))
-        })
+        }),
     });
     let found = found.collect::<Result<Vec<_>, _>>()?;
     for snapshot in &found {

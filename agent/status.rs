@@ -200,7 +200,7 @@ pub(crate) fn run(arguments: &StatusArguments) -> Result<(), Failure> {
         ("settings", version(status.config_version)),
     ];
     let update = status.agent_update.as_ref();
-    rows.extend(update.map(|update| ("newer agent", crate::agent_update::describe(update))));
+    rows.extend(update.map(|update| ("newer agent", update.in_words())));
     rows.extend(status.next_fires.iter().map(|fire| ("next fire", format!("{}  {}", at(fire.at), fire.schedule))));
     rows.extend(status.running.iter().map(|job| ("running", job.clone())));
     rows.push(("waiting jobs", status.waiting.to_string()));

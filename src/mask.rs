@@ -8,9 +8,6 @@ const MASK: &str = "***";
 
 /// Shorter secrets would be found inside ordinary words, so they are only hidden where they stand alone.
 const SHORTEST_ANYWHERE: usize = 4;
-/// The same of those that are letters and nothing else: a password that is an ordinary word would else be cut out of longer ones, and
-/// what is left of the text (`***s of web-1`) would tell the reader less, and whoever guesses more.
-const SHORTEST_OF_LETTERS: usize = 8;
 
 /// The text without the passwords of the URLs in it: `rest:https://alice:pw@host/` becomes
 /// `rest:https://alice:***@host/`. A web URL's credentials without a colon are hidden whole: they are a token.
@@ -49,15 +46,14 @@ fn authority_length(text: &str) -> usize {
 }
 
 /// The text with `***` for every secret in it, be it written as it is, percent-encoded (as in URLs), with JSON's escapes,
-/// or in base64 (also as a part of what was encoded, as in a Basic authorization). Secrets shorter than four characters, and than eight
-/// where all are letters, are only replaced where they are a whole word. An empty secret hides nothing.
+/// or in base64 (also as a part of what was encoded, as in a Basic authorization). Secrets shorter than four characters are
+/// only replaced where they are a whole word. An empty secret hides nothing.
 pub fn mask_secrets(text: &str, secrets: &[&str]) -> String {
     let mut hidden: Vec<(usize, usize)> = Vec::new();
     for secret in secrets.iter().map(|secret| secret.trim_end_matches(['\r', '\n'])).filter(|secret| !secret.is_empty())
     {
+        let whole_words = secret.chars().count() < SHORTEST_ANYWHERE;
         let characters: Vec<char> = secret.chars().collect();
-        let is_word = characters.iter().all(|c| c.is_alphabetic());
-        let whole_words = characters.len() < if is_word { SHORTEST_OF_LETTERS } else { SHORTEST_ANYWHERE };
         for (start, _) in text.char_indices() {
             if let Some(end) = match_end(text, start, &characters)
                 && (!whole_words || stands_alone(text, start, end))
@@ -155,18 +151,9 @@ fn hex_value(digits: &[u8]) -> Option<u32> {
 }
 
 fn stands_alone(text: &str, start: usize, end: usize) -> bool {
-    let before = text[..start].chars().next_back().filter(|_| !ends_with_escape(&text[..start]));
+    let before = text[..start].chars().next_back();
     let after = text[end..].chars().next();
     ![before, after].into_iter().flatten().any(char::is_alphanumeric)
-}
-
-/// Whether the last characters are another one's escape, percent-encoded or JSON's, and no part of a word.
-fn ends_with_escape(text: &str) -> bool {
-    let last = |count: usize| text.len().checked_sub(count).and_then(|from| text.as_bytes().get(from..));
-    let is_percent = last(3).is_some_and(|part| part[0] == b'%' && hex_value(&part[1..]).is_some());
-    let is_unicode = last(6).is_some_and(|part| part.starts_with(b"\\u") && hex_value(&part[2..]).is_some());
-    let is_short = last(2).is_some_and(|part| part[0] == b'\\' && matches!(part[1], b'n' | b'r' | b't' | b'b' | b'f'));
-    is_percent || is_unicode || is_short
 }
 
 /// What base64 text has the secret in it, whatever stands before and after: three alignments, without the characters that
@@ -247,21 +234,14 @@ mod tests {
     fn short_secrets_are_hidden_only_where_they_stand_alone() {
         assert_eq!(mask_secrets("pw=abc abcd", &["abc"]), "pw=*** abcd");
         assert_eq!(mask_secrets("abcd", &["abcd"]), "***");
-        // A password that is an ordinary word is not cut out of others.
-        assert_eq!(mask_secrets("2 backups: backup, backup-1", &["backup"]), "2 backups: ***, ***-1");
-        for text in ["https://a:backup@h/", "a%20backup", "a\\nbackup", "\\u0020backup", "{\"pw\":\"backup\"}"] {
-            assert!(!mask_secrets(text, &["backup"]).contains("backup"), "{text}");
-        }
-        assert_eq!(mask_secrets("xbackup1y", &["backup1"]), "x***y", "with a digit it is no word");
-        assert_eq!(mask_secrets("xpassphrasey", &["passphrase"]), "x***y", "a long one is no chance find");
         assert_eq!(mask_secrets("nothing", &[""]), "nothing");
         assert_eq!(mask_secrets("line correct", &["correct\n"]), "line ***");
     }
 
     #[test]
     fn secrets_that_overlap_or_repeat_are_hidden_whole() {
-        assert_eq!(mask_secrets("xa1cdefx", &["a1cd", "cd-f", "1cdef"]), "x***x");
-        assert_eq!(mask_secrets("a1a1a1a", &["a1a1"]), "***a");
+        assert_eq!(mask_secrets("xabcdefx", &["abcd", "cdef"]), "x***x");
+        assert_eq!(mask_secrets("abababa", &["abab"]), "***a");
         assert_eq!(mask_secrets("hunter2hunter2", &["hunter2"]), "******");
     }
 
@@ -274,21 +254,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_secret_survives_in_any_surroundings(secret in "[^*\r\n]{8,20}", before in ".{0,20}", after in ".{0,20}") {
+        fn no_secret_survives_in_any_surroundings(secret in "[^*\r\n]{4,20}", before in ".{0,20}", after in ".{0,20}") {
             let json = serde_json::to_string(&secret).expect("text is JSON");
             for written in [secret.as_str(), &json[1..json.len() - 1]] {
                 let masked = mask_secrets(&format!("{before}{written}{after}"), &[&secret]);
                 prop_assert!(!masked.contains(&secret), "{}", masked);
                 prop_assert!(masked.contains("***"));
-            }
-        }
-
-        #[test]
-        fn no_short_secret_survives_where_it_stands_alone(secret in "[^*\r\n]{4,7}", before in "[ :=@/\",-]{0,9}") {
-            let json = serde_json::to_string(&secret).expect("text is JSON");
-            for written in [secret.as_str(), &json[1..json.len() - 1]] {
-                let masked = mask_secrets(&format!("{before}{written}{before}"), &[&secret]);
-                prop_assert!(!masked.contains(&secret), "{}", masked);
             }
         }
 

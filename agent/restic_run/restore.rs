@@ -138,7 +138,7 @@ fn restore_target(agent: &Agent, job: JobId, wanted: Option<&str>) -> Result<Str
 pub(super) fn judge(finished: &mut JobFinished, spec: &JobSpec, destination: Destination) {
     let Destination { target, snapshot, expected, beside, surroundings } = destination;
     surroundings.put_back();
-    let JobSpec::Restore(RestoreOptions { include, in_place, .. }) = spec else { return };
+    let JobSpec::Restore(RestoreOptions { include, paths, in_place, .. }) = spec else { return };
     let of = snapshot.as_ref().map_or_else(|| "the snapshot".to_owned(), described);
     let stats = finished.stats.get_or_insert_default();
     if !in_place && !stats.contains_key("files_restored") {
@@ -150,12 +150,14 @@ pub(super) fn judge(finished: &mut JobFinished, spec: &JobSpec, destination: Des
         let is_nothing = count("files_restored").is_some_and(|files| files + count("files_skipped").unwrap_or(0) == 0);
         let absent = expected.iter().filter(|(_, place)| place.symlink_metadata().is_err());
         let absent: Vec<String> = absent.map(|(path, _)| format!("{path:?}")).collect();
-        finished.error = if is_nothing && !include.is_empty() {
-            Some(format!("nothing was restored: no file of {of} fits `include`; `find` tells which snapshots have it"))
-        } else if !absent.is_empty() {
+        finished.error = if !absent.is_empty() {
             let rest = if absent.len() < expected.len() { "; the rest was restored" } else { "" };
             let absent = cut(&absent.join(", "), LONGEST_LIST_BYTES);
             Some(format!("not in {of}, by `paths`: {absent}; `find` tells which snapshots have it{rest}"))
+        } else if is_nothing && !(include.is_empty() && paths.is_empty()) {
+            // Also where what is asked for stands on the host, in place, and in no snapshot.
+            let asked = if paths.is_empty() { "fits `include`" } else { "is named in `paths`" };
+            Some(format!("nothing was restored: no file of {of} {asked}; `find` tells which snapshots have it"))
         } else {
             None
         };
@@ -192,4 +194,39 @@ fn entries_below(dir: &Path) -> u64 {
         }
     }
     count
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::commands::ended;
+
+    #[test]
+    fn a_restore_that_restored_nothing_fails_also_where_what_was_asked_for_stands_on_the_host() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (there, gone) = (dir.path().join("made-since"), dir.path().join("gone"));
+        std::fs::write(&there, "").expect("written");
+        let judged = |in_place: bool, restored: u64, expected: &[&PathBuf]| {
+            let paths: Vec<String> = expected.iter().map(|path| path.display().to_string()).collect();
+            let spec = json!({"snapshot": "latest", "paths": paths, "in_place": in_place});
+            let spec = JobSpec::Restore(serde_json::from_value(spec).expect("options"));
+            let mut finished = ended(JobId(uuid::Uuid::nil()), JobOutcome::Succeeded, None);
+            finished.stats = Some([("files_restored".to_owned(), json!(restored))].into_iter().collect());
+            let expected = paths.into_iter().zip(expected.iter().map(|path| (*path).clone())).collect();
+            let (target, surroundings) = ("/".to_owned(), Surroundings::default());
+            judge(&mut finished, &spec, Destination { target, snapshot: None, expected, beside: None, surroundings });
+            (finished.status, finished.error.unwrap_or_default())
+        };
+        for in_place in [true, false] {
+            let (status, error) = judged(in_place, 0, &[&there]);
+            assert_eq!(status, JobOutcome::Failed);
+            assert!(error.starts_with("nothing was restored: no file of the snapshot is named in `paths`"), "{error}");
+            let (status, error) = judged(in_place, 1, &[&there, &gone]);
+            assert_eq!(status, JobOutcome::Failed);
+            assert!(error.ends_with("the rest was restored") && !error.contains("made-since"), "{error}");
+            assert_eq!(judged(in_place, 1, &[&there]), (JobOutcome::Succeeded, String::new()));
+        }
+    }
 }

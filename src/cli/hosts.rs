@@ -222,13 +222,7 @@ fn known(host: &Host, times: Times) -> Vec<(&'static str, Cell)> {
     let mut add = |name, value: Option<String>| facts.extend(value.map(|value| (name, cell(value))));
     add("last seen", host.last_seen.map(|at| times.show(at)));
     add("agent", host.agent_version.clone());
-    add(
-        "wanted",
-        host.agent_update.as_ref().map(|AgentUpdateAvailable { latest_version, package_url, changelog }| {
-            let changelog = changelog.as_ref().map_or_else(String::new, |changelog| format!(" ({changelog})"));
-            format!("agent {latest_version}: {package_url}{changelog}")
-        }),
-    );
+    add("wanted", host.agent_update.as_ref().map(|update| format!("agent {}", update.in_words())));
     add("restic", host.restic_version.clone());
     add("system", Some(system(host)).filter(|system| !system.is_empty()));
     add(

@@ -207,6 +207,13 @@ pub struct AgentUpdateAvailable {
 
 impl AgentUpdateAvailable {
     pub const TYPE: &str = "agent.update.available";
+
+    /// For people, on one line: the version, where it is, and what has changed.
+    pub fn in_words(&self) -> String {
+        let Self { latest_version, package_url, changelog } = self;
+        let changelog = changelog.as_ref().map_or_else(String::new, |changelog| format!(" ({changelog})"));
+        format!("{latest_version}: {package_url}{changelog}")
+    }
 }
 
 /// The answer to hello.

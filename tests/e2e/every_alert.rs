@@ -204,13 +204,14 @@ fn each_kind_is_told_when_it_begins_and_when_its_cause_has_ended() {
     fs::set_permissions(&restic, fs::Permissions::from_mode(0o755)).expect("chmod");
     set_clock(&fleet, 0);
     let (library, clock) = (clock_library(), text(&fleet.path("clock")).to_owned());
-    fleet.start_server_with(&[
-        ("LD_PRELOAD", &library),
+    let with_its_clock = [
+        ("LD_PRELOAD", library.as_str()),
         ("FAKETIME_TIMESTAMP_FILE", &clock),
         ("FAKETIME_CACHE_DURATION", "1"),
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
         ("NO_FAKE_STAT", "1"),
-    ]);
+    ];
+    fleet.start_server_with(&with_its_clock);
     host_file(&fleet, "", "");
     fleet.enroll("agent");
     fleet.permit_everything("agent", text(&restic));
@@ -320,8 +321,23 @@ fn each_kind_is_told_when_it_begins_and_when_its_cause_has_ended() {
     let ended = AlertKind::ALL.len();
     assert_eq!(digest["title"], format!("restic-manager: no alert is open, {ended} have ended"), "{digest}");
     assert_eq!(digest["alerts"].as_array().map(Vec::len), Some(ended));
+    let channel = |fleet: &Fleet, name: &str| {
+        let channels = fleet.get("/v1/alerts/channels")["channels"].clone();
+        channels
+            .as_array()
+            .expect("channels")
+            .iter()
+            .find(|channel| channel["name"] == name)
+            .cloned()
+            .expect("it is there")
+    };
+    eventually("that it was sent is written down", Duration::from_secs(20), || {
+        channel(&fleet, "daily")["last_sent_at"].is_string().then_some(())
+    });
+    fleet.start_server_with(&with_its_clock);
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(told.daily.received().len(), 1, "not again after a restart");
     // One that nobody answers at has delayed none of these, and is still tried.
-    let dead = fleet.get("/v1/alerts/channels");
-    let dead = dead["channels"].as_array().expect("channels").iter().find(|channel| channel["name"] == "dead").cloned();
-    assert!(dead.as_ref().is_some_and(|dead| dead["failures"].as_u64() > Some(2)), "{dead:?}");
+    let dead = channel(&fleet, "dead");
+    assert!(dead["failures"].as_u64() > Some(2), "{dead}");
 }

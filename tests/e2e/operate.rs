@@ -82,6 +82,15 @@ fn a_monitor_the_channels_the_audit_log_and_a_job_that_nobody_takes_are_told_in_
     let before = newest["seq"].to_string();
     let next = json_lines(&said(&fleet, 0, &["audit", "-n", "1", "--json", "--before", &before]).out).remove(0);
     assert_eq!(next["action"], "job.cancel");
+    fleet.write("config/hosts/web-2.toml", "repository = 5\n");
+    fleet.post("/v1/config/reload", "");
+    let alerts = json_lines(&said(&fleet, 0, &["alerts", "--json"]).out);
+    let alert = alerts.iter().find(|alert| alert["kind"] == "config_rejected").expect("the refusal is one");
+    let alert = alert["id"].as_str().expect("an id");
+    assert!(
+        said(&fleet, 0, &["alerts", "ack", &alert[..8]]).out.contains(&format!("alert {alert}, config_rejected of "))
+    );
+    said(&fleet, 5, &["alerts", "ack", "ffffffff"]);
     assert!(said(&fleet, 0, &["completions", "bash"]).out.contains("abandon"));
 }
 

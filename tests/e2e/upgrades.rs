@@ -63,7 +63,7 @@ fn who_is_behind_the_agent_that_is_wanted_is_shown_everywhere_and_replaces_nothi
     let (_, page) = fleet.curl(&["/?show=behind"]).expect("a page");
     assert!(page.contains("1 with an older agent") && page.contains("host-web-1"), "{page}");
     let (_, page) = fleet.curl(&["/hosts/web-1"]).expect("a page");
-    assert!(page.contains("99.0.0 is wanted: https://packages.example.org/ (restores are faster)"), "{page}");
+    assert!(page.contains("99.0.0: https://packages.example.org/ (restores are faster)"), "{page}");
 
     // Each agent is told when it comes next.
     fleet.agent = None;

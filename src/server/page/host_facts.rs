@@ -92,11 +92,7 @@ pub fn host_facts(known: &Known<'_>, now: DateTime<Utc>) -> El {
 /// Its version, and the one that is wanted where that is newer.
 fn agent(hello: &Hello, content: Option<&HostContent>) -> Html {
     let update = content.and_then(|content| content.update_of(&hello.agent_version));
-    let update = update.map(|update| {
-        let changelog = update.changelog.as_ref().map(|changelog| format!(" ({changelog})"));
-        let wanted = format!(" {} is wanted: {}", update.latest_version, update.package_url);
-        (" ", mood(Mood::Doubtful, "behind"), wanted, changelog)
-    });
+    let update = update.map(|update| (" ", mood(Mood::Doubtful, "behind"), " ", update.in_words()));
     all([(hello.agent_version.clone(), update)])
 }
 
